@@ -1,0 +1,98 @@
+"""The one commit protocol: temporary name, fsync, manifest with digests, rename.
+
+A file or folder under its final name is whole. A folder counts as done when its `manifest.json`
+exists; nothing else does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hex SHA-256 of a plain value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; on success it is synced and renamed to `path`, else removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON under `path`, whole or not at all."""
+    with staged(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def commit_folder(temporary: Path, final: Path, meta: dict[str, Any]) -> None:
+    """Turn a folder of finished files into `final`, with a manifest of sizes and digests.
+
+    An older folder under the same name is replaced.
+    """
+    files = {}
+    for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+        _sync(file)
+        name = file.relative_to(temporary).as_posix()
+        files[name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    write_json(temporary / MANIFEST, {**meta, "files": files})
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    _sync(final.parent)
+
+
+def faults(folder: Path) -> list[str]:
+    """What is wrong with a committed folder, one line each; an empty list when it is whole."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return [f"{path} is missing"]
+    try:
+        files = json.loads(path.read_text())["files"]
+    except (ValueError, KeyError):
+        return [f"{path} is not a manifest"]
+    wrong = []
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file():
+            wrong.append(f"{file} is missing")
+        elif file.stat().st_size != expected["bytes"]:
+            wrong.append(f"{file} has {file.stat().st_size} bytes, not {expected['bytes']}")
+        elif sha256(file) != expected["sha256"]:
+            wrong.append(f"{file} has another SHA-256 than its manifest says")
+    return wrong
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,469 @@
+"""Structured configs of every stage: loading, overrides, `--help`, and errors that name the key.
+
+OmegaConf reads YAML and dot-list overrides and checks types; the result is a plain dataclass.
+Nothing heavy is imported here, so `--help` and a typing error answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from avvp_dist.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    required: bool = False,
+) -> Any:
+    """A config key: its default, one line of help, and what values it may take."""
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "least": least,
+        "most": most,
+        "required": required,
+    }
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(kind: type[T], **changes: Any) -> T:
+    """A nested group of keys, with other defaults where `changes` says so."""
+    made: T = field(default_factory=lambda: kind(**changes))
+    return made
+
+
+@dataclass
+class Tracking:
+    """MLflow: SQLite in the working folder, or the server in MLFLOW_TRACKING_URI."""
+
+    enabled: bool = option(True, "log this run to MLflow")
+    name: str = option("", "name of the run; empty: named after the output folder")
+    register: bool = option(True, "register the exported model, alias `candidate`")
+
+
+@dataclass
+class SimulateConfig:
+    """tools/simulate.py: a seeded corpus of simulated clip features with annotations."""
+
+    out: str = option("", "folder to write features_*.npz and AVVP_*.csv into", required=True)
+    train: int = option(600, "clips with weak labels", least=1)
+    val: int = option(80, "clips with dense labels for validation", least=1)
+    test: int = option(160, "clips with dense labels for the test", least=1)
+    audio_dim: int = option(96, "audio feature size", least=1)
+    visual_dim: int = option(128, "visual feature size", least=1)
+    noise: float = option(1.0, "deviation of the snippet noise, in units of a prototype", least=0)
+    seed: int = option(0, "of everything drawn", least=0)
+
+
+@dataclass
+class PackConfig:
+    """tools/pack.py: features on disk into a shard set."""
+
+    source: str = option("", "folder that holds the features", required=True)
+    out: str = option("", "folder of the shard set", required=True)
+    format: str = option(
+        "arrays",
+        "arrays: features_SPLIT.npz with `filenames` and one [N, T, D] array per stream; "
+        "han: feats/{vggish,res152,r2plus1d_18}/ID.npy",
+        choices=("arrays", "han"),
+    )
+    split: str = option("train", "split to pack", choices=("train", "val", "test"))
+    annotations: str = option("", "folder of the AVVP_*.csv; empty: the source folder")
+    clips_per_shard: int = option(2000, "clips in a shard", least=1)
+    extractor: str = option("", "name and version of what made the features")
+
+
+@dataclass
+class CalibrateConfig:
+    """tools/calibrate.py: similarity thresholds of a shard set, with faiss."""
+
+    shards: str = option("", "shard set", required=True)
+    out: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
+    streams: list[str] = option(
+        ["audio", "visual"], "streams whose similarity joins two snippets"
+    )
+    false_link_rate: float = option(
+        0.01, "share of snippet pairs of different clips that may lie above a threshold",
+        least=0, most=1,
+    )  # fmt: skip
+    queries: int = option(4096, "snippets compared, all from different clips if enough", least=1)
+    database: int = option(
+        2048, "snippets they are compared with; GPU faiss takes 2048 at most", least=1, most=2048
+    )
+    seed: int = option(0, "of the sample", least=0)
+    tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class GroundConfig:
+    """tools/ground.py: component ids of every clip (Algorithm 1), one Ray task per shard."""
+
+    shards: str = option("", "shard set", required=True)
+    thresholds: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
+    rule: str = option(
+        "or", "join two snippets when any (or) or all (and) streams reach their threshold",
+        choices=("or", "and"),
+    )  # fmt: skip
+    silent_audio: str = option(
+        "", ".npy of a silent audio vector [D]; a snippet like it joins nothing; empty: no rule"
+    )
+    silent_similarity: float = option(
+        0.99, "cosine to silent_audio above which a snippet is silent", least=-1, most=1
+    )
+    version: str = option("", "name of the grounding; empty: made from rule and thresholds")
+    workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", least=0)
+    tracking: Tracking = section(Tracking)
+
+
+SIZES: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (2, 128, 4, 512),
+    "small": (4, 256, 4, 1024),
+    "base": (12, 768, 12, 3072),
+    "paper": (12, 1024, 8, 3072),
+    "large": (24, 1024, 16, 4096),
+}
+"""Layers, width, heads and feed-forward width of each encoder size."""
+
+
+@dataclass
+class Encoder:
+    """The UNITER-style encoder."""
+
+    size: str = option("base", "layers x width of the transformer", choices=tuple(SIZES))
+    dropout: float = option(0.1, "dropout of embeddings and layers", least=0, most=1)
+    input_dropout: float = option(0.0, "dropout of the input features", least=0, most=1)
+    joint: bool = option(
+        True, "audio and visual tokens attend to each other; false: each modality to itself"
+    )
+
+
+@dataclass
+class Objective:
+    """The grounding losses, equations (4) to (6)."""
+
+    name: str = option(
+        "multi", "u-avg (4), x-avg (5) or their sum m-avg (6)", choices=("uni", "cross", "multi")
+    )
+    positive_margin: float = option(0.7, "p: similarity a positive pair must reach", most=1)
+    negative_margin: float = option(0.3, "n: similarity a negative pair may keep", least=-1)
+    anchors: str = option(
+        "all", "every snippet as anchor, or one drawn at random", choices=("all", "one")
+    )
+    reduction: str = option(
+        "mean", "over the snippets j of an anchor (the paper: sum)", choices=("mean", "sum")
+    )
+    other_clips: float = option(
+        1.0, "weight of negatives from the other clips of the rank's batch; 0: none", least=0
+    )
+
+
+@dataclass
+class Optimizer:
+    """AdamW and its schedule."""
+
+    lr: float = option(5e-4, "peak learning rate", least=0)
+    weight_decay: float = option(0.01, "of weights, not of biases and norms", least=0)
+    warmup: float = option(0.05, "share of the steps that warm up linearly", least=0, most=1)
+    schedule: str = option(
+        "cosine", "after warm-up: cosine to 0, constant, or halving", choices=("cosine", "constant", "halving")
+    )  # fmt: skip
+    halve_every: int = option(5, "epochs between halvings of schedule=halving", least=1)
+    clip: float = option(1.0, "largest gradient norm; 0: no clipping", least=0)
+
+
+@dataclass
+class TrainerSection:
+    """The train loop, its engine and its checkpoints."""
+
+    out: str = option("", "folder of checkpoints, exports, records and figures", required=True)
+    epochs: int = option(30, "passes over the clips", least=1)
+    max_steps: int = option(0, "stop after this many steps; 0: after the epochs", least=0)
+    batch_size: int = option(64, "clips a step, over all ranks", least=1)
+    accumulate: int = option(1, "micro-batches a step on each rank", least=1)
+    precision: str = option("fp32", "of weights and activations", choices=("fp32", "bf16"))
+    zero_stage: int = option(0, "DeepSpeed ZeRO stage", least=0, most=3)
+    seed: int = option(1, "of weights, order and dropout", least=0)
+    log_every: int = option(10, "steps between two records", least=1)
+    checkpoint_every: int = option(
+        0, "steps between two checkpoints; 0: one at the end of each epoch", least=0
+    )
+    keep: int = option(2, "newest checkpoints kept", least=1)
+    resume: str = option(
+        "never", "auto: go on from the newest whole checkpoint in `out`, if there is one",
+        choices=("auto", "never"),
+    )  # fmt: skip
+
+
+@dataclass
+class PretrainData:
+    """What pretraining reads."""
+
+    shards: str = option("", "shard set", required=True)
+    grounding: str = option(
+        "", "grounding folder; empty: the only one in SHARDS/grounding"
+    )
+    heldout: float = option(
+        0.05, "share of the clips kept for the grounding AUC, chosen by id", least=0, most=0.5
+    )
+    heldout_clips: int = option(2048, "at most so many of them are used", least=1)
+
+
+@dataclass
+class PretrainConfig:
+    """launch/pretrain.py: the encoder, trained on grounding."""
+
+    data: PretrainData = section(PretrainData)
+    encoder: Encoder = section(Encoder)
+    objective: Objective = section(Objective)
+    optimizer: Optimizer = section(Optimizer)
+    trainer: TrainerSection = section(TrainerSection)
+    tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class ParsingData:
+    """What fine-tuning reads."""
+
+    train: str = option("", "shard set with weak labels", required=True)
+    val: str = option("", "shard set of the validation clips", required=True)
+    annotations: str = option("", "folder of the AVVP_*.csv", required=True)
+    audio_annotations: str = option(
+        "2024", "version of the dense audio labels", choices=("2020", "2024")
+    )
+
+
+@dataclass
+class Pretrained:
+    """A pretrained encoder in front of the parser."""
+
+    checkpoint: str = option(
+        "", "exported encoder: a folder or models:/avvp-encoder@candidate; empty: none"
+    )
+    tune: bool = option(False, "train the encoder with the parser; false: frozen features")
+    lr_scale: float = option(0.1, "its learning rate relative to the parser's", least=0)
+    raw: bool = option(True, "the parser also sees the raw features, beside the encoder's")
+
+
+@dataclass
+class Parser:
+    """The parser family: each row of the paper's tables is a choice of switches."""
+
+    width: int = option(512, "feature size", least=1)
+    heads: int = option(1, "attention heads", least=1)
+    dropout: float = option(0.1, "dropout", least=0, most=1)
+    separate_self_attention: bool = option(
+        True, "own self-attention layer per modality; false: HAN's one shared layer"
+    )
+    fusion: str = option(
+        "attended", "what cross-attention reads: self-attended features (Base) or the inputs (HAN)",
+        choices=("attended", "inputs"),
+    )  # fmt: skip
+    skip: bool = option(True, "self-attended features are added after cross-attention")
+    attention: str = option("gcaa", "attention layers", choices=("multihead", "gcaa"))
+    discriminator: bool = option(True, "modality discriminator behind gradient reversal")
+
+
+@dataclass
+class ParsingLoss:
+    """Equation (3)."""
+
+    lambda_guided: float = option(0.6, "weight of the per-modality loss L_g", least=0)
+    lambda_adversarial: float = option(0.4, "weight of the discriminator's loss L_ad", least=0)
+    ramp: bool = option(
+        True, "the reversed gradient grows from 0 to full over the training; false: full at once"
+    )
+    smooth_audio: float = option(1.0, "confidence in a weak label for audio", least=0, most=1)
+    smooth_visual: float = option(0.9, "the same for vision (HAN: 0.9)", least=0, most=1)
+
+
+@dataclass
+class FinetuneConfig:
+    """launch/finetune.py: the parser, trained on weak labels."""
+
+    data: ParsingData = section(ParsingData)
+    encoder: Pretrained = section(Pretrained)
+    parser: Parser = section(Parser)
+    loss: ParsingLoss = section(ParsingLoss)
+    optimizer: Optimizer = section(
+        Optimizer, lr=3e-4, weight_decay=0.0, warmup=0.0, schedule="halving", clip=0.0
+    )
+    trainer: TrainerSection = section(TrainerSection, epochs=40)
+    tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class EvaluateConfig:
+    """launch/evaluate.py: a parser's scores with the official metrics."""
+
+    parser: str = option(
+        "", "exported parser: a folder or models:/avvp-parser@candidate", required=True
+    )
+    shards: str = option("", "shard set of the split", required=True)
+    annotations: str = option("", "folder of the AVVP_*.csv", required=True)
+    audio_annotations: str = option(
+        "2024", "version of the dense audio labels", choices=("2020", "2024")
+    )
+    split: str = option("test", "split to score", choices=("val", "test"))
+    threshold: float = option(0.5, "on snippet and on video probability", least=0, most=1)
+    batch_size: int = option(64, "clips a step", least=1)
+    clip: str = option("", "clip to draw as a timeline; empty: the one with most events")
+    out: str = option("", "folder of scores.json, predictions.npz and figures", required=True)
+    tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class DemoConfig:
+    """tools/demo.py: every stage in turn, on a simulated corpus or on real features."""
+
+    out: str = option("runs/demo", "folder of everything the demo makes")
+    features: str = option(
+        "", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus"
+    )
+    seeds: int = option(1, "parsers trained per row of the table", least=1)
+    ranks: int = option(2, "DeepSpeed ranks", least=1)
+    pretrain_config: str = option("configs/pretrain/demo.yaml", "config of the pretraining")
+
+
+def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
+    """Read the command line of an entry point: `--config FILE`, then `key=value` overrides.
+
+    Prints and exits for `--help` and `--print-config`.
+
+    Raises:
+        ConfigError: with every fault found, each naming its key.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        usage="%(prog)s [--config FILE] [--print-config] [KEY=VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="keys:\n" + "\n".join(_help_lines(kind)),
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML with any of the keys below")
+    parser.add_argument("--print-config", action="store_true", help="print the result and exit")
+    # The deepspeed launcher appends it; the environment says the same.
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any of the keys below")
+    arguments = parser.parse_intermixed_args(argv)
+    config = load(kind, arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(to_yaml(config), end="")
+        sys.exit(0)
+    return config
+
+
+def load(kind: type[T], file: str | Path | None, overrides: list[str] | None = None) -> T:
+    """Defaults of `kind`, changed by a YAML `file`, changed by `key=value` overrides.
+
+    Raises:
+        ConfigError: with every fault found, each naming its key.
+    """
+    issues: list[str] = []
+    config = OmegaConf.structured(kind)
+    keys = {key: field for key, field, _ in _keys(kind)}
+    for source, values in _sources(file, overrides or [], issues):
+        for key, value in values:
+            if key not in keys:
+                near = difflib.get_close_matches(key, keys, 1, 0.0)[0]
+                issues.append(f"{source}: unknown key {key}, did you mean {near}?")
+                continue
+            try:
+                OmegaConf.update(config, key, value)
+            except OmegaConfBaseException as error:
+                issues.append(f"{source}: {key}={value}: {str(error).splitlines()[0]}")
+    for key, field_ in keys.items():
+        issues += _value_faults(key, OmegaConf.select(config, key), field_.metadata)
+    if issues:
+        raise ConfigError("; ".join(issues), remedy="--help lists the keys")
+    made: T = OmegaConf.to_object(config)  # type: ignore[assignment]
+    return made
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain nested dictionaries."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Any) -> str:
+    """A config as YAML that `--config` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _sources(
+    file: str | Path | None, overrides: list[str], issues: list[str]
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    if file:
+        try:
+            yield str(file), list(_leaves(OmegaConf.to_container(OmegaConf.load(file))))
+        except FileNotFoundError:
+            issues.append(f"--config: {file} does not exist")
+        except Exception as error:  # YAML has many ways to be wrong, each with its own class
+            issues.append(f"--config: {file}: {' '.join(str(error).split())}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            issues.append(f"{override}: overrides are KEY=VALUE")
+            continue
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"v={value}"]))
+        yield "command line", [(key, parsed["v"])]  # type: ignore[index, call-overload]
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield prefix.removesuffix("."), tree
+        return
+    for key, value in tree.items():
+        yield from _leaves(value, f"{prefix}{key}.")
+
+
+def _keys(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every key of a config class: dotted name, field, type."""
+    types = get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(types[item.name]):
+            yield from _keys(types[item.name], f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, item, types[item.name]
+
+
+def _help_lines(kind: type) -> Iterator[str]:
+    defaults = kind()
+    for key, item, type_ in _keys(kind):
+        value: Any = defaults
+        for part in key.split("."):
+            value = getattr(value, part)
+        name = "|".join(item.metadata["choices"]) or getattr(type_, "__name__", str(type_))
+        default = "required" if item.metadata["required"] else f"default {value!r}"
+        yield f"  {key}: {name}, {default}"
+        yield f"      {item.metadata['help']}"
+
+
+def _value_faults(key: str, value: Any, rules: Any) -> Iterator[str]:
+    if rules["required"] and value == "":
+        yield f"{key} must be given: {rules['help']}"
+    elif rules["choices"] and value not in rules["choices"]:
+        near = difflib.get_close_matches(str(value), rules["choices"], 1, 0.0)
+        hint = f", did you mean {near[0]}?" if near else ""
+        yield f"{key}={value} is not one of {', '.join(rules['choices'])}{hint}"
+    elif rules["least"] is not None and value < rules["least"]:
+        yield f"{key}={value} is below {rules['least']}"
+    elif rules["most"] is not None and value > rules["most"]:
+        yield f"{key}={value} is above {rules['most']}"

@@ -1,0 +1,1 @@
+"""Shard sets, the clip stream, and the annotations that go with them."""

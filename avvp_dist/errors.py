@@ -1,0 +1,79 @@
+"""The errors a user can meet. Each has a remedy sentence and its own exit code.
+
+| exit code | meaning |
+|---|---|
+| 2 | configuration: an unknown key, a wrong value, a missing file |
+| 3 | data: a shard, a clip, an annotation file |
+| 4 | checkpoint: missing, torn, or made for another model |
+| 5 | cluster: a launcher, Ray or another rank |
+| 6 | numerics: a loss or a feature that is not finite |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class AvvpError(Exception):
+    """Base of all errors here; `str()` gives one line: what was wrong, then what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(f"{message}. {remedy}" if remedy else message)
+
+
+class ConfigError(AvvpError):
+    """A config key, its value, or a file it names."""
+
+    exit_code = 2
+
+
+class DataError(AvvpError):
+    """A shard set, a shard, a clip, or an annotation file."""
+
+    exit_code = 3
+
+
+class CheckpointError(AvvpError):
+    """A checkpoint or an exported model that is missing, torn or of another shape."""
+
+    exit_code = 4
+
+
+class ClusterError(AvvpError):
+    """A launcher, a Ray cluster, or another rank."""
+
+    exit_code = 5
+
+
+class NumericsError(AvvpError):
+    """A value that is not finite."""
+
+    exit_code = 6
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; an `AvvpError` ends the process with one line on stderr and its exit code.
+
+    Until the ranks are connected they all meet the same errors, so only rank 0 speaks; after
+    that an error may belong to one rank alone, which then says its number.
+    """
+    try:
+        main()
+    except AvvpError as error:
+        rank = int(os.environ.get("RANK", "0"))
+        if rank == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        elif _ranks_connected():
+            print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # A rank that ends alone must not wait in an interpreter exit hook for its peers.
+        os._exit(error.exit_code)
+
+
+def _ranks_connected() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_initialized()

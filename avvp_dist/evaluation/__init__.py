@@ -1,0 +1,1 @@
+"""Segment and event F-scores, and the figures."""

@@ -1,0 +1,186 @@
+"""Scores of audio-visual video parsing: the official HAN evaluator's numbers, and grounding AUC.
+
+The evaluator is that of Tian et al., "Unified Multisensory Perception: Weakly-Supervised
+Audio-Visual Video Parsing" (ECCV 2020); its scores are equal to ours to the last bit.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avvp_dist.errors import DataError
+
+LEVELS = ("segment", "event")
+STREAM_SCORES = ("audio", "visual", "av", "type_av", "event_av")
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Mean = TypeVar("Mean", float, Floats)
+
+
+def decide(
+    frame_prob: NDArray[np.float32], video_prob: NDArray[np.float32], *, threshold: float = 0.5
+) -> Mask:
+    """Events predicted from snippet probabilities `[N, T, 2, C]` and video's `[N, C]`.
+
+    bool `[N, T, 2, C]`: a class is on where both reach `threshold`, compared in float32. This
+    is the rule of HAN, MM-Pyramid and VALOR; scores under other rules are not comparable.
+    """
+    limit = np.float32(threshold)
+    frames = np.asarray(frame_prob, np.float32) >= limit
+    return frames & (np.asarray(video_prob, np.float32) >= limit)[:, None, None, :]
+
+
+def score(predicted: Mask, truth: Mask) -> dict[str, float]:
+    """F-scores in percent of bool `[N, T, 2, C]` (axis 2: audio, visual), ten of them.
+
+    Keys are `LEVELS` x `STREAM_SCORES`: 'segment_audio' ... 'event_event_av'. `av` asks for an
+    event in both modalities at once, `type_av` is the mean of audio, visual and av, `event_av`
+    pools a clip's audio and visual events. At event level an event is a maximal run of
+    positive snippets and is found when a predicted one has IoU >= 0.5 with it.
+
+    Raises `DataError` when the shapes differ, are not `[N, T, 2, C]`, or N is 0.
+    """
+    clip_scores = _clip_scores(predicted, truth)
+    return _in_percent({key: float(np.mean(values)) for key, values in clip_scores.items()})
+
+
+def bootstrap(
+    predicted: Mask, truth: Mask, *, samples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % interval (percentile) of each of `score`'s numbers, clips drawn with replacement.
+
+    Shapes, keys and errors are `score`'s. The interval covers the choice of test clips, not
+    the seed of training.
+    """
+    clip_scores = _clip_scores(predicted, truth)
+    clips = len(truth)
+    # How often each clip is drawn is all that a resampled mean depends on: [samples, N].
+    drawn = np.random.default_rng(seed).multinomial(clips, [1 / clips] * clips, size=samples)
+    means = {key: drawn @ values / clips for key, values in clip_scores.items()}
+    intervals = {}
+    for key, resampled in _in_percent(means).items():
+        low, high = np.percentile(resampled, (2.5, 97.5))
+        intervals[key] = (float(low), float(high))
+    return intervals
+
+
+def score_per_class(predicted: Mask, truth: Mask) -> dict[str, Floats]:
+    """F of each class in percent, `[C]`, counted over all clips; shapes and errors as `score`.
+
+    Keys: 'segment_audio', 'segment_visual', 'segment_av' and the same for 'event'. Where a
+    class occurs neither in truth nor in the prediction it is nan.
+    """
+    scores = {}
+    for level, counts in _counts(predicted, truth).items():
+        hits, marks = (count.sum(axis=0) for count in counts)
+        f = np.divide(2.0 * hits, marks, out=np.full(marks.shape, np.nan), where=marks > 0)
+        for stream, values in zip(STREAM_SCORES[:3], 100 * f, strict=True):
+            scores[f"{level}_{stream}"] = values
+    return scores
+
+
+def grounding_auc(similarity: NDArray[np.floating], same: Mask, valid: Mask) -> float:
+    """Area under the ROC curve of pair similarity against 'same component', all `[N, T, T]`.
+
+    The chance, over all `valid` pairs, that a pair of one component is more similar than a
+    pair of two, ties counted half. nan when only one kind of pair is present, or when a
+    similarity is nan.
+    """
+    values, positive = similarity[valid], same[valid]
+    positives = int(positive.sum())
+    negatives = positive.size - positives
+    if not positives or not negatives or np.isnan(values).any():
+        return float("nan")
+    _, level, ties = np.unique(values, return_inverse=True, return_counts=True)
+    rank = np.cumsum(ties) - (ties - 1) / 2
+    above = rank[level][positive].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
+
+
+def _in_percent(means: dict[str, Mean]) -> dict[str, Mean]:
+    """Means over clips as percentages, with type_av put between av and event_av."""
+    percent = {}
+    for level in LEVELS:
+        audio, visual, av, event_av = (
+            100 * means[f"{level}_{stream}"] for stream in ("audio", "visual", "av", "event_av")
+        )
+        # In this order of addition, or the last bit differs from the official number.
+        type_av = (av + audio + visual) / 3
+        for stream, value in zip(
+            STREAM_SCORES, (audio, visual, av, type_av, event_av), strict=True
+        ):
+            percent[f"{level}_{stream}"] = value
+    return percent
+
+
+def _clip_scores(predicted: Mask, truth: Mask) -> dict[str, Floats]:
+    """F of each clip, `[N]` in 0..1, by level and by audio, visual, av and event_av."""
+    scores = {}
+    for level, (hits, marks) in _counts(predicted, truth).items():
+        streams = _class_mean_f(hits, marks)
+        for column, stream in enumerate(("audio", "visual", "av")):
+            scores[f"{level}_{stream}"] = streams[:, column]
+        pooled = _class_mean_f(hits[:, :2].sum(axis=1), marks[:, :2].sum(axis=1))
+        scores[f"{level}_event_av"] = pooled
+    return scores
+
+
+def _class_mean_f(hits: Counts, marks: Counts) -> Floats:
+    """Mean over the active classes (last axis) of F = 2 hits / marks; 1.0 where none is."""
+    active = marks > 0
+    f = np.divide(2.0 * hits, marks, out=np.zeros(marks.shape), where=active)
+    # cumsum adds in class order, as the official loop does; sum() would add pairwise.
+    total, number = np.cumsum(f, axis=-1)[..., -1], active.sum(axis=-1)
+    mean: Floats = np.divide(total, number, out=np.ones(number.shape), where=number > 0)
+    return mean
+
+
+def _counts(predicted: Mask, truth: Mask) -> dict[str, tuple[Counts, Counts]]:
+    """Per level: hits, and marks in prediction plus truth, `[N, 3, C]` (audio, visual, av).
+
+    F = 2 TP / (2 TP + FP + FN) is 2 hits / marks, for TP + FP marks are predicted, TP + FN true.
+    """
+    predicted, truth = np.asarray(predicted, np.bool_), np.asarray(truth, np.bool_)
+    shape = truth.shape
+    if predicted.shape != shape or len(shape) != 4 or shape[2] != 2 or not shape[0]:
+        raise DataError(
+            f"cannot score a prediction of shape {list(predicted.shape)} "
+            f"against a truth of shape {list(shape)}",
+            remedy="Both are [N, T, 2, C], for the same N >= 1 clips in the same order",
+        )
+    predicted, truth = (
+        np.concatenate([mask, mask.all(axis=2, keepdims=True)], axis=2)
+        for mask in (predicted, truth)
+    )
+    both = predicted & truth
+    # A maximal run of `both` is where exactly one predicted and one true event meet, and as runs
+    # lie apart, no event can have IoU >= 0.5 with two others: matches are one to one.
+    shared = _run_length(both)
+    union = _run_length(predicted) + _run_length(truth) - shared
+    matched = _onset(both) & (2 * shared >= union)
+    events = _onset(predicted).sum(axis=1) + _onset(truth).sum(axis=1)
+    return {
+        "segment": (both.sum(axis=1), predicted.sum(axis=1) + truth.sum(axis=1)),
+        "event": (matched.sum(axis=1), events),
+    }
+
+
+def _onset(mask: Mask) -> Mask:
+    """Where a run along axis 1 begins."""
+    onset = mask.copy()
+    onset[:, 1:] &= ~mask[:, :-1]
+    return onset
+
+
+def _run_length(mask: Mask) -> Counts:
+    """Length of the run along axis 1 in which each snippet lies, 0 outside runs."""
+    before, after = mask.astype(np.int64), mask.astype(np.int64)
+    for t in range(1, mask.shape[1]):
+        before[:, t] *= 1 + before[:, t - 1]
+        after[:, -1 - t] *= 1 + after[:, -t]
+    return before + after - mask

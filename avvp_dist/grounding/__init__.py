@@ -1,0 +1,1 @@
+"""Audio-visual grounding: similarity, thresholds, components, the Ray job."""

@@ -1,0 +1,1 @@
+"""Attention, the encoder, the parser family."""

@@ -1,0 +1,169 @@
+"""The parser family: HAN, Base and its parts (section 3.1), one class with switches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avvp_dist.config import Parser as ParserConfig
+from avvp_dist.data.schema import AUDIO
+from avvp_dist.models.adversary import ModalityDiscriminator, reverse_gradient
+from avvp_dist.models.attention import ATTENTION
+from avvp_dist.models.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a parser says of B clips; the axis of size 2 is audio, visual."""
+
+    frame_prob: Tensor
+    """`[B, T, 2, C]`: is the event heard, seen, in this snippet?"""
+    modality_prob: Tensor
+    """`[B, 2, C]`: pooled over time."""
+    video_prob: Tensor
+    """`[B, C]`: pooled over time and modality."""
+    features: Tensor
+    """`[B, T, 2, width]`: what the heads read."""
+
+
+class Parser(nn.Module):
+    """An audio-visual video parser over any audio stream and any visual streams.
+
+    Args:
+        config: the switches.
+        dims: feature size of each stream; `audio` is audio, the others are visual.
+        classes: C.
+        encoder: a pretrained encoder in front, or None.
+        raw: with an encoder: read the raw features too, beside the encoder's.
+        tune: with an encoder: train it; otherwise it stays in eval mode without gradients.
+    """
+
+    def __init__(
+        self,
+        config: ParserConfig,
+        dims: dict[str, int],
+        classes: int,
+        encoder: Encoder | None = None,
+        *,
+        raw: bool = True,
+        tune: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.encoder, self.raw, self.tune = config, encoder, raw, tune
+        width = config.width
+        self.visual_streams = [name for name in dims if name != AUDIO]
+        inputs = dict(dims) if encoder is None or raw else {}
+        self.embed = nn.ModuleDict({name: nn.Linear(dim, width) for name, dim in inputs.items()})
+        if encoder is not None:
+            encoder.requires_grad_(tune)
+            self.embed_encoded = nn.ModuleDict(
+                {name: nn.Linear(encoder.width, width) for name in ("audio", "visual")}
+            )
+        if len(self.visual_streams) > 1 and inputs:
+            self.fuse_visual = nn.Linear(width * len(self.visual_streams), width)
+        copies = 2 if config.separate_self_attention else 1
+        fused = config.fusion == "inputs"
+        self.self_layers = nn.ModuleList(
+            ParserLayer(config, own=True, cross=fused) for _ in range(copies)
+        )
+        if not fused:
+            self.cross_layer = ParserLayer(config, own=False, cross=True)
+            self.shared = nn.Linear(width, width)
+        if config.skip:
+            self.skip_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        if config.discriminator:
+            self.discriminator = ModalityDiscriminator(width)
+        self.prob, self.frame_att, self.modality_att = (
+            nn.Linear(width, classes) for _ in range(3)
+        )
+
+    def forward(self, streams: dict[str, Tensor]) -> Parsed:
+        """Parse clips with features `[B, T, D]` per stream."""
+        inputs = self._inputs(streams)
+        first, second = self.self_layers[0], self.self_layers[-1]
+        own = [first(inputs[0], inputs[1]), second(inputs[1], inputs[0])]
+        mixed = own
+        if self.config.fusion == "attended":
+            mixed = [
+                self.shared(self.cross_layer(x, other))
+                for x, other in ((own[0], own[1]), (own[1], own[0]))
+            ]
+        if self.config.skip:
+            mixed = [
+                norm(x + skipped)
+                for norm, x, skipped in zip(self.skip_norms, mixed, own, strict=True)
+            ]
+        return self._pool(torch.stack(mixed, 2))
+
+    def discriminate(self, parsed: Parsed, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The discriminator's logits for every snippet and modality, and the truth; `[2BT]` each.
+
+        The gradient that goes back into the parser is reversed and multiplied by `scale`.
+        """
+        features = F.relu(reverse_gradient(parsed.features, scale)).flatten(0, 1)
+        truth = torch.tensor([0.0, 1.0], device=features.device).expand(len(features), 2)
+        return self.discriminator(features.flatten(0, 1)), truth.flatten()
+
+    def train(self, mode: bool = True) -> Parser:
+        super().train(mode)
+        if self.encoder is not None and not self.tune:
+            self.encoder.eval()
+        return self
+
+    def _inputs(self, streams: dict[str, Tensor]) -> list[Tensor]:
+        """Audio and visual inputs of the attention layers, `[B, T, width]` each."""
+        sums: list[list[Tensor]] = [[], []]
+        if self.embed:
+            sums[0].append(self.embed[AUDIO](streams[AUDIO]))
+            visual = [self.embed[name](streams[name]) for name in self.visual_streams]
+            joined = torch.cat(visual, -1)
+            sums[1].append(self.fuse_visual(joined) if len(visual) > 1 else joined)
+        if self.encoder is not None:
+            with torch.set_grad_enabled(self.tune and torch.is_grad_enabled()):
+                encoded = self.encoder(streams)
+            for modality, name in enumerate(("audio", "visual")):
+                features = F.layer_norm(encoded[modality], encoded[modality].shape[-1:])
+                sums[modality].append(self.embed_encoded[name](features))
+        return [torch.stack(parts).sum(0) for parts in sums]
+
+    def _pool(self, features: Tensor) -> Parsed:
+        """MMIL pooling (Tian et al., ECCV 2020): attention over time and modality."""
+        frame_prob = torch.sigmoid(self.prob(features))
+        temporal = self.frame_att(features).softmax(1) * frame_prob
+        modality = self.modality_att(features).softmax(2)
+        return Parsed(
+            frame_prob=frame_prob,
+            modality_prob=temporal.sum(1),
+            video_prob=(temporal * modality).sum((1, 2)),
+            features=features,
+        )
+
+
+class ParserLayer(nn.Module):
+    """Attention to the own and/or the other modality, then a ReLU network; post-norm.
+
+    `own` and `cross` together are HAN's hybrid layer: both attentions read the same inputs.
+    """
+
+    def __init__(self, config: ParserConfig, *, own: bool, cross: bool) -> None:
+        super().__init__()
+        width, attention = config.width, ATTENTION[config.attention]
+        self.own = attention(width, config.heads, config.dropout) if own else None
+        self.cross = attention(width, config.heads, config.dropout) if cross else None
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.linear1, self.linear2 = nn.Linear(width, width), nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        attended = x
+        if self.cross is not None:
+            attended = attended + self.dropout(self.cross(x, other))
+        if self.own is not None:
+            attended = attended + self.dropout(self.own(x, x))
+        x = self.norm1(attended)
+        hidden = self.dropout(F.relu(self.linear1(x)))
+        out: Tensor = self.norm2(x + self.dropout(self.linear2(hidden)))
+        return out

@@ -1,0 +1,1 @@
+"""Grounding losses and parsing losses."""

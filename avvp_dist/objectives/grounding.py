@@ -1,0 +1,100 @@
+"""The grounding losses: u-avg (4), x-avg (5), m-avg (6)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avvp_dist.config import Objective
+
+PADDING = 255
+"""Component id of a snippet that is padding."""
+
+
+def grounding_loss(
+    audio: Tensor, visual: Tensor, components: Tensor, config: Objective
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Hinge losses on cosine similarities, between and within the modalities.
+
+    For an anchor i and every snippet j of its clip: [p - <x_i, y_j>]_+ where both lie in one
+    component, else [<x_i, y_j> - n]_+; (x, y) is (a, a) and (v, v) for uni, (a, v) and (v, a)
+    for cross. Averaged over anchors and clips; per anchor the mean or the sum over j. Beyond the
+    paper, `other_clips` weighs the same hinge on snippets of the batch's other clips, averaged
+    over those that violate the margin.
+
+    Args:
+        audio, visual: representations `[B, T, D]`.
+        components: component ids `[B, T]`; `PADDING` for padding.
+
+    Returns:
+        The loss, and detached: its parts, mean similarity of positive and negative pairs of a
+        clip, share of hinges that are zero.
+    """
+    a, v = (F.normalize(x.float(), dim=-1) for x in (audio, visual))
+    pairs = {"uni": [(a, a), (v, v)], "cross": [(a, v), (v, a)]}
+    pairs["multi"] = pairs["uni"] + pairs["cross"]
+    same, valid = pair_masks(components)
+    anchors = _anchors(components, config.anchors)
+    foreign = _other_clips(components)
+    parts: dict[str, list[Tensor]] = {
+        name: [] for name in ("own", "other", "positive", "negative", "zero")
+    }
+    for x, y in pairs[config.name]:
+        similarity = x @ y.transpose(1, 2)
+        hinge = torch.where(
+            same,
+            F.relu(config.positive_margin - similarity),
+            F.relu(similarity - config.negative_margin),
+        )
+        over_j = (hinge * valid).sum(2)
+        if config.reduction == "mean":
+            over_j = over_j / valid.sum(2).clamp(min=1)
+        parts["own"].append((over_j * anchors).sum() / anchors.sum().clamp(min=1))
+        if config.other_clips:
+            parts["other"].append(_violation(x, y, foreign, config.negative_margin))
+        with torch.no_grad():
+            parts["positive"].append(_mean(similarity, same))
+            parts["negative"].append(_mean(similarity, valid & ~same))
+            parts["zero"].append(_mean((hinge == 0).float(), valid))
+    own, other = (sum(parts[name], torch.zeros((), device=a.device)) for name in ("own", "other"))
+    seen = {name: torch.stack(parts[name]).mean() for name in ("positive", "negative", "zero")}
+    return own + config.other_clips * other, {
+        "own": own.detach(),
+        "other": other.detach(),
+        **seen,
+    }
+
+
+def pair_masks(components: Tensor) -> tuple[Tensor, Tensor]:
+    """GT(i, j) of Algorithm 1 and which pairs are real, both bool `[B, T, T]`."""
+    real = components != PADDING
+    valid = real[:, :, None] & real[:, None, :]
+    return (components[:, :, None] == components[:, None, :]) & valid, valid
+
+
+def _anchors(components: Tensor, kind: str) -> Tensor:
+    """1 for the snippets that are anchors, `[B, T]`."""
+    real = (components != PADDING).float()
+    if kind == "all":
+        return real
+    drawn = (torch.rand_like(real) * real).argmax(1)
+    return F.one_hot(drawn, components.shape[1]).float() * real
+
+
+def _other_clips(components: Tensor) -> Tensor:
+    """Which of the batch's snippets belong to different clips, bool `[BT, BT]`."""
+    clips, snippets = components.shape
+    owner = torch.arange(clips, device=components.device).repeat_interleave(snippets)
+    real = components.flatten() != PADDING
+    return (owner[:, None] != owner) & real[:, None] & real
+
+
+def _violation(x: Tensor, y: Tensor, foreign: Tensor, margin: float) -> Tensor:
+    """Mean hinge over the snippets of other clips that lie above the margin."""
+    hinge = F.relu(x.flatten(0, 1) @ y.flatten(0, 1).T - margin) * foreign
+    return hinge.sum() / (hinge > 0).sum().clamp(min=1)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)

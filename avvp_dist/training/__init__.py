@@ -1,0 +1,1 @@
+"""One trainer over a DeepSpeed engine, and the two tasks it trains."""

@@ -1,0 +1,140 @@
+"""Figures: that each is written, and that what it must show is in it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from avvp_dist.data.schema import LLP_CLASSES
+from avvp_dist.evaluation import figures
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures written during the test."""
+    written: list[Figure] = []
+    savefig = Figure.savefig
+
+    def keep(figure: Figure, *args: object, **kwargs: object) -> None:
+        written.append(figure)
+        savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return written
+
+
+def texts(figure: Figure) -> set[str]:
+    return {text.get_text() for text in figure.findobj(Text) if text.get_visible()}
+
+
+def assert_png(path: Path, expected: Path) -> None:
+    assert path == expected
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_similarity_figure_labels_each_threshold(tmp_path: Path, drawn: list[Figure]) -> None:
+    edges = np.linspace(-1, 1, 41)
+    rng = np.random.default_rng(0)
+    within, across = rng.integers(0, 90, (2, 40))
+    empty = np.zeros(40, dtype=int)
+    path = figures.similarity_figure(
+        tmp_path / "new" / "similarity.png",
+        {"audio": (edges, within, across), "visual": (edges, empty, empty)},
+        {"audio": 0.42},
+        "train",
+    )
+    assert_png(path, tmp_path / "new" / "similarity.png")
+    assert {"train", "audio", "visual", "threshold 0.42"} <= texts(drawn[0])
+    audio = drawn[0].axes[0]
+    assert [line.get_xdata()[0] for line in audio.lines] == [0.42]
+    shares = [patch.get_data().values for patch in audio.patches]
+    assert [share.sum() for share in shares] == pytest.approx([1] * len(shares))
+
+
+def test_component_figure_keeps_rare_bars_visible(tmp_path: Path, drawn: list[Figure]) -> None:
+    sizes = np.array([900, 99, 1, 0])
+    path = figures.component_figure(tmp_path / "c.png", sizes, sizes[::-1], "train, rule or")
+    assert_png(path, tmp_path / "c.png")
+    left, right = drawn[0].axes
+    assert [bar.get_height() for bar in left.patches] == sizes.tolist()
+    assert [label.get_text() for label in left.texts] == ["90 %", "10 %", "<1 %", ""]
+    assert (left.get_title(), right.get_title()) == ("1,000 components", "1,000 clips")
+
+
+def test_curves_figure_draws_each_label_in_its_panel(tmp_path: Path, drawn: list[Figure]) -> None:
+    series = {
+        "loss": (np.arange(100), np.arange(100) / 7),
+        "audio": ([0, 5], [0.5, 0.8]),
+        "visual": ([0, 5], [0.5, float("nan")]),
+    }
+    panels = [("Loss", ["loss"], "loss"), ("AUC", ["audio", "visual"], "area under ROC")]
+    path = figures.curves_figure(tmp_path / "curves.png", series, panels, "step", "multi")
+    assert_png(path, tmp_path / "curves.png")
+    loss, auc = drawn[0].axes
+    assert [line.get_label() for line in loss.lines] == ["loss"]
+    assert [line.get_label() for line in auc.lines] == ["audio", "visual"]
+    assert (auc.get_title(), auc.get_xlabel(), auc.get_ylabel()) == ("AUC", "step", panels[1][2])
+    with pytest.raises(KeyError, match="motion"):
+        figures.curves_figure(tmp_path / "x.png", series, [("", ["motion"], "")], "step", "")
+
+
+def test_class_figure_sorts_and_marks_missing(tmp_path: Path, drawn: list[Figure]) -> None:
+    nan = float("nan")
+    scores = {"HAN": np.array([50, nan, nan, 60.0]), "ours": np.array([20, nan, 90, 70.0])}
+    path = figures.class_figure(tmp_path / "f.png", LLP_CLASSES[:4], scores, "test, segment audio")
+    assert_png(path, tmp_path / "f.png")
+    axes = drawn[0].axes[0]
+    bottom_up = [label.get_text() for label in axes.get_yticklabels()]
+    assert bottom_up == ["Car", "Speech", "Dog", "Cheering"]
+    crosses = [
+        len(points.get_offsets())
+        for points in axes.collections
+        if hasattr(points, "get_sizes") and (np.asarray(points.get_offsets())[:, 0] < 0).any()
+    ]
+    assert crosses == [2, 1]
+    assert "neither true nor predicted" in texts(drawn[0])
+
+
+def test_timeline_figure_shows_what_occurs(tmp_path: Path, drawn: list[Figure]) -> None:
+    truth, predicted = np.zeros((2, 10, 2, 25), dtype=bool)
+    truth[2:5, 0, 3] = True
+    predicted[4:, 1, 5] = True
+    prob = np.full((10, 2, 25), 0.1, dtype=np.float32)
+    prob[0, 0, 24] = 0.4
+    path = figures.timeline_figure(
+        tmp_path / "t.png", LLP_CLASSES, truth, prob, predicted, "test, x_0_10"
+    )
+    assert_png(path, tmp_path / "t.png")
+    axes = drawn[0].axes[0]
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows == ["Dog", "Frying (food)", "Clapping"]
+    assert axes.get_xlim() == (0, 10)
+    spans = {
+        tuple(box.get_extents().intervalx)
+        for bars in axes.collections
+        for box in bars.get_paths()
+        if type(bars).__name__ == "PolyCollection"
+    }
+    assert spans == {(2, 5), (4, 10)}
+
+
+def test_timeline_figure_without_events_shows_the_most_probable_class(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    nothing = np.zeros((4, 2, 25), dtype=bool)
+    prob = np.zeros((4, 2, 25), dtype=np.float32)
+    prob[1, 1, 7] = 0.3
+    figures.timeline_figure(tmp_path / "t.png", LLP_CLASSES, nothing, prob, nothing, "test")
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["Fire alarm"]
+
+
+def test_no_pyplot_state() -> None:
+    # pyplot picks a display and keeps every figure alive, which a training rank must not do.
+    assert not hasattr(figures, "plt")
+    source = Path(str(sys.modules[figures.__name__].__file__)).read_text()
+    assert "pyplot" not in source
