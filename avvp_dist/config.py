@@ -98,9 +98,7 @@ class CalibrateConfig:
 
     shards: str = option("", "shard set", required=True)
     out: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
-    streams: list[str] = option(
-        ["audio", "visual"], "streams whose similarity joins two snippets"
-    )
+    streams: list[str] = option(["audio", "visual"], "streams whose similarity joins two snippets")
     false_link_rate: float = option(
         0.01, "share of snippet pairs of different clips that may lie above a threshold",
         least=0, most=1,
@@ -218,9 +216,7 @@ class PretrainData:
     """What pretraining reads."""
 
     shards: str = option("", "shard set", required=True)
-    grounding: str = option(
-        "", "grounding folder; empty: the only one in SHARDS/grounding"
-    )
+    grounding: str = option("", "grounding folder; empty: the only one in SHARDS/grounding")
     heldout: float = option(
         0.05, "share of the clips kept for the grounding AUC, chosen by id", least=0, most=0.5
     )
@@ -335,9 +331,7 @@ class DemoConfig:
     """tools/demo.py: every stage in turn, on a simulated corpus or on real features."""
 
     out: str = option("runs/demo", "folder of everything the demo makes")
-    features: str = option(
-        "", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus"
-    )
+    features: str = option("", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus")
     seeds: int = option(1, "parsers trained per row of the table", least=1)
     ranks: int = option(2, "DeepSpeed ranks", least=1)
     pretrain_config: str = option("configs/pretrain/demo.yaml", "config of the pretraining")

@@ -83,13 +83,9 @@ def encode_key(clip_id: str) -> str:
 
     WebDataset cuts a key at its first dot and a path at a slash; `decode_key` undoes this.
     """
-    return re.sub(
-        rb"[^A-Za-z0-9_-]", lambda m: b"=%02X" % m.group()[0], clip_id.encode()
-    ).decode()
+    return re.sub(rb"[^A-Za-z0-9_-]", lambda m: b"=%02X" % m.group()[0], clip_id.encode()).decode()
 
 
 def decode_key(key: str) -> str:
     """The clip id of a key made by `encode_key`."""
-    return re.sub(
-        rb"=([0-9A-F]{2})", lambda m: bytes([int(m.group(1), 16)]), key.encode()
-    ).decode()
+    return re.sub(rb"=([0-9A-F]{2})", lambda m: bytes([int(m.group(1), 16)]), key.encode()).decode()

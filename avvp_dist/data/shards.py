@@ -26,6 +26,7 @@ from avvp_dist.errors import DataError
 
 FORMAT = "avvp-shards-1"
 
+
 def write_shard_set(
     clips: Iterable[Clip],
     out: Path,
@@ -260,8 +261,7 @@ def _array_offset(
     found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     if list(found) != shape or fortran or dtype != np.dtype("<f2"):
         raise DataError(
-            f"{path}: {member.name} is {dtype} {list(found)}, "
-            f"the manifest says float16 {shape}",
+            f"{path}: {member.name} is {dtype} {list(found)}, the manifest says float16 {shape}",
             remedy="Clips of other sizes belong into a shard set of their own",
         )
     return member.offset_data + file.tell()
@@ -314,4 +314,3 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info.size = len(data)
     info.mode = 0o644
     tar.addfile(info, io.BytesIO(data))
-

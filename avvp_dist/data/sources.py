@@ -41,9 +41,7 @@ def pack(config: PackConfig) -> ShardSet:
         print(f"{out}: already packed, {len(ready)} clips")
         return ready
     folder = Path(config.annotations or config.source)
-    annotations = (
-        read_annotations(folder, config.split) if any(folder.glob("AVVP_*.csv")) else None
-    )
+    annotations = read_annotations(folder, config.split) if any(folder.glob("AVVP_*.csv")) else None
     read = {"arrays": read_arrays, "han": read_han}[config.format]
     clips = read(Path(config.source), config.split, annotations)
     packed = write_shard_set(
@@ -71,9 +69,7 @@ def read_arrays(folder: Path, split: str, annotations: Annotations | None) -> It
         streams = {name: file[name] for name in file.files if name != "filenames"}
     for name, array in streams.items():
         if array.ndim != 3 or len(array) != len(ids):
-            raise DataError(
-                f"{path}: {name} is {list(array.shape)}, expected [{len(ids)}, T, D]"
-            )
+            raise DataError(f"{path}: {name} is {list(array.shape)}, expected [{len(ids)}, T, D]")
     for row, clip_id in enumerate(ids):
         features = {name: array[row] for name, array in streams.items()}
         yield Clip(clip_id, features, labels.get(clip_id))

@@ -12,8 +12,8 @@ class ClipStream:
     """Global batches of clip numbers, the same ones for every number of ranks.
 
     An epoch is a permutation of `clips [N]`; step s of it takes the s-th slice of `batch_size`,
-    rank r the r-th part of that slice. The last incomplete batch is dropped. The state is
-    (epoch, step), so going on from any step costs nothing.
+    rank r the r-th part of that slice, in `micro_batches` equal pieces. The last incomplete batch
+    is dropped. The state is (epoch, step), so going on from any step costs nothing.
 
     Raises:
         ConfigError: if the ranks do not divide the batch, or an epoch has no whole batch.
@@ -27,31 +27,32 @@ class ClipStream:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        micro_batches: int = 1,
     ) -> None:
-        if batch_size % world_size:
+        if batch_size % (world_size * micro_batches):
             raise ConfigError(
-                f"trainer.batch_size={batch_size} is not a multiple of "
-                f"{world_size} (ranks x trainer.accumulate)"
+                f"trainer.batch_size={batch_size} is not a multiple of {world_size} ranks x "
+                f"trainer.accumulate={micro_batches}"
             )
         if len(clips) < batch_size:
             raise ConfigError(
                 f"trainer.batch_size={batch_size} is more than the {len(clips)} clips there are"
             )
         self.clips, self.batch_size, self.seed = clips, batch_size, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.micro_batches = rank, world_size, micro_batches
         self.steps_per_epoch = len(clips) // batch_size
         self.epoch = self.step = 0
         self._order: tuple[int, NDArray[np.integer]] | None = None
 
-    def next(self) -> NDArray[np.integer]:
-        """This rank's part of the next global batch, `[batch_size / world_size]`."""
+    def next(self) -> list[NDArray[np.integer]]:
+        """This rank's micro-batches of the next global batch."""
         part = self.batch_size // self.world_size
         start = self.rank * part
         batch = self.global_batch(self.epoch, self.step)[start : start + part]
         self.step += 1
         if self.step == self.steps_per_epoch:
             self.epoch, self.step = self.epoch + 1, 0
-        return batch
+        return np.split(batch, self.micro_batches)
 
     def global_batch(self, epoch: int, step: int) -> NDArray[np.integer]:
         """The clips of one step over all ranks, `[batch_size]`."""

@@ -31,8 +31,9 @@ def decide(
     is the rule of HAN, MM-Pyramid and VALOR; scores under other rules are not comparable.
     """
     limit = np.float32(threshold)
-    frames = np.asarray(frame_prob, np.float32) >= limit
-    return frames & (np.asarray(video_prob, np.float32) >= limit)[:, None, None, :]
+    frames: Mask = np.asarray(frame_prob, np.float32) >= limit
+    videos: Mask = np.asarray(video_prob, np.float32) >= limit
+    return frames & videos[:, None, None, :]
 
 
 def score(predicted: Mask, truth: Mask) -> dict[str, float]:
@@ -172,7 +173,7 @@ def _counts(predicted: Mask, truth: Mask) -> dict[str, tuple[Counts, Counts]]:
 
 def _onset(mask: Mask) -> Mask:
     """Where a run along axis 1 begins."""
-    onset = mask.copy()
+    onset: Mask = mask.copy()
     onset[:, 1:] &= ~mask[:, :-1]
     return onset
 

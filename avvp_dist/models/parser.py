@@ -76,9 +76,7 @@ class Parser(nn.Module):
             self.skip_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         if config.discriminator:
             self.discriminator = ModalityDiscriminator(width)
-        self.prob, self.frame_att, self.modality_att = (
-            nn.Linear(width, classes) for _ in range(3)
-        )
+        self.prob, self.frame_att, self.modality_att = (nn.Linear(width, classes) for _ in range(3))
 
     def forward(self, streams: dict[str, Tensor]) -> Parsed:
         """Parse clips with features `[B, T, D]` per stream."""

@@ -44,7 +44,8 @@ def test_dense_labels_are_half_open_and_faults_mark_nothing(folder: Path) -> Non
     expected[0, 2:7, 0, read.classes.index("Dog")] = True
     expected[1, :, 1, read.classes.index("Cat")] = True
     assert read.ids == ("_t_0_10", "u_0_10")
-    assert read.events is not None and read.events.dtype == np.bool_
+    assert read.events is not None
+    assert read.events.dtype == np.bool_
     np.testing.assert_array_equal(read.events, expected)
     assert read.faults == {
         "decimal_id": 0,
@@ -69,7 +70,8 @@ def test_audio_version_chooses_the_file(folder: Path) -> None:
     (folder / "AVVP_eval_audio.orig2020.csv").write_text(HEADER + "u_0_10\t0\t1\tCat\n")
     read = read_annotations(folder, "test", audio_version="2020")
     assert read.audio_version == "2020"
-    assert read.events is not None and read.events[:, :, 0].sum() == 1
+    assert read.events is not None
+    assert read.events[:, :, 0].sum() == 1
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,9 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_unknown_split_and_version_are_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="'eval'.*train, val, test"):
+    with pytest.raises(DataError, match=r"'eval'.*train, val, test"):
         read_annotations(folder, "eval")
-    with pytest.raises(DataError, match="'2021'.*2024, 2020"):
+    with pytest.raises(DataError, match=r"'2021'.*2024, 2020"):
         read_annotations(folder, "test", audio_version="2021")
 
 
@@ -112,7 +114,8 @@ def test_unknown_split_and_version_are_refused(folder: Path) -> None:
 def test_llp_as_published(shared: Path, version: str, unknown: int) -> None:
     read = read_annotations(shared / "llp", "test", audio_version=version)
     assert read.weak.shape == (1200, 25)
-    assert read.events is not None and read.events.shape == (1200, 10, 2, 25)
+    assert read.events is not None
+    assert read.events.shape == (1200, 10, 2, 25)
     assert read.faults == {
         "decimal_id": 0,
         "empty_event": 6,
@@ -128,7 +131,8 @@ def test_audio_versions_differ_in_two_test_clips(shared: Path) -> None:
         read_annotations(shared / "llp", "test", audio_version=version).events
         for version in ("2024", "2020")
     )
-    assert new is not None and old is not None
+    assert new is not None
+    assert old is not None
     assert (new != old).any(axis=(1, 2, 3)).sum() == 2
 
 

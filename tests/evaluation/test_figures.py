@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     written: list[Figure] = []
     savefig = Figure.savefig
 
-    def keep(figure: Figure, *args: object, **kwargs: object) -> None:
+    def keep(figure: Figure, *args: Any, **kwargs: Any) -> None:
         written.append(figure)
         savefig(figure, *args, **kwargs)
 
@@ -50,7 +51,7 @@ def test_similarity_figure_labels_each_threshold(tmp_path: Path, drawn: list[Fig
     )
     assert_png(path, tmp_path / "new" / "similarity.png")
     assert {"train", "audio", "visual", "threshold 0.42"} <= texts(drawn[0])
-    audio = drawn[0].axes[0]
+    audio: Any = drawn[0].axes[0]
     assert [line.get_xdata()[0] for line in audio.lines] == [0.42]
     shares = [patch.get_data().values for patch in audio.patches]
     assert [share.sum() for share in shares] == pytest.approx([1] * len(shares))
@@ -60,6 +61,7 @@ def test_component_figure_keeps_rare_bars_visible(tmp_path: Path, drawn: list[Fi
     sizes = np.array([900, 99, 1, 0])
     path = figures.component_figure(tmp_path / "c.png", sizes, sizes[::-1], "train, rule or")
     assert_png(path, tmp_path / "c.png")
+    left: Any
     left, right = drawn[0].axes
     assert [bar.get_height() for bar in left.patches] == sizes.tolist()
     assert [label.get_text() for label in left.texts] == ["90 %", "10 %", "<1 %", ""]
@@ -67,7 +69,7 @@ def test_component_figure_keeps_rare_bars_visible(tmp_path: Path, drawn: list[Fi
 
 
 def test_curves_figure_draws_each_label_in_its_panel(tmp_path: Path, drawn: list[Figure]) -> None:
-    series = {
+    series: dict[str, Any] = {
         "loss": (np.arange(100), np.arange(100) / 7),
         "audio": ([0, 5], [0.5, 0.8]),
         "visual": ([0, 5], [0.5, float("nan")]),
@@ -88,7 +90,7 @@ def test_class_figure_sorts_and_marks_missing(tmp_path: Path, drawn: list[Figure
     scores = {"HAN": np.array([50, nan, nan, 60.0]), "ours": np.array([20, nan, 90, 70.0])}
     path = figures.class_figure(tmp_path / "f.png", LLP_CLASSES[:4], scores, "test, segment audio")
     assert_png(path, tmp_path / "f.png")
-    axes = drawn[0].axes[0]
+    axes: Any = drawn[0].axes[0]
     bottom_up = [label.get_text() for label in axes.get_yticklabels()]
     assert bottom_up == ["Car", "Speech", "Dog", "Cheering"]
     crosses = [

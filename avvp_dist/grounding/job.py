@@ -1,0 +1,225 @@
+"""The grounding job: one idempotent Ray task per shard.
+
+A task writes `SHARD.npy` (uint8 `[clips, T]`) and then `SHARD.json` with its counts and the hash
+of everything it was made from. A shard whose JSON carries the right hash is done, so a job that
+was killed goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from avvp_dist import __version__
+from avvp_dist.commit import digest, sha256, staged, write_json
+from avvp_dist.config import GroundConfig
+from avvp_dist.data.schema import AUDIO
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import AvvpError, ClusterError, ConfigError
+from avvp_dist.evaluation.figures import component_figure
+from avvp_dist.grounding.components import components, link, silent_snippets
+from avvp_dist.grounding.version import SUMMARY
+from avvp_dist.objectives.grounding import PADDING
+from avvp_dist.tracking.run import Run, stage_run
+
+_CLIPS_AT_ONCE = 1024
+
+
+def ground(config: GroundConfig) -> Path:
+    """Label every clip of a shard set; returns the grounding's folder.
+
+    Raises:
+        ConfigError: for thresholds that are missing or do not fit the shard set.
+        DataError: for a damaged shard.
+        ClusterError: if shards are missing after all retries.
+    """
+    shards = ShardSet(config.shards)
+    plan = _plan(config, shards)
+    folder = shards.folder / "grounding" / plan["version"]
+    tags = {"manifest": shards.digest, "grounding": plan["version"]}
+    with stage_run("ground", folder, config, tags) as run:
+        missing = [n for n in range(len(shards.shards)) if not _done(folder, shards, n, plan)]
+        if missing:
+            _run_tasks(shards, folder, plan, missing, config.workers)
+        left = [n for n in range(len(shards.shards)) if not _done(folder, shards, n, plan)]
+        if left:
+            raise ClusterError(
+                f"{len(left)} of {len(shards.shards)} shards are not grounded, first "
+                f"{shards.shards[left[0]].path}",
+                remedy="Run the same command again: it goes on with these",
+            )
+        _summarise(run, shards, folder, plan)
+    return folder
+
+
+def ground_shard(folder: str, shard_set: str, number: int, plan: dict[str, Any]) -> int:
+    """Label one shard and write its two files; returns its number of clips."""
+    shards = ShardSet(shard_set)
+    shard, start = shards.shards[number], shards.starts[number]
+    reference = np.array(plan["silent_audio"], np.float32)
+    ids, counts = [], {"links": 0.0, "silent": 0}
+    for begin in range(0, shard.clips, _CLIPS_AT_ONCE):
+        clips = start + np.arange(begin, min(begin + _CLIPS_AT_ONCE, shard.clips))
+        streams = shards.gather(clips)
+        silent = None
+        if reference.size:
+            silent = silent_snippets(streams[AUDIO], reference, plan["silent_similarity"])
+            counts["silent"] += int(silent.sum())
+        edges = link(streams, plan["thresholds"], plan["rule"], silent)
+        counts["links"] += float(edges.mean((1, 2)).sum())
+        ids.append(components(edges, shards.lengths[clips]))
+    path = Path(folder) / f"{shard.path.stem}.npy"
+    with staged(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(ids), allow_pickle=False)
+    write_json(
+        path.with_suffix(".json"),
+        {"made_from": _made_from(shards, number, plan), "sha256": sha256(path), **counts},
+    )
+    return shard.clips
+
+
+def _plan(config: GroundConfig, shards: ShardSet) -> dict[str, Any]:
+    """Everything the labels depend on, as plain data."""
+    path = Path(config.thresholds or shards.folder / "thresholds.yaml")
+    if not path.is_file():
+        raise ConfigError(
+            f"thresholds: {path} does not exist", remedy="Make it with tools/calibrate.py"
+        )
+    chosen: Any = OmegaConf.to_container(OmegaConf.load(path))
+    if chosen["extractor"] != shards.manifest["extractor"]:
+        raise ConfigError(
+            f"thresholds: {path} belongs to the extractor {chosen['extractor']!r}, the shard "
+            f"set to {shards.manifest['extractor']!r}",
+            remedy="Calibrate on this shard set",
+        )
+    for name in chosen["thresholds"]:
+        if name not in shards.dims:
+            raise ConfigError(f"thresholds: {path}: the shard set has no stream {name}")
+    silent = np.load(config.silent_audio, allow_pickle=False) if config.silent_audio else []
+    plan = {
+        "code": __version__,
+        "rule": config.rule,
+        "thresholds": chosen["thresholds"],
+        "silent_audio": np.atleast_2d(silent)[0].tolist(),
+        "silent_similarity": config.silent_similarity,
+    }
+    if silent and len(plan["silent_audio"]) != shards.dims[AUDIO]:
+        raise ConfigError(
+            f"silent_audio: {config.silent_audio} has {len(plan['silent_audio'])} values, "
+            f"stream {AUDIO} has {shards.dims[AUDIO]}"
+        )
+    limits = "-".join(f"{name}{limit:.3f}" for name, limit in sorted(plan["thresholds"].items()))
+    plan["version"] = config.version or f"{config.rule}-{limits}-{digest(plan)[:6]}"
+    return plan
+
+
+def _made_from(shards: ShardSet, number: int, plan: dict[str, Any]) -> str:
+    return digest([shards.manifest["shards"][number]["sha256"], plan])
+
+
+def _done(folder: Path, shards: ShardSet, number: int, plan: dict[str, Any]) -> bool:
+    path = folder / f"{shards.shards[number].path.stem}.json"
+    if not path.is_file():
+        return False
+    return bool(json.loads(path.read_text())["made_from"] == _made_from(shards, number, plan))
+
+
+def _run_tasks(
+    shards: ShardSet, folder: Path, plan: dict[str, Any], missing: list[int], workers: int
+) -> None:
+    import ray  # takes a second, and a finished grounding needs none
+
+    _start_ray(workers)
+    try:
+        task = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[OSError])(ground_shard)
+        window = 2 * int(ray.cluster_resources().get("CPU", 1))
+        arguments = (str(folder.absolute()), str(shards.folder.absolute()))
+        running: list[Any] = []
+        with tqdm(total=sum(shards.shards[n].clips for n in missing), unit=" clips") as bar:
+            bar.set_description(f"grounding {len(missing)} shards")
+            for number in missing:
+                if len(running) >= window:
+                    running = _collect(running, bar)
+                running.append(task.remote(*arguments, number, plan))
+            while running:
+                running = _collect(running, bar)
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(workers: int) -> None:
+    """Join the cluster of RAY_ADDRESS, or start one in this process."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(
+                num_cpus=workers or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+    except (ConnectionError, RuntimeError) as error:
+        raise ClusterError(
+            f"Ray did not start: {str(error).splitlines()[0]}",
+            remedy="Check RAY_ADDRESS, or unset it to start Ray here",
+        ) from None
+
+
+def _collect(running: list[Any], bar: Any) -> list[Any]:
+    """Wait for one task; an error of ours comes back as itself."""
+    import ray
+
+    done, rest = ray.wait(running, num_returns=1)
+    try:
+        bar.update(ray.get(done[0]))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, AvvpError):
+            raise error.cause from None
+        raise ClusterError(f"a grounding task failed: {error.cause!r}") from error
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"a grounding task was lost: {str(error).splitlines()[0]}",
+            remedy="Run the same command again: it goes on with what is missing",
+        ) from None
+    return rest
+
+
+def _summarise(run: Run, shards: ShardSet, folder: Path, plan: dict[str, Any]) -> None:
+    ids = np.concatenate([np.load(folder / f"{s.path.stem}.npy") for s in shards.shards])
+    counts = [json.loads((folder / f"{s.path.stem}.json").read_text()) for s in shards.shards]
+    real = ids != PADDING
+    members = (ids[:, None, :] == np.arange(shards.snippets)[None, :, None]).sum(2)
+    sizes = np.bincount(members[members > 0], minlength=shards.snippets + 1)[1:]
+    per_clip = np.bincount((members > 0).sum(1), minlength=shards.snippets + 1)[1:]
+    pairs = float((members.astype(float) ** 2).sum() / (real.sum(1).astype(float) ** 2).sum())
+    figures = {
+        "clips": len(ids),
+        "components_per_clip": float((members > 0).sum(1).mean()),
+        "one_component_share": float(per_clip[0] / len(ids)),
+        "positive_pair_share": pairs,
+        "link_share": sum(c["links"] for c in counts) / len(ids),
+        "silent_snippets": sum(c["silent"] for c in counts),
+    }
+    summary = {"version": plan["version"], "manifest": shards.digest, "plan": plan, **figures}
+    write_json(folder / SUMMARY, summary)
+    title = f"{shards.folder.name}, grounding {plan['version']}"
+    figure = component_figure(folder / "components.png", sizes, per_clip, title)
+    run.figure(figure)
+    run.artifact(folder / SUMMARY)
+    run.log(0, **figures)
+    print(
+        f"{figures['components_per_clip']:.2f} components a clip, "
+        f"{figures['one_component_share']:.1%} of clips are one component, "
+        f"{figures['positive_pair_share']:.1%} of pairs are positive\n{folder / SUMMARY}\n{figure}"
+    )

@@ -1,0 +1,158 @@
+"""A tracked run: what a stage logs goes to local records first, a thread feeds MLflow from them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from avvp_dist.config import Tracking, to_dict
+from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
+from avvp_dist.tracking.records import Records, finite, read_records
+
+_SECONDS_BETWEEN_FLUSHES = 5.0
+_SECONDS_TO_CLOSE = 60.0
+
+
+class Run:
+    """One run of a stage. Nothing here raises because MLflow does, and nothing waits for it
+    before `close`.
+
+    Args:
+        stage: names the MLflow experiment.
+        folder: where `records.jsonl` lies.
+        config: the resolved config, a dataclass.
+        tags: lineage: hashes and versions of what the run was made from.
+        inputs: data the run read: path to hash.
+        resume: go on with the folder's newest run instead of a new one.
+        active: False on ranks other than 0: everything does nothing.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        folder: Path,
+        config: Any,
+        tags: dict[str, str],
+        *,
+        inputs: dict[str, str] | None = None,
+        resume: bool = False,
+        active: bool = True,
+    ) -> None:
+        tracking: Tracking = config.tracking
+        self.folder, self.active = folder, active
+        if not active:
+            return
+        keys = [r["key"] for r, _ in read_records(folder) if r["kind"] == "run"]
+        key = keys[-1] if resume and keys else uuid.uuid4().hex
+        self._records = Records(folder)
+        self._records.write(
+            "run",
+            key=key,
+            experiment=f"avvp-{stage}",
+            name=tracking.name or folder.name,
+            config=to_dict(config),
+            tags=tags,
+            inputs=inputs or {},
+        )
+        self._feeder = Feeder(folder) if tracking.enabled else None
+
+    def log(self, step: int, **metrics: Any) -> None:
+        """Metrics of a step; values that are not finite are left out."""
+        if self.active and (values := finite(metrics)):
+            self._records.write("metrics", step=step, values=values)
+
+    def figure(self, path: Path) -> None:
+        """A picture file to show with the run."""
+        self.artifact(path, under="figures")
+
+    def artifact(self, path: Path, under: str = "") -> None:
+        """A file to keep with the run."""
+        if self.active:
+            self._records.write("artifact", path=str(path.absolute()), under=under)
+
+    def register(self, model: str, export: Path, tags: dict[str, str]) -> None:
+        """An exported model as a new version of `model` with alias `candidate`."""
+        if self.active:
+            self._records.write("register", model=model, folder=str(export.absolute()), tags=tags)
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run; waits a bounded time for MLflow to take what is left."""
+        if self.active:
+            self._records.write("end", status=status)
+            self._records.close()
+            if self._feeder is not None:
+                self._feeder.close()
+
+
+class Feeder:
+    """The thread that sends a folder's records to MLflow, and says once when it cannot."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._left = True
+        self._warned = False
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(_SECONDS_TO_CLOSE)
+        if self._left:
+            print(
+                f"MLflow: not every record was sent to {tracking_uri()}; they are safe in "
+                f"{self.folder}, send them with: python tools/sync_mlflow.py {self.folder}",
+                file=sys.stderr,
+            )
+
+    def _work(self) -> None:
+        feed = None
+        pause = _SECONDS_BETWEEN_FLUSHES
+        while True:
+            last = self._stop.is_set()
+            try:
+                feed = feed or Feed(self.folder)
+                feed.flush()
+                self._left, pause = False, _SECONDS_BETWEEN_FLUSHES
+            except Exception as error:  # whatever MLflow raises, the run goes on without it
+                self._left, pause = True, min(2 * pause, 60.0)
+                self._warn(error)
+            if last:
+                return
+            if not self._stop.wait(pause):
+                self._left = True
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            reason = str(error).splitlines()[0][:160]
+            print(
+                f"MLflow: {tracking_uri()} does not answer, the run goes on and keeps its "
+                f"records in {self.folder} ({type(error).__name__}: {reason})",
+                file=sys.stderr,
+            )
+
+
+@contextmanager
+def stage_run(
+    stage: str,
+    folder: Path,
+    config: Any,
+    tags: dict[str, str],
+    inputs: dict[str, str] | None = None,
+) -> Iterator[Run]:
+    """A new run around a stage of one process; failed if the stage raises."""
+    active = int(os.environ.get("RANK", "0")) == 0
+    run = Run(stage, folder, config, tags, inputs=inputs, active=active)
+    try:
+        yield run
+    except BaseException:
+        run.close("FAILED")
+        raise
+    run.close()

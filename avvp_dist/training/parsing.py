@@ -1,0 +1,210 @@
+"""Fine-tuning: the audio-visual video parser, trained on weak labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from avvp_dist.config import FinetuneConfig, ParsingLoss, to_dict
+from avvp_dist.data.llp import Annotations, read_annotations
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import CheckpointError, DataError
+from avvp_dist.evaluation.scores import decide, score
+from avvp_dist.models.encoder import Encoder
+from avvp_dist.models.export import build_parser, load_encoder
+from avvp_dist.models.parser import Parser
+from avvp_dist.objectives.parsing import parsing_loss, weak_labels
+from avvp_dist.tracking.registry import resolve
+from avvp_dist.tracking.run import Run
+from avvp_dist.training.engine import parameter_groups
+from avvp_dist.training.prediction import load_streams, match_clips, predict
+from avvp_dist.training.ranks import Ranks, connect
+from avvp_dist.training.trainer import Batch, Trainer
+
+
+def finetune(config: FinetuneConfig) -> None:
+    """Train a parser by `config`; the best epoch's export lies in `trainer.out/model`.
+
+    Raises:
+        AvvpError: with what was wrong and what to do, for anything a user can put right.
+    """
+    train, val = ShardSet(config.data.train), ShardSet(config.data.val)
+    annotations = read_annotations(
+        config.data.annotations,
+        "val",
+        audio_version=config.data.audio_annotations,
+        snippets=val.snippets,
+    )
+    ranks = connect()
+    torch.manual_seed(config.trainer.seed)
+    encoder, front = _pretrained(config, train, ranks)
+    task = ParsingTask(config, train, val, annotations, encoder, front)
+    lineage = {"manifest": train.digest, "encoder": front["version"] if front else "none"}
+    if front:
+        lineage["grounding"] = front["meta"]["grounding"]
+    run = Run(
+        "finetune",
+        Path(config.trainer.out),
+        config,
+        lineage,
+        inputs={str(s.folder.absolute()): s.digest for s in (train, val)},
+        resume=config.trainer.resume == "auto",
+        active=ranks.first,
+    )
+    try:
+        trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
+        trainer.train()
+        if config.tracking.register:
+            tags = {**lineage, task.select: f"{trainer.best:.3f}"}
+            run.register("avvp-parser", trainer.out / "model", tags)
+    except BaseException:
+        run.close("FAILED")
+        raise
+    run.close()
+
+
+class ParsingTask:
+    """The parser, its weakly labelled clips, and the official scores on validation clips."""
+
+    select = "val/segment_type_av"
+    panels = [
+        ("loss", ["loss"], "loss"),
+        ("its parts", ["train/weak", "train/audio", "train/visual", "train/adversarial"], "BCE"),
+        (
+            "validation, segment level",
+            [f"val/segment_{name}" for name in ("audio", "visual", "av", "type_av")],
+            "F (%)",
+        ),
+    ]
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        train: ShardSet,
+        val: ShardSet,
+        annotations: Annotations,
+        encoder: Encoder | None,
+        front: dict[str, Any] | None,
+    ) -> None:
+        self.config, self.train, self.val = config, train, val
+        _check_parsable(train)
+        _check_parsable(val, like=train)
+        self.clips = np.arange(len(train))
+        self.weak = _labels(train, annotations.classes)
+        self.val_clips, self.val_events = match_clips(val, annotations)
+        self.meta = {
+            "kind": "parser",
+            "parser": to_dict(config.parser),
+            "pretrained": front,
+            "dims": train.dims,
+            "snippets": train.snippets,
+            "classes": list(annotations.classes),
+            "extractor": train.manifest["extractor"],
+            "manifest": train.digest,
+        }
+        self.parser = build_parser(self.meta, encoder)
+        self.module: nn.Module = ParsingModel(self.parser, config.loss)
+
+    def groups(self) -> list[dict[str, Any]]:
+        optimizer, encoder = self.config.optimizer, "parser.encoder."
+        named = list(self.module.named_parameters())
+        own = [(name, p) for name, p in named if not name.startswith(encoder)]
+        front = [(name, p) for name, p in named if name.startswith(encoder)]
+        lr = optimizer.lr * self.config.encoder.lr_scale
+        return [
+            *parameter_groups(own, optimizer.lr, optimizer.weight_decay),
+            *parameter_groups(front, lr, optimizer.weight_decay),
+        ]
+
+    def batch(self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype) -> Batch:
+        return {
+            "streams": load_streams(self.train, clips, device, dtype),
+            "weak": self.weak[clips].to(device),
+        }
+
+    def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
+        frame, video = predict(self.parser, self.val, self.val_clips, ranks, dtype)
+        scores = score(decide(frame, video), self.val_events)
+        return {f"val/{name}": value for name, value in scores.items()}
+
+    def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {name.removeprefix("parser."): tensor for name, tensor in state.items()}, self.meta
+
+
+class ParsingModel(nn.Module):
+    """The parser under equation (3): a batch to its loss."""
+
+    def __init__(self, parser: Parser, loss: ParsingLoss) -> None:
+        super().__init__()
+        self.parser, self.loss = parser, loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        parsed = self.parser(batch["streams"])
+        return parsing_loss(self.parser, parsed, batch["weak"], self.loss, batch["progress"])
+
+
+def _labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:
+    unlabelled = [n for n, names in enumerate(shards.labels) if names is None]
+    if unlabelled:
+        raise DataError(
+            f"{shards.folder}: {len(unlabelled)} clips have no weak labels, first "
+            f"{shards.ids[unlabelled[0]]}",
+            remedy="Pack them with annotations=FOLDER",
+        )
+    return weak_labels(shards.labels, classes)
+
+
+def _check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
+    short = np.flatnonzero(shards.lengths < shards.snippets)
+    if short.size:
+        raise DataError(
+            f"{shards.folder}: {short.size} clips have fewer than {shards.snippets} snippets, "
+            f"first {shards.ids[short[0]]}",
+            remedy="The parser reads whole clips: pack without these",
+        )
+    if like is not None and (shards.dims, shards.snippets) != (like.dims, like.snippets):
+        raise DataError(
+            f"{shards.folder} holds {shards.dims} x {shards.snippets} snippets, {like.folder} "
+            f"{like.dims} x {like.snippets}",
+            remedy="Training and validation need features of the same backbones",
+        )
+
+
+def _pretrained(
+    config: FinetuneConfig, shards: ShardSet, ranks: Ranks
+) -> tuple[Encoder | None, dict[str, Any] | None]:
+    """The encoder of `config.encoder`, and what an export has to know of it."""
+    if not config.encoder.checkpoint:
+        return None, None
+    into = Path(config.trainer.out) / "encoder"
+    found = ranks.share(_resolve(config.encoder.checkpoint, into) if ranks.first else None)
+    if isinstance(found, CheckpointError):
+        raise found
+    folder, version = found
+    encoder, meta = load_encoder(folder)
+    if meta["dims"] != shards.dims or meta["snippets"] != shards.snippets:
+        raise CheckpointError(
+            f"encoder.checkpoint: {folder} was trained on {meta['dims']} x {meta['snippets']} "
+            f"snippets, the shard set holds {shards.dims} x {shards.snippets}",
+            remedy="Pretrain on features of the same backbones",
+        )
+    if meta["extractor"] != shards.manifest["extractor"]:
+        raise CheckpointError(
+            f"encoder.checkpoint: {folder} was trained on features of {meta['extractor']!r}, "
+            f"the shard set holds those of {shards.manifest['extractor']!r}"
+        )
+    version = version or str(folder)
+    return encoder, {"config": to_dict(config.encoder), "meta": meta, "version": version}
+
+
+def _resolve(checkpoint: str, into: Path) -> tuple[Path, str] | CheckpointError:
+    """`resolve`, its error as a value: the other ranks wait to hear of it."""
+    try:
+        return resolve(checkpoint, into)
+    except CheckpointError as error:
+        return error

@@ -1,0 +1,62 @@
+"""A parser applied to the annotated clips of a shard set."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avvp_dist.data.llp import Annotations
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import DataError
+from avvp_dist.models.parser import Parser
+from avvp_dist.training.ranks import Ranks
+
+
+@torch.no_grad()
+def predict(
+    parser: Parser,
+    shards: ShardSet,
+    clips: NDArray[np.integer],
+    ranks: Ranks,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 64,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities of `clips [N]`: snippets `[N, T, 2, C]` and video `[N, C]`; a collective."""
+    parser.eval()
+    mine = ranks.part(clips)
+    frames, videos = [], []
+    for part in np.array_split(mine, max(1, -(-len(mine) // batch_size))):
+        parsed = parser(load_streams(shards, part, ranks.device, dtype))
+        frames.append(parsed.frame_prob.float().cpu().numpy())
+        videos.append(parsed.video_prob.float().cpu().numpy())
+    return ranks.join(np.concatenate(frames)), ranks.join(np.concatenate(videos))
+
+
+def load_streams(
+    shards: ShardSet, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Features of `clips [B]` as tensors `[B, T, D]` by stream."""
+    gathered = shards.gather(clips)
+    return {name: torch.from_numpy(array).to(device, dtype) for name, array in gathered.items()}
+
+
+def match_clips(
+    shards: ShardSet, annotations: Annotations
+) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+    """Clip numbers in csv order and their dense events `[N, T, 2, C]`.
+
+    Raises:
+        DataError: if annotated clips are missing from the shard set, with their number.
+    """
+    assert annotations.events is not None
+    number = {clip: n for n, clip in enumerate(shards.ids)}
+    missing = [clip for clip in annotations.ids if clip not in number]
+    if missing:
+        raise DataError(
+            f"{shards.folder} lacks {len(missing)} of the {len(annotations.ids)} "
+            f"{annotations.split} clips, first {missing[0]}",
+            remedy="Scores over fewer clips are not comparable: pack the whole split",
+        )
+    return np.array([number[clip] for clip in annotations.ids]), annotations.events

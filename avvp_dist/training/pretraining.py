@@ -1,0 +1,177 @@
+"""Pretraining: the encoder learns which snippets of a clip belong together."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from avvp_dist.config import Objective, PretrainConfig, to_dict
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import DataError
+from avvp_dist.evaluation.scores import grounding_auc
+from avvp_dist.grounding.version import Grounding
+from avvp_dist.models.encoder import Encoder
+from avvp_dist.models.export import read_meta
+from avvp_dist.objectives.grounding import grounding_loss, pair_masks
+from avvp_dist.tracking.run import Run
+from avvp_dist.training.engine import parameter_groups
+from avvp_dist.training.ranks import Ranks, connect
+from avvp_dist.training.trainer import Batch, Trainer
+
+PAIRS = ("audio", "visual", "cross")
+"""Similarities whose AUC is reported: within audio, within vision, audio to vision."""
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Train an encoder by `config`; the exported model lies in `trainer.out/model`.
+
+    Raises:
+        AvvpError: with what was wrong and what to do, for anything a user can put right.
+    """
+    shards = ShardSet(config.data.shards)
+    grounding = Grounding(shards, config.data.grounding)
+    ranks = connect()
+    torch.manual_seed(config.trainer.seed)
+    task = PretrainingTask(config, shards, grounding)
+    lineage = {"manifest": shards.digest, "grounding": grounding.version}
+    run = Run(
+        "pretrain",
+        Path(config.trainer.out),
+        config,
+        {**lineage, "objective": config.objective.name},
+        inputs={str(shards.folder.absolute()): shards.digest},
+        resume=config.trainer.resume == "auto",
+        active=ranks.first,
+    )
+    try:
+        trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
+        trainer.train()
+        _register(run, config, trainer, lineage)
+    except BaseException:
+        run.close("FAILED")
+        raise
+    run.close()
+
+
+class PretrainingTask:
+    """The encoder, its grounded clips, and the held-out grounding AUC."""
+
+    select = ""
+    panels = [
+        ("grounding loss", ["loss"], "hinge"),
+        ("held-out grounding", [f"auc/{pair}" for pair in PAIRS], "AUC"),
+        ("similarity", ["train/positive", "train/negative"], "cosine"),
+    ]
+
+    def __init__(self, config: PretrainConfig, shards: ShardSet, grounding: Grounding) -> None:
+        self.config, self.shards, self.grounding = config, shards, grounding
+        self.encoder = Encoder(config.encoder, shards.dims, shards.snippets)
+        self.module: nn.Module = GroundingModel(self.encoder, config.objective)
+        self.clips, heldout = _split(shards, config.data.heldout)
+        self.heldout = heldout[: config.data.heldout_clips]
+        self.lengths = shards.lengths
+
+    def groups(self) -> list[dict[str, Any]]:
+        optimizer = self.config.optimizer
+        named = list(self.module.named_parameters())
+        return parameter_groups(named, optimizer.lr, optimizer.weight_decay)
+
+    def batch(self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype) -> Batch:
+        streams = {
+            name: torch.from_numpy(array).to(device, dtype)
+            for name, array in self.shards.gather(clips).items()
+        }
+        return {
+            "streams": streams,
+            "lengths": torch.from_numpy(self.lengths[clips]).to(device),
+            "components": torch.from_numpy(self.grounding.gather(clips)).to(device),
+        }
+
+    def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
+        mine = ranks.part(self.heldout)
+        if not len(self.heldout):
+            return {}
+        found = [
+            self._similarities(part, ranks.device, dtype)
+            for part in np.array_split(mine, max(1, -(-len(mine) // 256)))
+        ]
+        similarity = ranks.join(np.concatenate(found))
+        components = torch.from_numpy(self.grounding.gather(self.heldout))
+        same, valid = (mask.numpy() for mask in pair_masks(components))
+        others = valid & ~np.eye(same.shape[1], dtype=bool)
+        scores = {
+            f"auc/{pair}": grounding_auc(
+                similarity[:, row], same, valid if pair == "cross" else others
+            )
+            for row, pair in enumerate(PAIRS)
+        }
+        return {**scores, "auc": float(np.mean(list(scores.values())))}
+
+    def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        weights = {
+            name.removeprefix("encoder."): tensor
+            for name, tensor in state.items()
+            if name.startswith("encoder.")
+        }
+        return weights, {
+            "kind": "encoder",
+            "encoder": to_dict(self.config.encoder),
+            "objective": to_dict(self.config.objective),
+            "dims": self.shards.dims,
+            "snippets": self.shards.snippets,
+            "extractor": self.shards.manifest["extractor"],
+            "manifest": self.shards.digest,
+            "grounding": self.grounding.version,
+        }
+
+    @torch.no_grad()
+    def _similarities(
+        self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype
+    ) -> NDArray[np.float32]:
+        """Cosines within audio, within vision and across, `[B, 3, T, T]`."""
+        batch = self.batch(clips, device, dtype)
+        audio, visual = self.encoder(batch["streams"], batch["lengths"])
+        a, v = (F.normalize(x.float(), dim=-1) for x in (audio, visual))
+        pairs = [x @ y.transpose(1, 2) for x, y in ((a, a), (v, v), (a, v))]
+        return torch.stack(pairs, 1).cpu().numpy()
+
+
+class GroundingModel(nn.Module):
+    """The encoder under its objective: a batch to its loss."""
+
+    def __init__(self, encoder: Encoder, objective: Objective) -> None:
+        super().__init__()
+        self.encoder, self.objective = encoder, objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        audio, visual = self.encoder(batch["streams"], batch["lengths"])
+        return grounding_loss(audio, visual, batch["components"], self.objective)
+
+
+def _split(shards: ShardSet, heldout: float) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Clip numbers for training and for validation, by a hash of the id alone."""
+    draws = np.array(
+        [int.from_bytes(hashlib.sha256(i.encode()).digest()[:4], "big") for i in shards.ids]
+    )
+    chosen = draws < heldout * 2**32
+    if chosen.all():
+        raise DataError(
+            f"{shards.folder}: all {len(shards)} clips are held out", remedy="Lower data.heldout"
+        )
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _register(run: Run, config: PretrainConfig, trainer: Trainer, lineage: dict[str, str]) -> None:
+    if config.tracking.register and trainer.ranks.first:
+        folder = trainer.out / "model"
+        read_meta(folder, "encoder")
+        clips = trainer.step * config.trainer.batch_size
+        tags = {**lineage, "objective": config.objective.name, "clips_seen": str(clips)}
+        run.register("avvp-encoder", folder, tags)

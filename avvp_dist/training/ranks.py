@@ -1,0 +1,113 @@
+"""This process among its peers: rank, device, and what the ranks say to each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from avvp_dist.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which rank this is, of how many, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            dist.barrier()
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's plain value, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean of a tensor over the ranks, on every rank."""
+        value = value.detach().float().clone()
+        if self.size > 1:
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def part(self, items: NDArray[Any]) -> NDArray[Any]:
+        """This rank's share of `items`: every size-th, from its own number on."""
+        return items[self.rank :: self.size]
+
+    def join(self, part: NDArray[Any]) -> NDArray[Any]:
+        """The results for `part(items)` of all ranks, in the order of `items`, on every rank."""
+        if self.size == 1:
+            return part
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, part)
+        joined = np.empty((sum(map(len, parts)), *part.shape[1:]), part.dtype)
+        for rank, rows in enumerate(parts):
+            joined[rank :: self.size] = rows
+        return joined
+
+
+def connect() -> Ranks:
+    """Join the ranks that `deepspeed`, `torchrun` or `srun` started; alone without a launcher.
+
+    Raises:
+        ClusterError: if the other ranks cannot be reached.
+    """
+    for key, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
+        os.environ.setdefault(key, value)
+    size = int(os.environ["WORLD_SIZE"])
+    local_size = int(os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+    if size == 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    accelerator = get_accelerator()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if accelerator.device_name() == "cpu":
+        # It would be compiled at first use, for minutes and in silence, and only inference uses it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        accelerator.set_device(local_rank)
+    try:
+        deepspeed.init_distributed(verbose=False)
+    except (RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"rank {os.environ['RANK']} of {size} could not reach the others at "
+            f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    device = torch.device(accelerator.current_device_name())
+    return Ranks(int(os.environ["RANK"]), size, device)
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])

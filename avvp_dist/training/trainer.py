@@ -1,0 +1,212 @@
+"""The train loop of pretraining and fine-tuning, over a DeepSpeed engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from avvp_dist.config import Optimizer, TrainerSection
+from avvp_dist.data.stream import ClipStream
+from avvp_dist.errors import CheckpointError, NumericsError
+from avvp_dist.evaluation.figures import curves_figure
+from avvp_dist.models.export import save_model
+from avvp_dist.tracking.records import read_series
+from avvp_dist.tracking.run import Run
+from avvp_dist.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from avvp_dist.training.engine import full_state, lr_factor, make_engine
+from avvp_dist.training.ranks import Ranks
+
+Batch = dict[str, Any]
+
+
+class Task(Protocol):
+    """What is trained, and how it is judged."""
+
+    module: nn.Module
+    """`forward(batch)` gives the loss and its detached parts."""
+    clips: NDArray[np.integer]
+    """Numbers of the training clips."""
+    select: str
+    """Metric whose best epoch is exported (ties: the later); empty: the last epoch."""
+    panels: list[tuple[str, list[str], str]]
+    """Panels of the training curves: title, metrics, y label."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameter groups with their learning rates."""
+
+    def batch(self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype) -> Batch:
+        """What `forward` reads for these clips."""
+
+    def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
+        """Metrics on held-out clips, the same on every rank; a collective."""
+
+    def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Of the module's state dict: the model to export, and its meta data."""
+
+
+class Trainer:
+    """A task on its engine, its clip stream and its folder.
+
+    Raises:
+        CheckpointError: if `out` already holds a run that is not to be resumed.
+    """
+
+    def __init__(
+        self, task: Task, config: TrainerSection, optimizer: Optimizer, run: Run, ranks: Ranks
+    ) -> None:
+        self.task, self.config, self.optimizer = task, config, optimizer
+        self.run, self.ranks, self.out = run, ranks, Path(config.out)
+        self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.stream = ClipStream(
+            task.clips,
+            config.batch_size,
+            seed=config.seed,
+            rank=ranks.rank,
+            world_size=ranks.size,
+            micro_batches=config.accumulate,
+        )
+        self.steps_per_epoch = self.stream.steps_per_epoch
+        self.steps = config.epochs * self.steps_per_epoch
+        if config.max_steps:
+            self.steps = min(self.steps, config.max_steps)
+        self.engine = make_engine(task.module, task.groups(), optimizer, config, ranks)
+        self.peaks = [group["lr"] for group in self.engine.optimizer.param_groups]
+        self.step, self.best = 0, float("-inf")
+        self._resume()
+
+    def train(self) -> None:
+        """Train to the last step; checkpoints, exports and figures lie in `out`."""
+        started = time.monotonic()
+        for step in self._progress():
+            loss, parts = self._update(step)
+            self.step = step + 1
+            if self.step % self.config.log_every == 0 or self.step == self.steps:
+                self._log(loss, parts, time.monotonic() - started)
+                started = time.monotonic()
+            if self._epoch_ends():
+                self._validate()
+                started = time.monotonic()
+            if self._checkpoint_due():
+                self._save()
+        self._draw()
+
+    def _update(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """One optimiser step over this rank's part of the global batch."""
+        factor = lr_factor(self.optimizer, step, self.steps, self.steps_per_epoch)
+        for group, peak in zip(self.engine.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        self.engine.train()
+        for number, clips in enumerate(self.stream.next()):
+            # Dropout as a function of step and rank: nothing of it has to be saved to resume.
+            torch.manual_seed(_seed(self.config.seed, step, number, self.ranks.rank))
+            batch = self.task.batch(clips, self.ranks.device, self.dtype)
+            batch["progress"] = step / self.steps
+            loss, parts = self.engine(batch)
+            if not torch.isfinite(loss):
+                raise NumericsError(
+                    f"the loss of step {step} is not finite, parts "
+                    f"{ {name: float(part) for name, part in parts.items()} }, clips "
+                    f"{clips[:8].tolist()} of the shard set",
+                    remedy="Lower optimizer.lr or set optimizer.clip; checkpoints are untouched",
+                )
+            self.engine.backward(loss)
+            self.engine.step()
+        return loss, parts
+
+    def _log(self, loss: Tensor, parts: dict[str, Tensor], seconds: float) -> None:
+        values = {"loss": loss, **{f"train/{name}": part for name, part in parts.items()}}
+        means = {name: float(self.ranks.mean(value)) for name, value in values.items()}
+        norm = self.engine.get_global_grad_norm()
+        steps = (self.step - 1) % self.config.log_every + 1
+        self.run.log(
+            self.step,
+            **means,
+            lr=self.engine.optimizer.param_groups[0]["lr"],
+            grad_norm=float("nan") if norm is None else float(norm),
+            clips_per_second=steps * self.config.batch_size / max(seconds, 1e-9),
+        )
+        self._bar.set_postfix(loss=f"{means['loss']:.4f}")
+
+    def _validate(self) -> None:
+        self.engine.eval()
+        metrics = self.task.validate(self.ranks, self.dtype)
+        self.run.log(self.step, **metrics)
+        if self.ranks.first:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            tqdm.write(f"epoch {self.step / self.steps_per_epoch:g}: {shown}")
+        score = metrics[self.task.select] if self.task.select else self.step
+        if score >= self.best:
+            self.best = score
+            state = full_state(self.engine)
+            if self.ranks.first:
+                save_model(self.out / "model", *self.task.exported(state))
+
+    def _save(self) -> None:
+        state = {"step": self.step, "stream": self.stream.state(), "best": self.best}
+        save_checkpoint(
+            self.engine, self.out / "checkpoints", self.step, state, self.config.keep, self.ranks
+        )
+
+    def _resume(self) -> None:
+        folder = self.out / "checkpoints"
+        if self.config.resume == "never":
+            if checkpoints(folder):
+                raise CheckpointError(
+                    f"{self.out} already holds a run",
+                    remedy="Set trainer.resume=auto to go on with it, or choose another trainer.out",
+                )
+            return
+        state = load_checkpoint(self.engine, folder, self.ranks)
+        if state is not None:
+            self.step, self.best = state["step"], state["best"]
+            self.stream.restore(state["stream"])
+        if self.ranks.first:
+            print(
+                f"{self.out}: "
+                + (f"resumed at step {self.step}" if state else "no checkpoint yet, starting")
+            )
+
+    def _progress(self) -> Iterator[int]:
+        self._bar = tqdm(
+            range(self.step, self.steps),
+            initial=self.step,
+            total=self.steps,
+            desc=self.out.name,
+            unit=" steps",
+            disable=not self.ranks.first,
+        )
+        yield from self._bar
+
+    def _epoch_ends(self) -> bool:
+        return self.step % self.steps_per_epoch == 0 or self.step == self.steps
+
+    def _checkpoint_due(self) -> bool:
+        if self.config.checkpoint_every and self.step < self.steps:
+            return self.step % self.config.checkpoint_every == 0
+        return self._epoch_ends()
+
+    def _draw(self) -> None:
+        if self.ranks.first:
+            series = {
+                name: (list(points), list(points.values()))
+                for name, points in read_series(self.out).items()
+            }
+            panels = [
+                (title, [name for name in names if name in series], label)
+                for title, names, label in self.task.panels
+            ]
+            figure = curves_figure(self.out / "curves.png", series, panels, "step", self.out.name)
+            self.run.figure(figure)
+            print(f"{self.out / 'model'}\n{figure}")
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -1,0 +1,18 @@
+"""Score an exported parser with the official metrics.
+
+python launch/evaluate.py parser=RUN/model shards=DIR annotations=DIR out=DIR
+"""
+
+from avvp_dist.config import EvaluateConfig, parse
+from avvp_dist.errors import run
+
+
+def main() -> None:
+    config = parse(EvaluateConfig, __doc__)
+    from avvp_dist.training.evaluation import evaluate
+
+    evaluate(config)
+
+
+if __name__ == "__main__":
+    run(main)

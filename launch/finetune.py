@@ -1,0 +1,19 @@
+"""Train an audio-visual video parser on weak labels.
+
+deepspeed launch/finetune.py --config configs/finetune/base_adv_skip_gcaa.yaml \
+    data.train=DIR data.val=DIR data.annotations=DIR trainer.out=RUN
+"""
+
+from avvp_dist.config import FinetuneConfig, parse
+from avvp_dist.errors import run
+
+
+def main() -> None:
+    config = parse(FinetuneConfig, __doc__)
+    from avvp_dist.training.parsing import finetune
+
+    finetune(config)
+
+
+if __name__ == "__main__":
+    run(main)

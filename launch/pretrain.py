@@ -1,0 +1,18 @@
+"""Pretrain the audio-visual encoder on grounding.
+
+deepspeed launch/pretrain.py --config configs/pretrain/multi.yaml data.shards=DIR trainer.out=RUN
+"""
+
+from avvp_dist.config import PretrainConfig, parse
+from avvp_dist.errors import run
+
+
+def main() -> None:
+    config = parse(PretrainConfig, __doc__)
+    from avvp_dist.training.pretraining import pretrain
+
+    pretrain(config)
+
+
+if __name__ == "__main__":
+    run(main)

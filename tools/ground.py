@@ -1,0 +1,18 @@
+"""Label the grounding of every clip of a shard set, on Ray.
+
+python tools/ground.py shards=DIR
+"""
+
+from avvp_dist.config import GroundConfig, parse
+from avvp_dist.errors import run
+
+
+def main() -> None:
+    config = parse(GroundConfig, __doc__)
+    from avvp_dist.grounding.job import ground
+
+    ground(config)
+
+
+if __name__ == "__main__":
+    run(main)

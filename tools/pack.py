@@ -1,0 +1,18 @@
+"""Pack features on disk into a shard set.
+
+python tools/pack.py source=DIR split=train out=DIR
+"""
+
+from avvp_dist.config import PackConfig, parse
+from avvp_dist.errors import run
+
+
+def main() -> None:
+    config = parse(PackConfig, __doc__)
+    from avvp_dist.data.sources import pack
+
+    pack(config)
+
+
+if __name__ == "__main__":
+    run(main)

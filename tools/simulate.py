@@ -1,0 +1,18 @@
+"""Write a small simulated corpus of clip features with annotations.
+
+python tools/simulate.py out=DIR
+"""
+
+from avvp_dist.config import SimulateConfig, parse
+from avvp_dist.errors import run
+
+
+def main() -> None:
+    config = parse(SimulateConfig, __doc__)
+    from avvp_dist.data.simulate import simulate
+
+    simulate(config)
+
+
+if __name__ == "__main__":
+    run(main)
