@@ -40,7 +40,7 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _sync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -65,7 +65,7 @@ def commit_folder(temporary: Path, final: Path, meta: dict[str, Any]) -> None:
     write_json(temporary / MANIFEST, {**meta, "files": files})
     if final.exists():
         shutil.rmtree(final)
-    os.replace(temporary, final)
+    temporary.replace(final)
     _sync(final.parent)
 
 

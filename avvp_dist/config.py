@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -182,8 +182,10 @@ class Optimizer:
     weight_decay: float = option(0.01, "of weights, not of biases and norms", least=0)
     warmup: float = option(0.05, "share of the steps that warm up linearly", least=0, most=1)
     schedule: str = option(
-        "cosine", "after warm-up: cosine to 0, constant, or halving", choices=("cosine", "constant", "halving")
-    )  # fmt: skip
+        "cosine",
+        "after warm-up: cosine to 0, constant, or halving",
+        choices=("cosine", "constant", "halving"),
+    )
     halve_every: int = option(5, "epochs between halvings of schedule=halving", least=1)
     clip: float = option(1.0, "largest gradient norm; 0: no clipping", least=0)
 

@@ -281,13 +281,12 @@ def _write_shard(
                 _add(tar, f"{key}.json", meta.ljust(width))
         index = index_shard(temporary, snippets, dims)
         write_json(path.with_suffix(".index.json"), index)
-        entry = {
+        return {
             "name": path.name,
             "clips": len(clips),
             "bytes": temporary.stat().st_size,
             "sha256": sha256(temporary),
         }
-    return entry
 
 
 def _meta(clip: Clip) -> bytes:

@@ -116,7 +116,7 @@ def _across(
     queries: NDArray[np.float32], database: NDArray[np.float32], same: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """Cosine of every query with every database snippet of another clip, flat."""
-    index = faiss.IndexFlatIP(database.shape[1])
+    index: faiss.Index = faiss.IndexFlatIP(database.shape[1])
     if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
         index = faiss.index_cpu_to_all_gpus(index)
     index.add(database)

@@ -18,7 +18,7 @@ from avvp_dist.evaluation.figures import class_figure, timeline_figure
 from avvp_dist.evaluation.scores import LEVELS, bootstrap, decide, score, score_per_class
 from avvp_dist.models.export import load_parser
 from avvp_dist.tracking.registry import resolve
-from avvp_dist.tracking.run import Run, stage_run
+from avvp_dist.tracking.run import stage_run
 from avvp_dist.training.prediction import match_clips, predict
 from avvp_dist.training.ranks import Ranks
 

@@ -24,7 +24,7 @@ from avvp_dist.tracking.run import Run
 from avvp_dist.training.engine import parameter_groups
 from avvp_dist.training.prediction import load_streams, match_clips, predict
 from avvp_dist.training.ranks import Ranks, connect
-from avvp_dist.training.trainer import Batch, Trainer
+from avvp_dist.training.trainer import Batch, Panels, Trainer
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -72,7 +72,7 @@ class ParsingTask:
     """The parser, its weakly labelled clips, and the official scores on validation clips."""
 
     select = "val/segment_type_av"
-    panels = [
+    panels: Panels = (
         ("loss", ["loss"], "loss"),
         ("its parts", ["train/weak", "train/audio", "train/visual", "train/adversarial"], "BCE"),
         (
@@ -80,7 +80,7 @@ class ParsingTask:
             [f"val/segment_{name}" for name in ("audio", "visual", "av", "type_av")],
             "F (%)",
         ),
-    ]
+    )
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class ParsingTask:
         self.config, self.train, self.val = config, train, val
         _check_parsable(train)
         _check_parsable(val, like=train)
-        self.clips = np.arange(len(train))
+        self.clips: NDArray[np.integer] = np.arange(len(train))
         self.weak = _labels(train, annotations.classes)
         self.val_clips, self.val_events = match_clips(val, annotations)
         self.meta = {

@@ -23,7 +23,7 @@ from avvp_dist.objectives.grounding import grounding_loss, pair_masks
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.engine import parameter_groups
 from avvp_dist.training.ranks import Ranks, connect
-from avvp_dist.training.trainer import Batch, Trainer
+from avvp_dist.training.trainer import Batch, Panels, Trainer
 
 PAIRS = ("audio", "visual", "cross")
 """Similarities whose AUC is reported: within audio, within vision, audio to vision."""
@@ -64,11 +64,11 @@ class PretrainingTask:
     """The encoder, its grounded clips, and the held-out grounding AUC."""
 
     select = ""
-    panels = [
+    panels: Panels = (
         ("grounding loss", ["loss"], "hinge"),
         ("held-out grounding", [f"auc/{pair}" for pair in PAIRS], "AUC"),
         ("similarity", ["train/positive", "train/negative"], "cosine"),
-    ]
+    )
 
     def __init__(self, config: PretrainConfig, shards: ShardSet, grounding: Grounding) -> None:
         self.config, self.shards, self.grounding = config, shards, grounding

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ from avvp_dist.training.engine import full_state, lr_factor, make_engine
 from avvp_dist.training.ranks import Ranks
 
 Batch = dict[str, Any]
+Panels = Sequence[tuple[str, Sequence[str], str]]
+"""Panels of the training curves: title, metrics, y label."""
 
 
 class Task(Protocol):
@@ -36,8 +38,7 @@ class Task(Protocol):
     """Numbers of the training clips."""
     select: str
     """Metric whose best epoch is exported (ties: the later); empty: the last epoch."""
-    panels: list[tuple[str, list[str], str]]
-    """Panels of the training curves: title, metrics, y label."""
+    panels: Panels
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates."""
@@ -161,7 +162,7 @@ class Trainer:
             if checkpoints(folder):
                 raise CheckpointError(
                     f"{self.out} already holds a run",
-                    remedy="Set trainer.resume=auto to go on with it, or choose another trainer.out",
+                    remedy="Go on with trainer.resume=auto, or choose another trainer.out",
                 )
             return
         state = load_checkpoint(self.engine, folder, self.ranks)
