@@ -336,7 +336,6 @@ class DemoConfig:
     features: str = option("", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus")
     seeds: int = option(1, "parsers trained per row of the table", least=1)
     ranks: int = option(2, "DeepSpeed ranks", least=1)
-    pretrain_config: str = option("configs/pretrain/demo.yaml", "config of the pretraining")
 
 
 def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:

@@ -27,9 +27,9 @@ from avvp_dist.evaluation.scores import decide, score_per_class
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "val", "test")
 ROWS = {
-    "HAN": "configs/finetune/han.yaml",
-    "Base+Adv+Skip+GCAA": "configs/finetune/base_adv_skip_gcaa.yaml",
-    "... + encoder (multi)": "configs/finetune/pretrain_multi.yaml",
+    "HAN": "configs/demo/han.yaml",
+    "Base+Adv+Skip+GCAA": "configs/demo/base_adv_skip_gcaa.yaml",
+    "... + encoder (multi)": "configs/demo/pretrain_multi.yaml",
 }
 """Rows of the demo's table and their configs."""
 COLUMNS = {
@@ -96,7 +96,7 @@ def stages(config: DemoConfig, out: Path) -> list[Stage]:
     add("calibrate", thresholds, "tools/calibrate.py", source, expect=15)
     add("ground", shards["train"] / "grounding", "tools/ground.py", source, expect=25)
     add(
-        "pretrain", out / "pretrain", "launch/pretrain.py", "--config", config.pretrain_config,
+        "pretrain", out / "pretrain", "launch/pretrain.py", "--config", "configs/demo/pretrain.yaml",
         f"data.{source}", f"trainer.out={out / 'pretrain'}", "trainer.resume=auto", expect=90,
     )  # fmt: skip
     for seed in range(1, config.seeds + 1):

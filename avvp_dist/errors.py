@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
+
+_SECONDS_FOR_RANK_0 = 5.0
 
 
 class AvvpError(Exception):
@@ -58,8 +61,9 @@ class NumericsError(AvvpError):
 def run(main: Callable[[], None]) -> None:
     """Call `main`; an `AvvpError` ends the process with one line on stderr and its exit code.
 
-    Until the ranks are connected they all meet the same errors, so only rank 0 speaks; after
-    that an error may belong to one rank alone, which then says its number.
+    Until the ranks are connected they all meet the same errors, so only rank 0 speaks, and the
+    others give it time to: a launcher ends all ranks when the first one leaves. After that an
+    error may belong to one rank alone, which then says its number.
     """
     try:
         main()
@@ -69,6 +73,8 @@ def run(main: Callable[[], None]) -> None:
             print(f"error: {error}", file=sys.stderr, flush=True)
         elif _ranks_connected():
             print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(_SECONDS_FOR_RANK_0)
         sys.stdout.flush()
         # A rank that ends alone must not wait in an interpreter exit hook for its peers.
         os._exit(error.exit_code)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from avvp_dist.config import PackConfig, SimulateConfig
+from avvp_dist.config import (
+    CalibrateConfig,
+    GroundConfig,
+    PackConfig,
+    SimulateConfig,
+    Tracking,
+)
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.simulate import simulate
 from avvp_dist.data.sources import pack
+from avvp_dist.grounding.calibrate import calibrate
+from avvp_dist.grounding.job import ground
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,3 +68,55 @@ def packed(features: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         )
         for split in ("train", "val", "test")
     }
+
+
+@pytest.fixture(scope="session")
+def grounded(packed: dict[str, ShardSet]) -> ShardSet:
+    """The train shards of `packed`, calibrated and grounded by a real local Ray."""
+    train = packed["train"]
+    calibrate(CalibrateConfig(shards=str(train.folder), tracking=Tracking(enabled=False)))
+    ground(GroundConfig(shards=str(train.folder), tracking=Tracking(enabled=False)))
+    return train
+
+
+Launch = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Launch]:
+    """Start `deepspeed SCRIPT KEY=VALUE ...` on two ranks; what still runs ends with the tests."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: str, *keys: str, ranks: int = 2, **environment: str) -> subprocess.Popen[str]:
+        deepspeed = Path(sys.executable).with_name("deepspeed")
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            port = server.getsockname()[1]
+        process = subprocess.Popen(
+            [
+                deepspeed,
+                "--num_accelerators",
+                str(ranks),
+                "--master_port",
+                str(port),
+                script,
+                *keys,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        for child in psutil.Process(process.pid).children(recursive=True) if _runs(process) else []:
+            child.kill()
+        process.kill()
+
+
+def _runs(process: subprocess.Popen[str]) -> bool:
+    return process.poll() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from avvp_dist.errors import CheckpointError
@@ -25,6 +26,7 @@ def resolve(model: str, into: Path) -> tuple[Path, str]:
         if not folder.is_dir():
             raise CheckpointError(f"{folder} does not exist", remedy="Give an exported model")
         return folder, ""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient, artifacts
     from mlflow.exceptions import MlflowException
 

@@ -141,8 +141,9 @@ class Trainer:
         metrics = self.task.validate(self.ranks, self.dtype)
         self.run.log(self.step, **metrics)
         if self.ranks.first:
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            tqdm.write(f"epoch {self.step / self.steps_per_epoch:g}: {shown}")
+            drawn = {name for _, names, _ in self.task.panels for name in names}
+            shown = ", ".join(f"{n} {value:.4g}" for n, value in metrics.items() if n in drawn)
+            tqdm.write(f"epoch {self.step / self.steps_per_epoch:.3g}: {shown}")
         score = metrics[self.task.select] if self.task.select else self.step
         if score >= self.best:
             self.best = score

@@ -1,0 +1,185 @@
+"""Packing: features as others leave them on disk, with their labels, into a shard set."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avvp_dist.config import PackConfig
+from avvp_dist.data.llp import read_annotations
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.sources import pack
+from avvp_dist.errors import DataError
+
+CLIPS = {
+    "AP0061o0Nvk_101.8_111.8": 80,  # decimals
+    "-bcdefghij0_0_10": 80,  # led by a dash
+    "_-c.efghij1_30_40": 75,  # the paper fills it up
+    "short678901_0_10": 60,
+    "missing8901_0_10": None,
+}
+"""Clip ids and how many of 80 frames they have."""
+
+LABELS = ("Dog", "Speech,Clapping", "Cat", "Car", "Car")
+
+
+def frames_of(folder: Path, clip_id: str) -> np.ndarray:
+    return np.load(folder / "feats" / "res152" / f"{clip_id[:11]}.npy")
+
+
+@pytest.fixture
+def han(tmp_path: Path) -> Path:
+    """A small release in HAN's layout."""
+    folder, rng = tmp_path / "han", np.random.default_rng(0)
+    for sub in ("vggish", "res152", "r2plus1d_18"):
+        (folder / "feats" / sub).mkdir(parents=True)
+    for clip_id, frames in CLIPS.items():
+        if frames:
+            shapes = {"vggish": (10, 128), "res152": (frames, 2048), "r2plus1d_18": (10, 512)}
+            for sub, shape in shapes.items():
+                array = rng.random(shape, np.float32)
+                np.save(folder / "feats" / sub / f"{clip_id[:11]}.npy", array)
+    rows = [f"{clip}\t{labels}" for clip, labels in zip(CLIPS, LABELS, strict=True)]
+    (folder / "AVVP_train.csv").write_text("\n".join(["filename\tevent_labels", *rows, ""]))
+    return folder
+
+
+def pack_han(folder: Path, **changes: str) -> ShardSet:
+    out = folder.parent / "shards"
+    return pack(PackConfig(**{"source": str(folder), "out": str(out), "format": "han", **changes}))
+
+
+def test_arrays_arrive_in_order_with_labels(features: Path, packed: dict[str, ShardSet]) -> None:
+    for split, shard_set in packed.items():
+        with np.load(features / f"features_{split}.npz") as file:
+            gathered = shard_set.gather(np.arange(len(shard_set)))
+            assert shard_set.ids == file["filenames"].tolist()
+            for name in ("audio", "visual"):
+                np.testing.assert_array_equal(gathered[name], file[name])
+        read = read_annotations(features, split)
+        assert shard_set.labels == [
+            tuple(read.classes[c] for c in np.flatnonzero(row)) for row in read.weak
+        ]
+    assert packed["train"].manifest["extractor"] == "simulated"
+    assert [shard.clips for shard in packed["train"].shards] == [40, 40, 16]
+
+
+def test_without_annotations_labels_are_unknown(features: Path, tmp_path: Path) -> None:
+    (tmp_path / "features_train.npz").symlink_to(features / "features_train.npz")
+    config = PackConfig(source=str(tmp_path), out=str(tmp_path / "out"))
+    assert pack(config).labels == [None] * 96
+
+
+def test_annotations_may_lie_elsewhere(features: Path, tmp_path: Path) -> None:
+    (tmp_path / "features_train.npz").symlink_to(features / "features_train.npz")
+    config = PackConfig(source=str(tmp_path), out=str(tmp_path / "out"), annotations=str(features))
+    assert None not in pack(config).labels
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"filenames": None}, "`filenames`"),
+        ({"audio": np.ones((3, 10, 4))}, r"audio is \[3, 10, 4\], expected \[2, T, D\]"),
+        ({"audio": np.ones((2, 10))}, r"audio is \[2, 10\], expected \[2, T, D\]"),
+        ({"audio": np.full((2, 10, 4), np.nan)}, "clip a: stream audio .* not finite"),
+        ({"filenames": np.array(["a", "a"])}, "clip a occurs twice"),
+    ],
+)
+def test_wrong_arrays_are_named(
+    tmp_path: Path, changes: dict[str, np.ndarray | None], message: str
+) -> None:
+    whole = {"filenames": np.array(["a", "b"]), "audio": np.ones((2, 10, 4))}
+    kept = {name: array for name, array in (whole | changes).items() if array is not None}
+    np.savez(tmp_path / "features_train.npz", **kept)
+    with pytest.raises(DataError, match=message):
+        pack(PackConfig(source=str(tmp_path), out=str(tmp_path / "out")))
+    with pytest.raises(DataError, match="is no shard set"):
+        ShardSet(tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut off", b"something else"])
+def test_a_missing_or_broken_array_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "features_val.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"features_val\.npz"):
+        pack(PackConfig(source=str(tmp_path), out=str(tmp_path / "out"), split="val"))
+
+
+def test_han_frames_are_pooled_to_snippets(han: Path) -> None:
+    shard_set = pack_han(han)
+    assert shard_set.dims == {"audio": 128, "motion": 512, "visual": 2048}
+    assert shard_set.ids == list(CLIPS)[:3]  # found by the first 11 characters of the id
+    assert shard_set.labels == [("Dog",), ("Speech", "Clapping"), ("Cat",)]
+    gathered = shard_set.gather(np.arange(3))
+    for row, clip_id in enumerate(shard_set.ids):
+        for name, sub in (("audio", "vggish"), ("motion", "r2plus1d_18")):
+            stored = np.load(han / "feats" / sub / f"{clip_id[:11]}.npy")
+            np.testing.assert_array_equal(gathered[name][row], stored.astype(np.float16))
+    pooled = frames_of(han, shard_set.ids[1]).reshape(10, 8, 2048).mean(1)
+    np.testing.assert_allclose(gathered["visual"][1], pooled, atol=1e-3)
+
+
+def test_han_fills_up_a_clip_with_its_last_frame(han: Path) -> None:
+    shard_set = pack_han(han)
+    frames = frames_of(han, shard_set.ids[2])
+    last = (frames[72:].sum(0) + 5 * frames[74]) / 8
+    visual = shard_set.gather(np.array([2]))["visual"][0]
+    np.testing.assert_allclose(visual[9], last, atol=1e-3)
+    np.testing.assert_allclose(visual[8], frames[64:72].mean(0), atol=1e-3)
+
+
+def test_han_names_the_clips_left_out(han: Path, caplog: pytest.LogCaptureFixture) -> None:
+    audio = han / "feats" / "vggish" / "-bcdefghij0.npy"
+    np.save(audio, np.load(audio)[:7])
+    with caplog.at_level(logging.WARNING):
+        shard_set = pack_han(han)
+    assert shard_set.ids == ["AP0061o0Nvk_101.8_111.8", "_-c.efghij1_30_40"]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("3 of 5 clips left out")
+    assert "short678901_0_10: 60 of 80 frames" in record.getMessage()
+    assert "missing8901_0_10: " in record.getMessage()
+    assert "-bcdefghij0_0_10: " in record.getMessage()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", b"something else"])
+def test_han_leaves_out_a_broken_file(
+    han: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    (han / "feats" / "vggish" / "-bcdefghij0.npy").write_bytes(content)
+    assert pack_han(han).ids == ["AP0061o0Nvk_101.8_111.8", "_-c.efghij1_30_40"]
+    assert "-bcdefghij0_0_10: " in caplog.text
+
+
+def test_han_needs_annotations(han: Path) -> None:
+    (han / "AVVP_train.csv").unlink()
+    with pytest.raises(DataError, match=r"AVVP_\*\.csv.*annotations="):
+        pack_han(han)
+
+
+def test_a_packed_set_is_left_alone(han: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = pack_han(han)
+    before = {path.name: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    capsys.readouterr()
+    again = pack_han(han)
+    assert {path.name: path.stat().st_mtime_ns for path in again.folder.iterdir()} == before
+    assert again.digest == first.digest
+    assert "already packed, 3 clips" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes", [{"format": "arrays"}, {"split": "val"}, {"source": "other"}])
+def test_another_source_into_the_same_folder_is_refused(han: Path, changes: dict[str, str]) -> None:
+    first = pack_han(han)
+    with pytest.raises(DataError, match=r"already holds clips of .*han"):
+        pack_han(han, **changes)
+    assert ShardSet(first.folder).digest == first.digest
+
+
+def test_a_cut_off_pack_is_done_again(han: Path) -> None:
+    first = pack_han(han)
+    (first.folder / "manifest.json").unlink()
+    (first.folder / "shard-000000.tar").write_bytes(b"half")
+    assert pack_han(han).digest == first.digest

@@ -1,0 +1,259 @@
+"""The grounding job on real Ray: its labels, and what it does after a failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from avvp_dist.config import CalibrateConfig, GroundConfig, PackConfig
+from avvp_dist.data.schema import Clip
+from avvp_dist.data.shards import ShardSet, write_shard_set
+from avvp_dist.data.sources import pack
+from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.grounding.calibrate import calibrate
+from avvp_dist.grounding.components import components, link, silent_snippets
+from avvp_dist.grounding.job import ground, ground_shard
+from avvp_dist.grounding.version import Grounding
+
+VERSION = "tested"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray cluster that RAY_ADDRESS names, so that not every job has to start its own."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        started = Cluster(True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        patch.setenv("RAY_ADDRESS", started.address)
+        yield
+        started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def calibrated(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the train shard set with its thresholds, without a grounding."""
+    folder = tmp_path_factory.mktemp("job") / "calibrated"
+    shutil.copytree(packed["train"].folder, folder)
+    config = CalibrateConfig(shards=str(folder), false_link_rate=0.05)
+    config.tracking.enabled = False
+    calibrate(config)
+    return folder
+
+
+@pytest.fixture
+def train(calibrated: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return shutil.copytree(calibrated, tmp_path / "train")
+
+
+@pytest.fixture(scope="module")
+def grounded(calibrated: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, grounded."""
+    folder = tmp_path_factory.mktemp("job") / "grounded"
+    shutil.copytree(calibrated, folder)
+    ground(config(folder))
+    return folder
+
+
+def config(folder: Path, **keys: Any) -> GroundConfig:
+    made = GroundConfig(shards=str(folder), **{"version": VERSION, **keys})
+    made.tracking.enabled = False
+    return made
+
+
+def labels(folder: Path) -> dict[str, bytes]:
+    """Every file a shard's task writes."""
+    found = sorted((folder / "grounding" / VERSION).glob("shard-*"))
+    return {path.name: path.read_bytes() for path in found}
+
+
+def thresholds(folder: Path) -> dict[str, float]:
+    chosen: Any = OmegaConf.to_container(OmegaConf.load(folder / "thresholds.yaml"))
+    limits: dict[str, float] = chosen["thresholds"]
+    return limits
+
+
+def components_of(
+    folder: Path, rule: str, reference: NDArray[np.floating] | None = None
+) -> NDArray[np.uint8]:
+    shards = ShardSet(folder)
+    streams = shards.gather(np.arange(len(shards)))
+    silent = None if reference is None else silent_snippets(streams["audio"], reference, 0.9)
+    return components(link(streams, thresholds(folder), rule, silent))
+
+
+@pytest.mark.launch
+def test_labels_are_the_components_of_every_clip(grounded: Path) -> None:
+    grounding = Grounding(ShardSet(grounded))
+    expected = components_of(grounded, "or")
+    np.testing.assert_array_equal(grounding.components, expected)
+    sizes = [len(set(ids)) for ids in expected.tolist()]
+    assert 1 < np.mean(sizes) < 10
+    assert grounding.summary["clips"] == 96
+    assert grounding.summary["components_per_clip"] == pytest.approx(np.mean(sizes))
+    assert grounding.summary["one_component_share"] == pytest.approx(sizes.count(1) / 96)
+    positive = (expected[:, :, None] == expected[:, None, :]).mean()
+    assert grounding.summary["positive_pair_share"] == pytest.approx(positive)
+    assert grounding.summary["plan"]["thresholds"] == thresholds(grounded)
+    figure = grounding.folder / "components.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.launch
+def test_a_second_run_redoes_nothing(grounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # it needs no cluster either
+    folder = grounded / "grounding" / VERSION
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+    assert ground(config(grounded)) == folder
+    assert len(before) == 6
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")} == before
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("kind", ["json", "npy"])
+def test_only_a_lost_shard_is_redone(grounded: Path, tmp_path: Path, kind: str) -> None:
+    folder = shutil.copytree(grounded, tmp_path / "train") / "grounding" / VERSION
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+    (folder / f"shard-000001.{kind}").unlink()
+    ground(config(tmp_path / "train"))
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+    redone = {name for name in before if after[name] != before[name]}
+    assert redone == {"shard-000001.json", "shard-000001.npy"}
+    assert labels(tmp_path / "train") == labels(grounded)
+
+
+@pytest.mark.launch
+def test_the_authors_rule_with_silence(train: Path, tmp_path: Path, cluster: None) -> None:
+    shards = ShardSet(train)
+    reference = shards.gather(np.array([0]))["audio"][0, 0].astype(np.float32)
+    np.save(tmp_path / "silent.npy", reference)
+    silence = {"silent_audio": str(tmp_path / "silent.npy"), "silent_similarity": 0.9}
+    folder = ground(config(train, rule="and", version="", **silence))
+    grounding = Grounding(shards)
+    assert folder.name.startswith("and-audio")
+    expected = components_of(train, "and", reference)
+    np.testing.assert_array_equal(grounding.components, expected)
+    assert grounding.summary["silent_snippets"] >= 1
+
+
+@pytest.mark.launch
+def test_a_damaged_clip_is_named_by_its_task(tmp_path: Path, cluster: None) -> None:
+    rng = np.random.default_rng(0)
+    clips = [Clip(f"c{n}", {"audio": rng.random((3, 4)) + 1}) for n in range(4)]
+    shards = write_shard_set(clips, tmp_path, clips_per_shard=2)
+    index = json.loads(shards.shards[1].path.with_suffix(".index.json").read_text())
+    with shards.shards[1].path.open("r+b") as file:
+        file.seek(index["stride"] + index["offsets"]["audio"])
+        file.write(np.array([np.nan], np.float16).tobytes())
+    write_thresholds(tmp_path, {"audio": 0.9}, "")
+    with pytest.raises(DataError, match=r"shard-000001\.tar: clip c3: audio is not finite"):
+        ground(config(tmp_path))
+    assert not (tmp_path / "grounding" / VERSION / "grounding.json").exists()
+
+
+def write_thresholds(folder: Path, limits: dict[str, float], extractor: str) -> None:
+    chosen = OmegaConf.create({"thresholds": limits, "extractor": extractor})
+    OmegaConf.save(chosen, folder / "thresholds.yaml")
+
+
+# Mistakes that are found before Ray starts.
+
+
+def test_a_missing_shard_is_named(train: Path) -> None:
+    (train / "shard-000002.tar").unlink()
+    with pytest.raises(DataError, match=r"train/shard-000002\.tar is missing"):
+        ground(config(train))
+
+
+def test_missing_thresholds_are_asked_for(train: Path) -> None:
+    (train / "thresholds.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"train/thresholds\.yaml does not exist.*calibrate\.py"):
+        ground(config(train))
+
+
+def test_thresholds_of_another_extractor_are_refused(train: Path) -> None:
+    write_thresholds(train, thresholds(train), "clip-vit")
+    with pytest.raises(ConfigError, match=r"extractor 'clip-vit', the shard set to 'simulated'"):
+        ground(config(train))
+
+
+def test_thresholds_of_a_stream_that_is_not_there_are_refused(train: Path) -> None:
+    write_thresholds(train, {"motion": 0.9}, "simulated")
+    with pytest.raises(ConfigError, match="no stream motion"):
+        ground(config(train))
+
+
+@pytest.mark.parametrize(("values", "message"), [(5, "has 5 values, stream audio has 12"), (0, "")])
+def test_a_silent_vector_that_does_not_fit_is_refused(
+    train: Path, tmp_path: Path, values: int, message: str
+) -> None:
+    path = tmp_path / "silent.npy"
+    if values:
+        np.save(path, np.ones(values))
+    with pytest.raises(ConfigError, match=f"silent_audio.*{path}.*{message}"):
+        ground(config(train, silent_audio=str(path)))
+
+
+# A driver that dies.
+
+
+@pytest.fixture
+def many(features: Path, calibrated: Path, tmp_path: Path) -> Path:
+    """The train clips as 48 shards, so that a job takes a moment."""
+    folder = tmp_path / "many"
+    pack(
+        PackConfig(source=str(features), out=str(folder), clips_per_shard=2, extractor="simulated")
+    )
+    shutil.copy(calibrated / "thresholds.yaml", folder)
+    return folder
+
+
+def kill_midway(command: list[str], results: Path) -> None:
+    """Start a job of its own session and SIGKILL its process group after its first results."""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+    try:
+        deadline = time.monotonic() + 90
+        while len(list(results.glob("shard-*.json"))) < 2 and process.poll() is None:
+            assert time.monotonic() < deadline, "no result within 90 s"
+            time.sleep(0.002)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.launch
+def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
+    many: Path, root: Path, tmp_path: Path, cluster: None
+) -> None:
+    results = many / "grounding" / VERSION
+    keys = [f"shards={many}", f"version={VERSION}", "tracking.enabled=false"]
+    kill_midway([sys.executable, str(root / "tools" / "ground.py"), *keys], results)
+    done = {path.name: path.stat().st_mtime_ns for path in results.glob("shard-*.json")}
+    assert 2 <= len(done) < 48
+    assert not (results / "grounding.json").exists()
+
+    ground(config(many))
+    assert all((results / name).stat().st_mtime_ns == time for name, time in done.items())
+    plan = Grounding(ShardSet(many)).summary["plan"]
+    for number in range(48):
+        ground_shard(str(tmp_path / "undisturbed"), str(many), number, plan)
+    undisturbed = sorted((tmp_path / "undisturbed").iterdir())
+    assert labels(many) == {path.name: path.read_bytes() for path in undisturbed}
+    np.testing.assert_array_equal(Grounding(ShardSet(many)).components, components_of(many, "or"))

@@ -1,0 +1,68 @@
+"""A grounding on disk: found, read in order, and refused when it does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import DataError
+from avvp_dist.grounding.version import Grounding
+
+
+@pytest.fixture
+def shards(packed: dict[str, ShardSet], tmp_path: Path) -> ShardSet:
+    """A copy of the train shard set to put groundings beside."""
+    return ShardSet(shutil.copytree(packed["train"].folder, tmp_path / "train"))
+
+
+def write_grounding(shards: ShardSet, name: str, manifest: str = "") -> Path:
+    """A finished grounding whose ids count the clips."""
+    folder = shards.folder / "grounding" / name
+    folder.mkdir(parents=True)
+    for shard, start in zip(shards.shards, shards.starts, strict=False):
+        ids = np.arange(start, start + shard.clips, dtype=np.uint8)[:, None].repeat(10, 1)
+        np.save(folder / f"{shard.path.stem}.npy", ids)
+    summary = {"version": name, "manifest": manifest or shards.digest}
+    (folder / "grounding.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_the_only_grounding_is_found_and_read_in_clip_order(shards: ShardSet) -> None:
+    folder = write_grounding(shards, "v1")
+    grounding = Grounding(shards)
+    assert (grounding.folder, grounding.version) == (folder, "v1")
+    clips = np.array([95, 0, 41, 40, 39])
+    np.testing.assert_array_equal(grounding.gather(clips), clips[:, None].repeat(10, 1))
+
+
+def test_a_grounding_is_chosen_among_several(shards: ShardSet) -> None:
+    folders = [write_grounding(shards, name) for name in ("v1", "v2")]
+    with pytest.raises(DataError, match=r"2 finished groundings, v1, v2.*data\.grounding"):
+        Grounding(shards)
+    assert Grounding(shards, folders[1]).version == "v2"
+    assert Grounding(shards, str(folders[0])).version == "v1"
+
+
+def test_none_is_an_error(shards: ShardSet) -> None:
+    with pytest.raises(DataError, match=r"0 finished groundings.*tools/ground\.py"):
+        Grounding(shards)
+
+
+def test_an_unfinished_one_does_not_count(shards: ShardSet) -> None:
+    folder = write_grounding(shards, "v1")
+    (folder / "grounding.json").unlink()
+    with pytest.raises(DataError, match="0 finished groundings"):
+        Grounding(shards)
+    with pytest.raises(DataError, match=r"v1/grounding\.json is missing"):
+        Grounding(shards, folder)
+
+
+def test_one_of_another_shard_set_is_refused(shards: ShardSet, packed: dict[str, ShardSet]) -> None:
+    folder = write_grounding(shards, "v1", packed["val"].digest)
+    with pytest.raises(DataError, match=f"{folder} was made for another shard set"):
+        Grounding(shards)

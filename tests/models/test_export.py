@@ -1,0 +1,158 @@
+"""Exported models: what goes in comes out, and what does not fit is named."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from avvp_dist.commit import faults
+from avvp_dist.config import Encoder as EncoderConfig
+from avvp_dist.config import Parser as ParserConfig
+from avvp_dist.config import Pretrained
+from avvp_dist.errors import CheckpointError
+from avvp_dist.models.export import (
+    build_encoder,
+    build_parser,
+    load_encoder,
+    load_parser,
+    save_model,
+)
+
+DIMS = {"audio": 4, "visual": 6}
+ENCODER: dict[str, Any] = {
+    "kind": "encoder",
+    "encoder": asdict(EncoderConfig(size="tiny")),
+    "dims": DIMS,
+    "snippets": 5,
+}
+PARSER: dict[str, Any] = {
+    "kind": "parser",
+    "parser": asdict(ParserConfig(width=16)),
+    "dims": DIMS,
+    "classes": ("Dog", "Car", "Speech"),
+    "pretrained": None,
+}
+BEHIND_ENCODER = {
+    **PARSER,
+    "pretrained": {"meta": ENCODER, "config": asdict(Pretrained(raw=False))},
+}
+
+
+def clips() -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return {name: torch.randn(3, 5, dim) for name, dim in DIMS.items()}
+
+
+def assert_same_state(ours: nn.Module, theirs: nn.Module) -> None:
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(tensor, theirs.state_dict()[name]), name
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """An exported encoder."""
+    save_model(tmp_path / "model", build_encoder(ENCODER).state_dict(), ENCODER)
+    return tmp_path / "model"
+
+
+def change(folder: Path, **tensors: Tensor | None) -> None:
+    """Replace tensors of an export, or remove them."""
+    state = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        state.pop(name, None)
+        if tensor is not None:
+            state[name] = tensor
+    save_file(state, folder / "model.safetensors")
+
+
+@torch.no_grad()
+def test_an_encoder_comes_back(tmp_path: Path) -> None:
+    model = build_encoder(ENCODER).eval()
+    save_model(tmp_path / "model", model.state_dict(), {**ENCODER, "parent": "run 7"})
+    loaded, meta = load_encoder(tmp_path / "model")
+    assert meta["parent"] == "run 7"
+    assert_same_state(loaded, model)
+    torch.testing.assert_close(loaded.eval()(clips()), model(clips()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("meta", [PARSER, BEHIND_ENCODER], ids=["alone", "behind an encoder"])
+def test_a_parser_comes_back_with_its_encoder_and_buffers(
+    tmp_path: Path, meta: dict[str, Any]
+) -> None:
+    model = build_parser(meta)
+    model.discriminate(model(clips()))  # moves the statistics of its BatchNorm layers
+    save_model(tmp_path / "model", model.state_dict(), meta)
+    loaded, _ = load_parser(tmp_path / "model")
+    assert_same_state(loaded, model)
+    norm = loaded.discriminator.layers[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.num_batches_tracked == 1
+    assert norm.running_mean is not None
+    assert norm.running_mean.abs().max() > 0
+    assert (loaded.raw, loaded.encoder is None) == (meta is PARSER, meta is PARSER)
+    with torch.no_grad():
+        ours, theirs = model.eval()(clips()), loaded.eval()(clips())
+    assert torch.equal(ours.video_prob, theirs.video_prob)
+
+
+def test_an_older_export_is_replaced_whole(exported: Path) -> None:
+    (exported / "left-over.txt").write_text("of the older export")
+    parser = build_parser(PARSER)
+    save_model(exported, parser.state_dict(), PARSER)
+    assert_same_state(load_parser(exported)[0], parser)
+    assert sorted(p.name for p in exported.iterdir()) == [
+        "config.yaml",
+        "manifest.json",
+        "model.safetensors",
+    ]
+    assert faults(exported) == []
+    assert list(exported.parent.iterdir()) == [exported]
+
+
+def test_the_wrong_kind_is_named(exported: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model holds an exported encoder, not a parser"):
+        load_parser(exported)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "model.safetensors"])
+def test_a_missing_file_is_named(exported: Path, name: str) -> None:
+    (exported / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{exported} is no exported model.*{name}"):
+        load_encoder(exported)
+
+
+def test_tensors_that_do_not_fit_are_named(exported: Path) -> None:
+    tensors = {"positions": None, "norm.weight": torch.ones(3), "extra": torch.ones(1)}
+    change(exported, **tensors)
+    with pytest.raises(
+        CheckpointError,
+        match=r"missing \['positions'\], unexpected \['extra'\], of other shape \['norm.weight'\]",
+    ):
+        load_encoder(exported)
+
+
+@pytest.mark.parametrize("tensors", [{"positions": None}, {"x": torch.ones(1)}])
+def test_one_tensor_is_enough(exported: Path, tensors: dict[str, Tensor | None]) -> None:
+    change(exported, **tensors)
+    with pytest.raises(CheckpointError, match=next(iter(tensors))):
+        load_encoder(exported)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "model.safetensors"])
+def test_a_torn_file_is_named(exported: Path, name: str) -> None:
+    data = (exported / name).read_bytes()
+    (exported / name).write_bytes(data[: len(data) // 2] + b"\n: [")
+    with pytest.raises(CheckpointError, match=str(exported)):
+        load_encoder(exported)
+
+
+def test_meta_data_is_plain_yaml(exported: Path) -> None:
+    assert OmegaConf.to_container(OmegaConf.load(exported / "config.yaml")) == ENCODER

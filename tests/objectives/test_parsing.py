@@ -1,0 +1,150 @@
+"""The parsing losses: each by hand, and the adversarial gradient on real modules."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avvp_dist.config import Parser as ParserConfig
+from avvp_dist.config import ParsingLoss
+from avvp_dist.models.parser import Parsed, Parser
+from avvp_dist.objectives.parsing import bce, parsing_loss, reversal_ramp, smooth, weak_labels
+
+FULL = ParsingLoss(ramp=False)
+WEAK = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+
+
+def parser(discriminator: bool = True) -> Parser:
+    torch.manual_seed(0)
+    config = ParserConfig(width=16, discriminator=discriminator)
+    return Parser(config, {"audio": 4, "visual": 6}, 3)
+
+
+def parse(model: Parser) -> Parsed:
+    torch.manual_seed(1)
+    parsed: Parsed = model({"audio": torch.randn(2, 5, 4), "visual": torch.randn(2, 5, 6)})
+    return parsed
+
+
+def cross_entropy(probability: Tensor, target: Tensor) -> float:
+    terms = [
+        -(y * math.log(p) + (1 - y) * math.log(1 - p))
+        for p, y in zip(probability.flatten().tolist(), target.flatten().tolist(), strict=True)
+    ]
+    return sum(terms) / len(terms)
+
+
+def test_bce_is_the_mean_cross_entropy() -> None:
+    probability = torch.tensor([[0.2, 0.9, 0.5], [0.01, 0.6, 0.99]])
+    assert float(bce(probability, WEAK)) == pytest.approx(cross_entropy(probability, WEAK))
+
+
+def test_bce_stays_finite_at_certain_mistakes() -> None:
+    wrong = bce(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]))
+    assert float(wrong) == pytest.approx(-math.log(1e-7), rel=0.01)
+    assert float(bce(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))) < 1e-6
+
+
+@pytest.mark.parametrize(("confidence", "low"), [(1.0, 0.0), (0.9, 0.05), (0.0, 0.5)])
+def test_smoothing_draws_labels_to_the_middle(confidence: float, low: float) -> None:
+    expected = torch.tensor([low, 1 - low])
+    torch.testing.assert_close(smooth(torch.tensor([0.0, 1.0]), confidence), expected)
+
+
+def test_han_smooths_vision_only() -> None:
+    model = parser(discriminator=False)
+    parsed = parse(model)
+    loss, parts = parsing_loss(model, parsed, WEAK, ParsingLoss(lambda_guided=0.5), 0.0)
+    expected = {
+        "weak": cross_entropy(parsed.video_prob, WEAK),
+        "audio": cross_entropy(parsed.modality_prob[:, 0], WEAK),
+        "visual": cross_entropy(parsed.modality_prob[:, 1], 0.9 * WEAK + 0.05),
+    }
+    assert {name: float(part) for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
+    total = expected["weak"] + 0.5 * (expected["audio"] + expected["visual"])
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+
+
+def test_the_discriminator_loss_is_over_all_snippets_of_both_modalities() -> None:
+    model = parser()
+    parsed = parse(model)
+    loss, parts = parsing_loss(model, parsed, WEAK, FULL, 0.0)
+    rows = parsed.features.relu().flatten(0, 2)  # audio and visual rows in turn
+    probability = torch.sigmoid(model.discriminator(rows))
+    truth = torch.tensor([0.0, 1.0]).repeat(10)
+    assert float(parts["adversarial"]) == pytest.approx(cross_entropy(probability, truth), rel=1e-5)
+    guided = float(parts["audio"] + parts["visual"])
+    total = parts["weak"].item() + 0.6 * guided + 0.4 * float(parts["adversarial"])
+    assert loss.item() == pytest.approx(total, rel=1e-6)
+
+
+def adversarial_gradients(
+    model: Parser, parsed: Parsed, config: ParsingLoss, progress: float
+) -> tuple[Tensor, Tensor]:
+    """What the adversarial term alone sends to the features and to the discriminator."""
+    features = parsed.features.detach().requires_grad_()
+    alone = Parsed(
+        parsed.frame_prob.detach(),
+        parsed.modality_prob.detach(),
+        parsed.video_prob.detach(),
+        features,
+    )
+    loss, _ = parsing_loss(model, alone, WEAK, config, progress)
+    weight = model.discriminator.layers[0].weight
+    to_features, to_discriminator = torch.autograd.grad(loss, [features, weight])
+    return to_features, to_discriminator
+
+
+def plain_gradients(model: Parser, parsed: Parsed) -> tuple[Tensor, Tensor]:
+    """Gradient of L_ad itself, without any reversal."""
+    features = parsed.features.detach().requires_grad_()
+    logits = model.discriminator(features.relu().flatten(0, 2))
+    loss = F.binary_cross_entropy_with_logits(logits, torch.tensor([0.0, 1.0]).repeat(10))
+    weight = model.discriminator.layers[0].weight
+    to_features, to_discriminator = torch.autograd.grad(loss, [features, weight])
+    return to_features, to_discriminator
+
+
+@pytest.mark.parametrize("weight", [0.25, 2.0])  # exact in floats
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+def test_without_ramp_the_parser_ascends_on_the_discriminators_loss(
+    weight: float, progress: float
+) -> None:
+    model = parser()
+    parsed = parse(model)
+    config = replace(FULL, lambda_adversarial=weight)
+    features, discriminator = adversarial_gradients(model, parsed, config, progress)
+    plain_features, plain_discriminator = plain_gradients(model, parsed)
+    assert plain_features.abs().max() > 0
+    torch.testing.assert_close(features, -weight * plain_features, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(discriminator, weight * plain_discriminator, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_the_ramp_holds_back_the_parser_and_not_the_discriminator(progress: float) -> None:
+    model = parser()
+    parsed = parse(model)
+    config = replace(FULL, ramp=True)
+    features, discriminator = adversarial_gradients(model, parsed, config, progress)
+    full_features, full_discriminator = adversarial_gradients(model, parsed, FULL, progress)
+    scale = 2 / (1 + math.exp(-10 * progress)) - 1
+    torch.testing.assert_close(features, scale * full_features, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(discriminator, full_discriminator)
+
+
+def test_the_ramp_goes_from_nothing_to_full() -> None:
+    assert reversal_ramp(0.0) == 0
+    assert reversal_ramp(1.0) == pytest.approx(1, abs=1e-4)
+    ramp = [reversal_ramp(step / 20) for step in range(21)]
+    assert ramp == sorted(ramp)
+
+
+def test_weak_labels_are_one_row_a_clip() -> None:
+    rows = weak_labels([("Dog", "Car"), None, (), ("Cat",)], ("Cat", "Dog", "Car"))
+    assert rows.dtype == torch.float32
+    assert rows.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0]]

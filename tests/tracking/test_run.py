@@ -1,0 +1,295 @@
+"""Runs in MLflow: in an SQLite store, without a server, and with one that comes and goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avvp_dist.config import CalibrateConfig
+from avvp_dist.tracking import run as tracked
+from avvp_dist.tracking.records import read_series
+from avvp_dist.tracking.registry import resolve
+from avvp_dist.tracking.run import Run, stage_run
+
+pytestmark = pytest.mark.launch
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An SQLite store in the test's folder."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+def sent(uri: str, experiment: str) -> list[Any]:
+    """The runs of an experiment, oldest first."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri, uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id], order_by=["start_time"]))
+
+
+def points(uri: str, run_id: str, metric: str) -> list[tuple[int, float]]:
+    """Every point of a metric, as often as it arrived."""
+    from mlflow import MlflowClient
+
+    history = MlflowClient(uri, uri).get_metric_history(run_id, metric)
+    return sorted((point.step, point.value) for point in history)
+
+
+def config(**keys: Any) -> CalibrateConfig:
+    return CalibrateConfig(shards="somewhere", **keys)
+
+
+def test_a_stage_shows_up_whole(store: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    picture, note = tmp_path / "curve.png", tmp_path / "note.txt"
+    picture.write_bytes(b"picture")
+    note.write_text("note")
+    tags, inputs = {"manifest": "abc", "grounding": "or-1"}, {"/data/train": "f" * 64}
+    with stage_run("calibrate", tmp_path / "my-run", config(seed=3), tags, inputs) as run:
+        for step in range(250):  # more than one batch
+            run.log(step, loss=1 / (step + 1), wrong=float("nan"))
+        run.figure(picture)
+        run.artifact(note)
+    (found,) = sent(store, "avvp-calibrate")
+    assert (found.info.run_name, found.info.status) == ("my-run", "FINISHED")
+    assert points(store, found.info.run_id, "loss") == [(s, 1 / (s + 1)) for s in range(250)]
+    assert "wrong" not in found.data.metrics
+    assert found.data.params["seed"] == "3"
+    assert found.data.params["tracking.enabled"] == "True"
+    assert {name: found.data.tags[name] for name in tags} == tags
+    assert found.data.tags["folder"] == str(tmp_path / "my-run")
+    (dataset,) = (each.dataset for each in found.inputs.dataset_inputs)
+    assert (dataset.name, dataset.digest) == ("train", "f" * 36)
+    client = MlflowClient(store, store)
+    names = {file.path for file in client.list_artifacts(found.info.run_id)}
+    assert names >= {"figures", "note.txt", "config.yaml"}
+    (figure,) = client.list_artifacts(found.info.run_id, "figures")
+    assert figure.path == "figures/curve.png"
+
+
+def test_a_stage_that_raises_has_failed(store: str, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        stage_run("calibrate", tmp_path / "run", config(), {}) as run,
+    ):
+        run.log(0, loss=1 / 0)
+    (found,) = sent(store, "avvp-calibrate")
+    assert found.info.status == "FAILED"
+
+
+def test_a_registered_model_is_a_candidate_to_download(store: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    for number in (1, 2):
+        export = tmp_path / f"model{number}"
+        export.mkdir()
+        (export / "model.safetensors").write_bytes(b"weights %d" % number)
+        with stage_run("pretrain", tmp_path / f"run{number}", config(), {}) as run:
+            run.register("avvp-encoder", export, {"objective": "multi"})
+    newest = MlflowClient(store, store).get_model_version_by_alias("avvp-encoder", "candidate")
+    assert (str(newest.version), newest.tags) == ("2", {"objective": "multi"})
+    assert newest.run_id == sent(store, "avvp-pretrain")[-1].info.run_id
+    for name, number in (("@candidate", 2), ("/1", 1)):
+        folder, version = resolve(f"models:/avvp-encoder{name}", tmp_path / f"into{number}")
+        assert version == f"avvp-encoder/{number}"
+        assert (folder / "model.safetensors").read_bytes() == b"weights %d" % number
+
+
+def test_a_resumed_run_goes_on_without_doubled_points(store: str, tmp_path: Path) -> None:
+    for steps, seed in ((range(5), 0), (range(3, 8), 1)):
+        run = Run("pretrain", tmp_path / "run", config(seed=seed), {}, resume=True)
+        for step in steps:
+            run.log(step, loss=10 * seed + step)
+        run.close()
+    (found,) = sent(store, "avvp-pretrain")
+    expected = [(step, float(step)) for step in range(5)] + [(5, 15.0), (6, 16.0), (7, 17.0)]
+    assert points(store, found.info.run_id, "loss") == expected
+    assert found.info.status == "FINISHED"
+    assert found.data.params["seed"] == "0"
+    assert found.data.tags["resume.2.seed"] == "1"
+    assert read_series(tmp_path / "run")["loss"][4] == 14.0
+
+
+def test_a_new_run_in_an_old_folder_is_a_new_run(store: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        with stage_run("pretrain", tmp_path / "run", config(), {}) as run:
+            run.log(0, loss=1.0)
+    runs = sent(store, "avvp-pretrain")
+    assert [points(store, run.info.run_id, "loss") for run in runs] == [[(0, 1.0)]] * 2
+
+
+def test_other_ranks_and_disabled_tracking_send_nothing(store: str, tmp_path: Path) -> None:
+    run = Run("pretrain", tmp_path / "rank1", config(), {}, active=False)
+    run.log(0, loss=1.0)
+    run.artifact(tmp_path / "none")
+    run.close()
+    assert not (tmp_path / "rank1").exists()
+    quiet = config()
+    quiet.tracking.enabled = False
+    with stage_run("pretrain", tmp_path / "quiet", quiet, {}) as run:
+        run.log(0, loss=1.0)
+    assert read_series(tmp_path / "quiet") == {"loss": {0: 1.0}}
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+# Without a server.
+
+STAGE = """
+import sys
+from pathlib import Path
+from avvp_dist.config import CalibrateConfig
+from avvp_dist.tracking.run import stage_run
+folder = Path(sys.argv[1])
+with stage_run("calibrate", folder, CalibrateConfig(), {"manifest": "abc"}) as run:
+    for step in range(3):
+        run.log(step, loss=step)
+    (folder / "note.txt").write_text("note")
+    run.artifact(folder / "note.txt")
+print("the stage is done")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_dead_server_costs_two_lines_and_is_made_up_for(root: Path, tmp_path: Path) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    folder, store = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    stage = subprocess.run(
+        [sys.executable, "-c", STAGE, str(folder)],
+        env={**os.environ, "MLFLOW_TRACKING_URI": dead},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert stage.stdout == "the stage is done\n"
+    warning, hint = stage.stderr.splitlines()
+    assert warning.startswith(f"MLflow: {dead} does not answer, the run goes on")
+    assert hint.endswith(f"send them with: python tools/sync_mlflow.py {folder}")
+    sync = subprocess.run(
+        [sys.executable, str(root / "tools" / "sync_mlflow.py"), str(folder)],
+        env={**os.environ, "MLFLOW_TRACKING_URI": store},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    (found,) = sent(store, "avvp-calibrate")
+    assert sync.stdout == f"{folder}: all sent, run {found.info.run_id}\n"
+    assert points(store, found.info.run_id, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert (found.info.status, found.data.tags["manifest"]) == ("FINISHED", "abc")
+
+
+# With a server of its own.
+
+
+class Server:
+    """`mlflow server` on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = (self.folder / "server.log").open("ab")
+        command = [
+            str(Path(sys.executable).with_name("mlflow")),
+            "server",
+            "--host=127.0.0.1",
+            f"--port={self.port}",
+            "--workers=1",
+            f"--backend-store-uri=sqlite:///{self.folder / 'server.db'}",
+            f"--artifacts-destination={self.folder / 'artifacts'}",
+        ]
+        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+        self.process = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env=environment
+        )
+        wait_for(self.healthy, seconds=90)
+
+    def healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing after {seconds} s"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A running server that MLFLOW_TRACKING_URI names."""
+    made = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
+
+
+def test_a_server_may_come_and_go(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tracked, "_SECONDS_BETWEEN_FLUSHES", 0.2)
+    run = Run("pretrain", tmp_path / "run", config(), {})
+    run.log(0, loss=0.0)
+    wait_for(lambda: (tmp_path / "run" / "mlflow.json").exists(), 60)
+    wait_for(
+        lambda: points(server.uri, sent(server.uri, "avvp-pretrain")[0].info.run_id, "loss") != [],
+        60,
+    )
+    server.kill()
+    run.log(1, loss=1.0)
+    wait_for(lambda: "does not answer" in capfd.readouterr().err, 60)
+    run.log(2, loss=2.0)
+    server.start()
+    run.log(3, loss=3.0)
+    note = tmp_path / "note.txt"
+    note.write_text("note")
+    run.artifact(note)
+    run.close()
+    (found,) = sent(server.uri, "avvp-pretrain")
+    assert points(server.uri, found.info.run_id, "loss") == [(s, float(s)) for s in range(4)]
+    assert found.info.status == "FINISHED"
+    assert "not every record was sent" not in capfd.readouterr().err
+    assert list((tmp_path / "artifacts").rglob("note.txt")) != []

@@ -1,0 +1,56 @@
+"""The engine's config, schedule, parameter groups and full weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from avvp_dist.config import Optimizer, TrainerSection
+from avvp_dist.training.engine import engine_config, full_state, lr_factor, parameter_groups
+
+
+def test_micro_batch_is_the_global_batch_over_ranks_and_accumulation() -> None:
+    trainer = TrainerSection(out="x", batch_size=64, accumulate=4)
+    config = engine_config(Optimizer(), trainer, world_size=8)
+    assert config["train_micro_batch_size_per_gpu"] == 2
+    assert config["train_batch_size"] == 64
+
+
+def test_cosine_warms_up_and_ends_at_zero() -> None:
+    optimizer = Optimizer(schedule="cosine", warmup=0.1)
+    factors = [lr_factor(optimizer, step, 100, 10) for step in range(101)]
+    assert factors[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
+    assert factors[10] == 1.0 and factors[55] == pytest.approx(0.5) and factors[100] == 0.0
+
+
+def test_halving_follows_epochs() -> None:
+    optimizer = Optimizer(schedule="halving", warmup=0.0, halve_every=5)
+    assert [lr_factor(optimizer, epoch * 7, 700, 7) for epoch in (0, 4, 5, 9, 10)] == [
+        1.0,
+        1.0,
+        0.5,
+        0.5,
+        0.25,
+    ]
+
+
+def test_biases_norms_and_frozen_parameters_do_not_decay() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    module[2].requires_grad_(False)
+    decayed, plain = parameter_groups(list(module.named_parameters()), 0.1, 0.01)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3)]
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
+    assert len(plain["params"]) == 3
+
+
+def test_full_state_keeps_buffers() -> None:
+    class Engine:
+        module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+
+    module = Engine.module
+    module(torch.randn(8, 2))
+    state = full_state(Engine)
+    assert state.keys() == module.state_dict().keys()
+    assert torch.equal(state["1.running_mean"], module[1].running_mean)
+    assert int(state["1.num_batches_tracked"]) == 1

@@ -1,0 +1,33 @@
+"""A parser applied to annotated clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from avvp_dist.config import Parser as ParserConfig
+from avvp_dist.data.llp import read_annotations
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.models.parser import Parser
+from avvp_dist.training.prediction import match_clips, predict
+from avvp_dist.training.ranks import Ranks
+
+
+def test_predictions_follow_the_csv_order_for_every_batch_size_and_rank_count(
+    packed: dict[str, ShardSet], features: Path
+) -> None:
+    val = packed["val"]
+    parser = Parser(ParserConfig(width=16), val.dims, 25)
+    annotations = read_annotations(features, "val")
+    clips, events = match_clips(val, annotations)
+    assert [val.ids[n] for n in clips] == list(annotations.ids)
+    assert events.shape == (len(clips), 10, 2, 25)
+    alone = Ranks(0, 1, torch.device("cpu"))
+    frame, video = predict(parser, val, clips, alone)
+    again, _ = predict(parser, val, clips, alone, batch_size=5)
+    assert frame.shape == events.shape and video.shape == (len(clips), 25)
+    np.testing.assert_allclose(frame, again, atol=1e-6)
+    backwards, _ = predict(parser, val, clips[::-1], alone)
+    np.testing.assert_allclose(backwards[::-1], frame, atol=1e-6)
