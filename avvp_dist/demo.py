@@ -96,8 +96,8 @@ def stages(config: DemoConfig, out: Path) -> list[Stage]:
     add("calibrate", thresholds, "tools/calibrate.py", source, expect=15)
     add("ground", shards["train"] / "grounding", "tools/ground.py", source, expect=25)
     add(
-        "pretrain", out / "pretrain", "launch/pretrain.py", "--config", "configs/demo/pretrain.yaml",
-        f"data.{source}", f"trainer.out={out / 'pretrain'}", "trainer.resume=auto", expect=90,
+        "pretrain", out / "pretrain", "launch/pretrain.py",
+        "--config", "configs/demo/pretrain.yaml", f"data.{source}", f"trainer.out={out / 'pretrain'}", "trainer.resume=auto", expect=90,
     )  # fmt: skip
     for seed in range(1, config.seeds + 1):
         for row, file in ROWS.items():
