@@ -63,10 +63,13 @@ def commit_folder(temporary: Path, final: Path, meta: dict[str, Any]) -> None:
         name = file.relative_to(temporary).as_posix()
         files[name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
     write_json(temporary / MANIFEST, {**meta, "files": files})
+    aside = final.with_name(f".{final.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
     if final.exists():
-        shutil.rmtree(final)
+        final.replace(aside)
     temporary.replace(final)
     _sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def faults(folder: Path) -> list[str]:
@@ -75,17 +78,18 @@ def faults(folder: Path) -> list[str]:
     if not path.is_file():
         return [f"{path} is missing"]
     try:
-        files = json.loads(path.read_text())["files"]
-    except (ValueError, KeyError):
+        entries = json.loads(path.read_text())["files"].items()
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return [f"{path} is not a manifest"]
     wrong = []
-    for name, expected in files.items():
+    for name, (size, sha) in files.items():
         file = folder / name
         if not file.is_file():
             wrong.append(f"{file} is missing")
-        elif file.stat().st_size != expected["bytes"]:
-            wrong.append(f"{file} has {file.stat().st_size} bytes, not {expected['bytes']}")
-        elif sha256(file) != expected["sha256"]:
+        elif file.stat().st_size != size:
+            wrong.append(f"{file} has {file.stat().st_size} bytes, not {size}")
+        elif sha256(file) != sha:
             wrong.append(f"{file} has another SHA-256 than its manifest says")
     return wrong
 

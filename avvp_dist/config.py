@@ -1,24 +1,9 @@
-"""Structured configs of every stage: loading, overrides, `--help`, and errors that name the key.
-
-OmegaConf reads YAML and dot-list overrides and checks types; the result is a plain dataclass.
-Nothing heavy is imported here, so `--help` and a typing error answer at once.
-"""
+"""The structured config of every stage: each key with its type, default, range and line of help."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import difflib
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from avvp_dist.errors import ConfigError
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -100,9 +85,11 @@ class CalibrateConfig:
     out: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
     streams: list[str] = option(["audio", "visual"], "streams whose similarity joins two snippets")
     false_link_rate: float = option(
-        0.01, "share of snippet pairs of different clips that may lie above a threshold",
-        least=0, most=1,
-    )  # fmt: skip
+        0.01,
+        "share of snippet pairs of different clips that may lie above a threshold",
+        least=0,
+        most=1,
+    )
     queries: int = option(4096, "snippets compared, all from different clips if enough", least=1)
     database: int = option(
         2048, "snippets they are compared with; GPU faiss takes 2048 at most", least=1, most=2048
@@ -118,9 +105,10 @@ class GroundConfig:
     shards: str = option("", "shard set", required=True)
     thresholds: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
     rule: str = option(
-        "or", "join two snippets when any (or) or all (and) streams reach their threshold",
+        "or",
+        "join two snippets when any (or) or all (and) streams reach their threshold",
         choices=("or", "and"),
-    )  # fmt: skip
+    )
     silent_audio: str = option(
         "", ".npy of a silent audio vector [D]; a snippet like it joins nothing; empty: no rule"
     )
@@ -208,9 +196,10 @@ class TrainerSection:
     )
     keep: int = option(2, "newest checkpoints kept", least=1)
     resume: str = option(
-        "never", "auto: go on from the newest whole checkpoint in `out`, if there is one",
+        "never",
+        "auto: go on from the newest whole checkpoint in `out`, if there is one",
         choices=("auto", "never"),
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -272,9 +261,10 @@ class Parser:
         True, "own self-attention layer per modality; false: HAN's one shared layer"
     )
     fusion: str = option(
-        "attended", "what cross-attention reads: self-attended features (Base) or the inputs (HAN)",
+        "attended",
+        "what cross-attention reads: self-attended features (Base) or the inputs (HAN)",
         choices=("attended", "inputs"),
-    )  # fmt: skip
+    )
     skip: bool = option(True, "self-attended features are added after cross-attention")
     attention: str = option("gcaa", "attention layers", choices=("multihead", "gcaa"))
     discriminator: bool = option(True, "modality discriminator behind gradient reversal")
@@ -336,129 +326,3 @@ class DemoConfig:
     features: str = option("", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus")
     seeds: int = option(1, "parsers trained per row of the table", least=1)
     ranks: int = option(2, "DeepSpeed ranks", least=1)
-
-
-def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
-    """Read the command line of an entry point: `--config FILE`, then `key=value` overrides.
-
-    Prints and exits for `--help` and `--print-config`.
-
-    Raises:
-        ConfigError: with every fault found, each naming its key.
-    """
-    parser = argparse.ArgumentParser(
-        description=description,
-        usage="%(prog)s [--config FILE] [--print-config] [KEY=VALUE ...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="keys:\n" + "\n".join(_help_lines(kind)),
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML with any of the keys below")
-    parser.add_argument("--print-config", action="store_true", help="print the result and exit")
-    # The deepspeed launcher appends it; the environment says the same.
-    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any of the keys below")
-    arguments = parser.parse_intermixed_args(argv)
-    config = load(kind, arguments.config, arguments.overrides)
-    if arguments.print_config:
-        print(to_yaml(config), end="")
-        sys.exit(0)
-    return config
-
-
-def load(kind: type[T], file: str | Path | None, overrides: list[str] | None = None) -> T:
-    """Defaults of `kind`, changed by a YAML `file`, changed by `key=value` overrides.
-
-    Raises:
-        ConfigError: with every fault found, each naming its key.
-    """
-    issues: list[str] = []
-    config = OmegaConf.structured(kind)
-    keys = {key: field for key, field, _ in _keys(kind)}
-    for source, values in _sources(file, overrides or [], issues):
-        for key, value in values:
-            if key not in keys:
-                near = difflib.get_close_matches(key, keys, 1, 0.0)[0]
-                issues.append(f"{source}: unknown key {key}, did you mean {near}?")
-                continue
-            try:
-                OmegaConf.update(config, key, value)
-            except OmegaConfBaseException as error:
-                issues.append(f"{source}: {key}={value}: {str(error).splitlines()[0]}")
-    for key, field_ in keys.items():
-        issues += _value_faults(key, OmegaConf.select(config, key), field_.metadata)
-    if issues:
-        raise ConfigError("; ".join(issues), remedy="--help lists the keys")
-    made: T = OmegaConf.to_object(config)  # type: ignore[assignment]
-    return made
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain nested dictionaries."""
-    return dataclasses.asdict(config)
-
-
-def to_yaml(config: Any) -> str:
-    """A config as YAML that `--config` reads back."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def _sources(
-    file: str | Path | None, overrides: list[str], issues: list[str]
-) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    if file:
-        try:
-            yield str(file), list(_leaves(OmegaConf.to_container(OmegaConf.load(file))))
-        except FileNotFoundError:
-            issues.append(f"--config: {file} does not exist")
-        except Exception as error:  # YAML has many ways to be wrong, each with its own class
-            issues.append(f"--config: {file}: {' '.join(str(error).split())}")
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            issues.append(f"{override}: overrides are KEY=VALUE")
-            continue
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"v={value}"]))
-        yield "command line", [(key, parsed["v"])]  # type: ignore[index, call-overload]
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(tree, dict):
-        yield prefix.removesuffix("."), tree
-        return
-    for key, value in tree.items():
-        yield from _leaves(value, f"{prefix}{key}.")
-
-
-def _keys(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Every key of a config class: dotted name, field, type."""
-    types = get_type_hints(kind)
-    for item in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(types[item.name]):
-            yield from _keys(types[item.name], f"{prefix}{item.name}.")
-        else:
-            yield prefix + item.name, item, types[item.name]
-
-
-def _help_lines(kind: type) -> Iterator[str]:
-    defaults = kind()
-    for key, item, type_ in _keys(kind):
-        value: Any = defaults
-        for part in key.split("."):
-            value = getattr(value, part)
-        name = "|".join(item.metadata["choices"]) or getattr(type_, "__name__", str(type_))
-        default = "required" if item.metadata["required"] else f"default {value!r}"
-        yield f"  {key}: {name}, {default}"
-        yield f"      {item.metadata['help']}"
-
-
-def _value_faults(key: str, value: Any, rules: Any) -> Iterator[str]:
-    if rules["required"] and value == "":
-        yield f"{key} must be given: {rules['help']}"
-    elif rules["choices"] and value not in rules["choices"]:
-        near = difflib.get_close_matches(str(value), rules["choices"], 1, 0.0)
-        hint = f", did you mean {near[0]}?" if near else ""
-        yield f"{key}={value} is not one of {', '.join(rules['choices'])}{hint}"
-    elif rules["least"] is not None and value < rules["least"]:
-        yield f"{key}={value} is below {rules['least']}"
-    elif rules["most"] is not None and value > rules["most"]:
-        yield f"{key}={value} is above {rules['most']}"

@@ -27,9 +27,9 @@ from avvp_dist.evaluation.scores import decide, score_per_class
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "val", "test")
 ROWS = {
-    "HAN": "configs/demo/han.yaml",
-    "Base+Adv+Skip+GCAA": "configs/demo/base_adv_skip_gcaa.yaml",
-    "... + encoder (multi)": "configs/demo/pretrain_multi.yaml",
+    "HAN": "configs/finetune/demo_han.yaml",
+    "Base+Adv+Skip+GCAA": "configs/finetune/demo_base_adv_skip_gcaa.yaml",
+    "... + encoder (multi)": "configs/finetune/demo_pretrain_multi.yaml",
 }
 """Rows of the demo's table and their configs."""
 COLUMNS = {
@@ -97,7 +97,8 @@ def stages(config: DemoConfig, out: Path) -> list[Stage]:
     add("ground", shards["train"] / "grounding", "tools/ground.py", source, expect=25)
     add(
         "pretrain", out / "pretrain", "launch/pretrain.py",
-        "--config", "configs/demo/pretrain.yaml", f"data.{source}", f"trainer.out={out / 'pretrain'}", "trainer.resume=auto", expect=90,
+        "--config", "configs/pretrain/demo.yaml", f"data.{source}",
+        f"trainer.out={out / 'pretrain'}", "trainer.resume=auto", expect=60,
     )  # fmt: skip
     for seed in range(1, config.seeds + 1):
         for row, file in ROWS.items():

@@ -3,7 +3,8 @@
 python launch/evaluate.py parser=RUN/model shards=DIR annotations=DIR out=DIR
 """
 
-from avvp_dist.config import EvaluateConfig, parse
+from avvp_dist.command_line import parse
+from avvp_dist.config import EvaluateConfig
 from avvp_dist.errors import run
 
 

@@ -4,7 +4,8 @@ deepspeed launch/finetune.py --config configs/finetune/base_adv_skip_gcaa.yaml \
     data.train=DIR data.val=DIR data.annotations=DIR trainer.out=RUN
 """
 
-from avvp_dist.config import FinetuneConfig, parse
+from avvp_dist.command_line import parse
+from avvp_dist.config import FinetuneConfig
 from avvp_dist.errors import run
 
 

@@ -3,7 +3,8 @@
 deepspeed launch/pretrain.py --config configs/pretrain/multi.yaml data.shards=DIR trainer.out=RUN
 """
 
-from avvp_dist.config import PretrainConfig, parse
+from avvp_dist.command_line import parse
+from avvp_dist.config import PretrainConfig
 from avvp_dist.errors import run
 
 

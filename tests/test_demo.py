@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from avvp_dist import config as configs
-from avvp_dist.config import DemoConfig, load
+from avvp_dist.command_line import load
+from avvp_dist.config import DemoConfig
 from avvp_dist.demo import ROWS, Stage, _run, stages
 from avvp_dist.errors import AvvpError
 

@@ -3,7 +3,8 @@
 python tools/calibrate.py shards=DIR
 """
 
-from avvp_dist.config import CalibrateConfig, parse
+from avvp_dist.command_line import parse
+from avvp_dist.config import CalibrateConfig
 from avvp_dist.errors import run
 
 

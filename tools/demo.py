@@ -3,7 +3,8 @@
 python tools/demo.py [features=DIR]
 """
 
-from avvp_dist.config import DemoConfig, parse
+from avvp_dist.command_line import parse
+from avvp_dist.config import DemoConfig
 from avvp_dist.errors import run
 
 

@@ -3,7 +3,8 @@
 python tools/ground.py shards=DIR
 """
 
-from avvp_dist.config import GroundConfig, parse
+from avvp_dist.command_line import parse
+from avvp_dist.config import GroundConfig
 from avvp_dist.errors import run
 
 

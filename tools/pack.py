@@ -3,7 +3,8 @@
 python tools/pack.py source=DIR split=train out=DIR
 """
 
-from avvp_dist.config import PackConfig, parse
+from avvp_dist.command_line import parse
+from avvp_dist.config import PackConfig
 from avvp_dist.errors import run
 
 

@@ -3,7 +3,8 @@
 python tools/simulate.py out=DIR
 """
 
-from avvp_dist.config import SimulateConfig, parse
+from avvp_dist.command_line import parse
+from avvp_dist.config import SimulateConfig
 from avvp_dist.errors import run
 
 

@@ -63,6 +63,10 @@ class Clip:
                 f"clip {self.id} has the streams {sorted(self.streams)}, "
                 f"the shard set has {sorted(dims)}"
             )
+        if self.length is not None and not 0 < self.length <= snippets:
+            raise DataError(
+                f"clip {self.id}: length {self.length} is not within its {snippets} snippets"
+            )
         for name, dim in dims.items():
             array = self.streams[name]
             if array.shape != (snippets, dim):

@@ -91,8 +91,8 @@ class ShardSet:
             ) from None
         except ValueError:
             raise DataError(f"{path} is not JSON") from None
-        if self.manifest.get("format") != FORMAT:
-            raise DataError(f"{path}: format {self.manifest.get('format')!r} is not {FORMAT}")
+        if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
+            raise DataError(f"{path} is no manifest of the format {FORMAT}")
         self.digest = sha256(path)
         self.snippets: int = self.manifest["snippets"]
         self.dims = {name: spec["dim"] for name, spec in self.manifest["streams"].items()}
@@ -179,11 +179,10 @@ class Shard:
     def index(self) -> dict[str, Any]:
         """Ids, lengths, labels and offsets; built from the tar when the file is missing."""
         path = self.path.with_suffix(".index.json")
-        index: dict[str, Any] = (
-            json.loads(path.read_text())
-            if path.is_file()
-            else index_shard(self.path, self.owner.snippets, self.owner.dims)
-        )
+        try:
+            index: dict[str, Any] = json.loads(path.read_text())
+        except (FileNotFoundError, ValueError):
+            index = index_shard(self.path, self.owner.snippets, self.owner.dims)
         if len(index["ids"]) != self.clips:
             raise DataError(
                 f"{self.path} holds {len(index['ids'])} clips, its manifest says {self.clips}"
@@ -225,16 +224,21 @@ def index_shard(path: Path, snippets: int, dims: dict[str, int]) -> dict[str, An
                         f"{path}: clip {decode_key(key)} has the members "
                         f"{[m.name for m in record]}, expected {suffixes}"
                     )
-                offsets = {
-                    name: _array_offset(tar, member, path, [snippets, dim])
-                    for (name, dim), member in zip(dims.items(), record[:-1], strict=True)
-                }
                 starts.append(record[0].offset)
+                try:
+                    offsets = {
+                        name: _array_offset(tar, member, path, [snippets, dim])
+                        for (name, dim), member in zip(dims.items(), record[:-1], strict=True)
+                    }
+                    meta = json.loads(tar.extractfile(record[-1]).read())  # type: ignore[union-attr]
+                    ids.append(meta["id"])
+                    lengths.append(meta["length"])
+                    labels.append(meta["labels"])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise DataError(
+                        f"{path}: clip {decode_key(key)} is damaged or foreign: {error!r}"
+                    ) from None
                 layouts.add(tuple((name, at - starts[-1]) for name, at in offsets.items()))
-                meta = json.loads(tar.extractfile(record[-1]).read())  # type: ignore[union-attr]
-                ids.append(meta["id"])
-                lengths.append(meta["length"])
-                labels.append(meta["labels"])
             end = tar.offset
     except (tarfile.TarError, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}", remedy="Copy or pack it again") from None
@@ -276,6 +280,8 @@ def _write_shard(
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for clip, meta in zip(clips, metas, strict=True):
                 key = encode_key(clip.id)
+                if len(key) + max(map(len, dims)) + len("..npy") > 100:
+                    raise DataError(f"clip {clip.id}: its id is too long for a tar")
                 for name in dims:
                     _add(tar, f"{key}.{name}.npy", _npy(clip, name))
                 _add(tar, f"{key}.json", meta.ljust(width))

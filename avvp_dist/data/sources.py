@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from avvp_dist.data.shards import ShardSet, write_shard_set
 from avvp_dist.errors import DataError
 
 log = logging.getLogger(__name__)
+
+BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)
+"""What `np.load` raises for a file that is missing, cut off or something else."""
 
 HAN_STREAMS = {"audio": "vggish", "visual": "res152", "motion": "r2plus1d_18"}
 """Stream name and feature folder of HAN's release (Tian et al., ECCV 2020)."""
@@ -62,11 +66,14 @@ def read_arrays(folder: Path, split: str, annotations: Annotations | None) -> It
     if not path.is_file():
         raise DataError(f"{path} is missing")
     labels = _labels(annotations)
-    with np.load(path, allow_pickle=False) as file:
-        if "filenames" not in file:
-            raise DataError(f"{path} has no array `filenames`")
-        ids = [str(name) for name in file["filenames"]]
-        streams = {name: file[name] for name in file.files if name != "filenames"}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            streams = {name: file[name] for name in file.files}
+    except BROKEN as error:
+        raise DataError(f"{path} is no whole npz file: {error}") from None
+    if "filenames" not in streams:
+        raise DataError(f"{path} has no array `filenames`")
+    ids = [str(name) for name in streams.pop("filenames")]
     for name, array in streams.items():
         if array.ndim != 3 or len(array) != len(ids):
             raise DataError(f"{path}: {name} is {list(array.shape)}, expected [{len(ids)}, T, D]")
@@ -98,7 +105,7 @@ def read_han(folder: Path, split: str, annotations: Annotations | None) -> Itera
             streams["visual"] = _pool_frames(streams["visual"])
             if len(streams["audio"]) != 10 or len(streams["motion"]) != 10:
                 raise ValueError("fewer than 10 snippets")
-        except (OSError, ValueError) as error:
+        except BROKEN as error:
             left_out[clip_id] = str(error)
             continue
         yield Clip(clip_id, streams, labels.get(clip_id))

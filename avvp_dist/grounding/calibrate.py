@@ -7,7 +7,7 @@ different clips reaches: the rate of false links.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from avvp_dist.commit import staged
-from avvp_dist.config import CalibrateConfig, to_dict
+from avvp_dist.config import CalibrateConfig
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.evaluation.figures import similarity_figure
@@ -64,7 +64,7 @@ def calibrate(config: CalibrateConfig) -> Path:
             "rates": {name: c.rates for name, c in found.items()},
             "extractor": shards.manifest["extractor"],
             "manifest": shards.digest,
-            "config": {k: v for k, v in to_dict(config).items() if k != "tracking"},
+            "config": {k: v for k, v in asdict(config).items() if k != "tracking"},
         }
         with staged(out) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(chosen)))

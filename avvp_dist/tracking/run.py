@@ -8,10 +8,11 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from avvp_dist.config import Tracking, to_dict
+from avvp_dist.config import Tracking
 from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
 from avvp_dist.tracking.records import Records, finite, read_records
 
@@ -56,7 +57,7 @@ class Run:
             key=key,
             experiment=f"avvp-{stage}",
             name=tracking.name or folder.name,
-            config=to_dict(config),
+            config=asdict(config),
             tags=tags,
             inputs=inputs or {},
         )

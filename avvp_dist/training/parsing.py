@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avvp_dist.config import FinetuneConfig, ParsingLoss, to_dict
+from avvp_dist.config import FinetuneConfig, ParsingLoss
 from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, DataError
@@ -99,7 +100,7 @@ class ParsingTask:
         self.val_clips, self.val_events = match_clips(val, annotations)
         self.meta = {
             "kind": "parser",
-            "parser": to_dict(config.parser),
+            "parser": asdict(config.parser),
             "pretrained": front,
             "dims": train.dims,
             "snippets": train.snippets,
@@ -199,7 +200,7 @@ def _pretrained(
             f"the shard set holds those of {shards.manifest['extractor']!r}"
         )
     version = version or str(folder)
-    return encoder, {"config": to_dict(config.encoder), "meta": meta, "version": version}
+    return encoder, {"config": asdict(config.encoder), "meta": meta, "version": version}
 
 
 def _resolve(checkpoint: str, into: Path) -> tuple[Path, str] | CheckpointError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avvp_dist.config import Objective, PretrainConfig, to_dict
+from avvp_dist.config import Objective, PretrainConfig
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
 from avvp_dist.evaluation.scores import grounding_auc
@@ -122,8 +123,8 @@ class PretrainingTask:
         }
         return weights, {
             "kind": "encoder",
-            "encoder": to_dict(self.config.encoder),
-            "objective": to_dict(self.config.objective),
+            "encoder": asdict(self.config.encoder),
+            "objective": asdict(self.config.objective),
             "dims": self.shards.dims,
             "snippets": self.shards.snippets,
             "extractor": self.shards.manifest["extractor"],

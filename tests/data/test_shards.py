@@ -92,6 +92,15 @@ def test_length_is_all_snippets_unless_told(tmp_path: Path) -> None:
     assert write(tmp_path, made).lengths.tolist() == [10, 10]
 
 
+def test_clips_of_many_labels_and_none_make_records_of_one_size(tmp_path: Path) -> None:
+    made = clips(3)
+    made[1] = replace(made[1], labels=tuple(f"class {n}" for n in range(100)))
+    shard_set = write(tmp_path, made)
+    assert shard_set.labels == [clip.labels for clip in made]
+    expected = made[2].streams["motion"].astype(np.float16)
+    np.testing.assert_array_equal(shard_set.gather(np.array([2]))["motion"][0], expected)
+
+
 def test_the_manifest_tells_what_is_there(shard_set: ShardSet) -> None:
     manifest = json.loads((shard_set.folder / "manifest.json").read_text())
     shards = manifest.pop("shards")

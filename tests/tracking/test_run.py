@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,42 +23,29 @@ from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import Run, stage_run
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 pytestmark = pytest.mark.launch
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An SQLite store in the test's folder."""
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    return uri
-
-
-def sent(uri: str, experiment: str) -> list[Any]:
+def sent(client: MlflowClient, experiment: str) -> list[Any]:
     """The runs of an experiment, oldest first."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(uri, uri)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
     return list(client.search_runs([found.experiment_id], order_by=["start_time"]))
 
 
-def points(uri: str, run_id: str, metric: str) -> list[tuple[int, float]]:
+def points(client: MlflowClient, run_id: str, metric: str = "loss") -> list[tuple[int, float]]:
     """Every point of a metric, as often as it arrived."""
-    from mlflow import MlflowClient
-
-    history = MlflowClient(uri, uri).get_metric_history(run_id, metric)
-    return sorted((point.step, point.value) for point in history)
+    return sorted((point.step, point.value) for point in client.get_metric_history(run_id, metric))
 
 
 def config(**keys: Any) -> CalibrateConfig:
     return CalibrateConfig(shards="somewhere", **keys)
 
 
-def test_a_stage_shows_up_whole(store: str, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
+def test_a_stage_shows_up_whole(client: MlflowClient, tmp_path: Path) -> None:
     picture, note = tmp_path / "curve.png", tmp_path / "note.txt"
     picture.write_bytes(b"picture")
     note.write_text("note")
@@ -67,9 +55,9 @@ def test_a_stage_shows_up_whole(store: str, tmp_path: Path) -> None:
             run.log(step, loss=1 / (step + 1), wrong=float("nan"))
         run.figure(picture)
         run.artifact(note)
-    (found,) = sent(store, "avvp-calibrate")
+    (found,) = sent(client, "avvp-calibrate")
     assert (found.info.run_name, found.info.status) == ("my-run", "FINISHED")
-    assert points(store, found.info.run_id, "loss") == [(s, 1 / (s + 1)) for s in range(250)]
+    assert points(client, found.info.run_id) == [(s, 1 / (s + 1)) for s in range(250)]
     assert "wrong" not in found.data.metrics
     assert found.data.params["seed"] == "3"
     assert found.data.params["tracking.enabled"] == "True"
@@ -77,65 +65,81 @@ def test_a_stage_shows_up_whole(store: str, tmp_path: Path) -> None:
     assert found.data.tags["folder"] == str(tmp_path / "my-run")
     (dataset,) = (each.dataset for each in found.inputs.dataset_inputs)
     assert (dataset.name, dataset.digest) == ("train", "f" * 36)
-    client = MlflowClient(store, store)
     names = {file.path for file in client.list_artifacts(found.info.run_id)}
     assert names >= {"figures", "note.txt", "config.yaml"}
     (figure,) = client.list_artifacts(found.info.run_id, "figures")
     assert figure.path == "figures/curve.png"
 
 
-def test_a_stage_that_raises_has_failed(store: str, tmp_path: Path) -> None:
+def test_a_stage_that_raises_has_failed(client: MlflowClient, tmp_path: Path) -> None:
     with (
         pytest.raises(ZeroDivisionError),
         stage_run("calibrate", tmp_path / "run", config(), {}) as run,
     ):
         run.log(0, loss=1 / 0)
-    (found,) = sent(store, "avvp-calibrate")
+    (found,) = sent(client, "avvp-calibrate")
     assert found.info.status == "FAILED"
 
 
-def test_a_registered_model_is_a_candidate_to_download(store: str, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
+def test_a_registered_model_is_a_candidate_to_download(
+    client: MlflowClient, tmp_path: Path
+) -> None:
     for number in (1, 2):
         export = tmp_path / f"model{number}"
         export.mkdir()
         (export / "model.safetensors").write_bytes(b"weights %d" % number)
         with stage_run("pretrain", tmp_path / f"run{number}", config(), {}) as run:
             run.register("avvp-encoder", export, {"objective": "multi"})
-    newest = MlflowClient(store, store).get_model_version_by_alias("avvp-encoder", "candidate")
+    newest = client.get_model_version_by_alias("avvp-encoder", "candidate")
     assert (str(newest.version), newest.tags) == ("2", {"objective": "multi"})
-    assert newest.run_id == sent(store, "avvp-pretrain")[-1].info.run_id
+    assert newest.run_id == sent(client, "avvp-pretrain")[-1].info.run_id
     for name, number in (("@candidate", 2), ("/1", 1)):
         folder, version = resolve(f"models:/avvp-encoder{name}", tmp_path / f"into{number}")
         assert version == f"avvp-encoder/{number}"
         assert (folder / "model.safetensors").read_bytes() == b"weights %d" % number
 
 
-def test_a_resumed_run_goes_on_without_doubled_points(store: str, tmp_path: Path) -> None:
+def test_a_version_keeps_its_weights_when_its_run_goes_on(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    export = tmp_path / "model"
+    export.mkdir()
+    for weights in (b"first", b"second"):
+        (export / "model.safetensors").write_bytes(weights)
+        run = Run("pretrain", tmp_path / "run", config(), {}, resume=True)
+        run.register("avvp-encoder", export, {})
+        run.close()
+    for version, weights in ((1, b"first"), (2, b"second")):
+        folder, _ = resolve(f"models:/avvp-encoder/{version}", tmp_path / f"into{version}")
+        assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_a_resumed_run_goes_on_without_doubled_points(client: MlflowClient, tmp_path: Path) -> None:
     for steps, seed in ((range(5), 0), (range(3, 8), 1)):
         run = Run("pretrain", tmp_path / "run", config(seed=seed), {}, resume=True)
         for step in steps:
             run.log(step, loss=10 * seed + step)
         run.close()
-    (found,) = sent(store, "avvp-pretrain")
+    (found,) = sent(client, "avvp-pretrain")
     expected = [(step, float(step)) for step in range(5)] + [(5, 15.0), (6, 16.0), (7, 17.0)]
-    assert points(store, found.info.run_id, "loss") == expected
+    assert points(client, found.info.run_id) == expected
     assert found.info.status == "FINISHED"
     assert found.data.params["seed"] == "0"
     assert found.data.tags["resume.2.seed"] == "1"
     assert read_series(tmp_path / "run")["loss"][4] == 14.0
 
 
-def test_a_new_run_in_an_old_folder_is_a_new_run(store: str, tmp_path: Path) -> None:
+def test_a_new_run_in_an_old_folder_is_a_new_run(client: MlflowClient, tmp_path: Path) -> None:
     for _ in range(2):
         with stage_run("pretrain", tmp_path / "run", config(), {}) as run:
             run.log(0, loss=1.0)
-    runs = sent(store, "avvp-pretrain")
-    assert [points(store, run.info.run_id, "loss") for run in runs] == [[(0, 1.0)]] * 2
+    runs = sent(client, "avvp-pretrain")
+    assert [points(client, run.info.run_id) for run in runs] == [[(0, 1.0)]] * 2
 
 
-def test_other_ranks_and_disabled_tracking_send_nothing(store: str, tmp_path: Path) -> None:
+def test_other_ranks_and_disabled_tracking_send_nothing(
+    client: MlflowClient, tmp_path: Path
+) -> None:
     run = Run("pretrain", tmp_path / "rank1", config(), {}, active=False)
     run.log(0, loss=1.0)
     run.artifact(tmp_path / "none")
@@ -146,7 +150,7 @@ def test_other_ranks_and_disabled_tracking_send_nothing(store: str, tmp_path: Pa
     with stage_run("pretrain", tmp_path / "quiet", quiet, {}) as run:
         run.log(0, loss=1.0)
     assert read_series(tmp_path / "quiet") == {"loss": {0: 1.0}}
-    assert not (tmp_path / "mlflow.db").exists()
+    assert client.get_experiment_by_name("avvp-pretrain") is None
 
 
 # Without a server.
@@ -172,9 +176,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_dead_server_costs_two_lines_and_is_made_up_for(root: Path, tmp_path: Path) -> None:
+def test_a_dead_server_costs_two_lines_and_is_made_up_for(
+    client: MlflowClient, root: Path, tmp_path: Path
+) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
-    folder, store = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    folder = tmp_path / "run"
     stage = subprocess.run(
         [sys.executable, "-c", STAGE, str(folder)],
         env={**os.environ, "MLFLOW_TRACKING_URI": dead},
@@ -189,15 +195,15 @@ def test_a_dead_server_costs_two_lines_and_is_made_up_for(root: Path, tmp_path: 
     assert hint.endswith(f"send them with: python tools/sync_mlflow.py {folder}")
     sync = subprocess.run(
         [sys.executable, str(root / "tools" / "sync_mlflow.py"), str(folder)],
-        env={**os.environ, "MLFLOW_TRACKING_URI": store},
+        env={**os.environ, "MLFLOW_TRACKING_URI": client.tracking_uri},
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    (found,) = sent(store, "avvp-calibrate")
+    (found,) = sent(client, "avvp-calibrate")
     assert sync.stdout == f"{folder}: all sent, run {found.info.run_id}\n"
-    assert points(store, found.info.run_id, "loss") == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert points(client, found.info.run_id) == [(0, 0.0), (1, 1.0), (2, 2.0)]
     assert (found.info.status, found.data.tags["manifest"]) == ("FINISHED", "abc")
 
 
@@ -225,6 +231,7 @@ class Server:
             f"--artifacts-destination={self.folder / 'artifacts'}",
         ]
         environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes
         self.process = subprocess.Popen(
             command, stdout=log, stderr=log, start_new_session=True, env=environment
         )
@@ -252,8 +259,9 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A running server that MLFLOW_TRACKING_URI names."""
+    shutil.copy(empty_store, tmp_path / "server.db")
     made = Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -270,14 +278,12 @@ def test_a_server_may_come_and_go(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    from mlflow import MlflowClient
+
     monkeypatch.setattr(tracked, "_SECONDS_BETWEEN_FLUSHES", 0.2)
-    run = Run("pretrain", tmp_path / "run", config(), {})
+    run, state = Run("pretrain", tmp_path / "run", config(), {}), tmp_path / "run" / "mlflow.json"
     run.log(0, loss=0.0)
-    wait_for(lambda: (tmp_path / "run" / "mlflow.json").exists(), 60)
-    wait_for(
-        lambda: points(server.uri, sent(server.uri, "avvp-pretrain")[0].info.run_id, "loss") != [],
-        60,
-    )
+    wait_for(lambda: state.exists() and '"loss": 0' in state.read_text(), 60)
     server.kill()
     run.log(1, loss=1.0)
     wait_for(lambda: "does not answer" in capfd.readouterr().err, 60)
@@ -288,8 +294,9 @@ def test_a_server_may_come_and_go(
     note.write_text("note")
     run.artifact(note)
     run.close()
-    (found,) = sent(server.uri, "avvp-pretrain")
-    assert points(server.uri, found.info.run_id, "loss") == [(s, float(s)) for s in range(4)]
+    client = MlflowClient(server.uri, server.uri)
+    (found,) = sent(client, "avvp-pretrain")
+    assert points(client, found.info.run_id) == [(step, float(step)) for step in range(4)]
     assert found.info.status == "FINISHED"
     assert "not every record was sent" not in capfd.readouterr().err
     assert list((tmp_path / "artifacts").rglob("note.txt")) != []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from avvp_dist.config import EvaluateConfig, Parser, Tracking, to_dict
+from avvp_dist.config import EvaluateConfig, Parser, Tracking
 from avvp_dist.data.schema import LLP_CLASSES
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, ConfigError
@@ -19,7 +20,7 @@ def config_of(
 ) -> EvaluateConfig:
     full = {
         "kind": "parser",
-        "parser": to_dict(Parser(width=16)),
+        "parser": asdict(Parser(width=16)),
         "pretrained": None,
         "dims": packed["test"].dims,
         "snippets": 10,

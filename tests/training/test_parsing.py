@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from avvp_dist.config import Encoder as EncoderConfig
-from avvp_dist.config import FinetuneConfig, to_dict
+from avvp_dist.config import FinetuneConfig
 from avvp_dist.data.llp import read_annotations
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, DataError
@@ -33,7 +34,7 @@ def encoder(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactor
     config, train = EncoderConfig(size="tiny"), packed["train"]
     meta = {
         "kind": "encoder",
-        "encoder": to_dict(config),
+        "encoder": asdict(config),
         "dims": train.dims,
         "snippets": train.snippets,
         "extractor": train.manifest["extractor"],

@@ -1,0 +1,156 @@
+"""Configs from files and overrides: loading, `--help`, `--print-config`, errors that name the key.
+
+OmegaConf reads YAML and dot-list overrides and checks types; the result is a plain dataclass.
+Nothing heavy is imported here, so `--help` and a typing error answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from avvp_dist.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
+    """Read the command line of an entry point: `--config FILE`, then `key=value` overrides.
+
+    Prints and exits for `--help` and `--print-config`.
+
+    Raises:
+        ConfigError: with every fault found, each naming its key.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        usage="%(prog)s [--config FILE] [--print-config] [KEY=VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="keys:\n" + "\n".join(_help_lines(kind)),
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML with any of the keys below")
+    parser.add_argument("--print-config", action="store_true", help="print the result and exit")
+    # The deepspeed launcher appends it; the environment says the same.
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any of the keys below")
+    arguments = parser.parse_intermixed_args(argv)
+    config = load(kind, arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(to_yaml(config), end="")
+        sys.exit(0)
+    return config
+
+
+def load(kind: type[T], file: str | Path | None, overrides: list[str] | None = None) -> T:
+    """Defaults of `kind`, changed by a YAML `file`, changed by `key=value` overrides.
+
+    Raises:
+        ConfigError: with every fault found, each naming its key.
+    """
+    issues: list[str] = []
+    config = OmegaConf.structured(kind)
+    keys = {key: field for key, field, _ in _keys(kind)}
+    for source, values in _sources(file, overrides or [], issues):
+        for key, value in values:
+            if key not in keys:
+                near = difflib.get_close_matches(key, keys, 1, 0.0)[0]
+                issues.append(f"{source}: unknown key {key}, did you mean {near}?")
+                continue
+            before = OmegaConf.select(config, key)
+            try:
+                OmegaConf.update(config, key, value)
+                OmegaConf.select(config, key, throw_on_missing=True)
+            except OmegaConfBaseException as error:
+                issues.append(f"{source}: {key}={value}: {str(error).splitlines()[0]}")
+                OmegaConf.update(config, key, before)
+    for key, field_ in keys.items():
+        issues += _value_faults(key, OmegaConf.select(config, key), field_.metadata)
+    if issues:
+        raise ConfigError("; ".join(issues), remedy="--help lists the keys")
+    made: T = OmegaConf.to_object(config)  # type: ignore[assignment]
+    return made
+
+
+def to_yaml(config: Any) -> str:
+    """A config as YAML that `--config` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _sources(
+    file: str | Path | None, overrides: list[str], issues: list[str]
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    if file:
+        try:
+            yield str(file), list(_leaves(OmegaConf.to_container(OmegaConf.load(file))))
+        except FileNotFoundError:
+            issues.append(f"--config: {file} does not exist")
+        except Exception as error:  # YAML has many ways to be wrong, each with its own class
+            issues.append(f"--config: {file}: {' '.join(str(error).split())}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            issues.append(f"{override}: overrides are KEY=VALUE")
+            continue
+        # Text stays text, OmegaConf turns it into the key's type; YAML would make 7 of 007.
+        yield "command line", [(key, _listed(value) if value.startswith("[") else value)]
+
+
+def _listed(text: str) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text))
+    except Exception:  # YAML has many ways to be wrong
+        return text
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        yield prefix.removesuffix("."), tree
+        return
+    for key, value in tree.items():
+        yield from _leaves(value, f"{prefix}{key}.")
+
+
+def _keys(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    """Every key of a config class: dotted name, field, type."""
+    types = get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(types[item.name]):
+            yield from _keys(types[item.name], f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, item, types[item.name]
+
+
+def _help_lines(kind: type) -> Iterator[str]:
+    defaults = kind()
+    for key, item, type_ in _keys(kind):
+        value: Any = defaults
+        for part in key.split("."):
+            value = getattr(value, part)
+        name = "|".join(item.metadata["choices"]) or getattr(type_, "__name__", str(type_))
+        default = "required" if item.metadata["required"] else f"default {value!r}"
+        yield f"  {key}: {name}, {default}"
+        yield f"      {item.metadata['help']}"
+
+
+def _value_faults(key: str, value: Any, rules: Any) -> Iterator[str]:
+    if rules["required"] and value == "":
+        yield f"{key} must be given: {rules['help']}"
+    elif rules["choices"] and value not in rules["choices"]:
+        near = difflib.get_close_matches(str(value), rules["choices"], 1, 0.0)
+        hint = f", did you mean {near[0]}?" if near else ""
+        yield f"{key}={value} is not one of {', '.join(rules['choices'])}{hint}"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key}={value} is not a finite number"
+    elif rules["least"] is not None and value < rules["least"]:
+        yield f"{key}={value} is below {rules['least']}"
+    elif rules["most"] is not None and value > rules["most"]:
+        yield f"{key}={value} is above {rules['most']}"

@@ -1,0 +1,135 @@
+"""The feed: whatever call to MLflow fails, the next flush makes up for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from avvp_dist.config import CalibrateConfig
+from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
+from avvp_dist.tracking.run import stage_run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CALLS = [
+    ("create_experiment", 1),
+    ("create_run", 1),
+    ("log_batch", 1),  # params
+    ("log_dict", 1),
+    ("log_inputs", 1),
+    ("log_batch", 2),  # metrics
+    ("log_batch", 3),  # metrics that come after an artifact
+    ("log_artifact", 2),
+    ("log_artifacts", 1),
+    ("create_registered_model", 1),
+    ("create_model_version", 1),
+    ("set_registered_model_alias", 1),
+    ("set_terminated", 1),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Records of a finished run with one of everything."""
+    export, note = tmp_path / "export", tmp_path / "note.txt"
+    export.mkdir()
+    (export / "model.safetensors").write_bytes(b"weights")
+    note.write_text("note")
+    config = CalibrateConfig(shards="somewhere")
+    config.tracking.enabled = False
+    with stage_run("fed", tmp_path / "run", config, {"a": "b"}, {"/train": "f" * 64}) as run:
+        run.log(0, loss=3.0)
+        run.log(1, loss=2.0)
+        run.artifact(note)
+        run.log(2, loss=1.0)
+        run.register("avvp-fed", export, {})
+    return tmp_path / "run"
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, feed: Feed, method: str, number: int) -> None:
+    """Let the `number`-th call of a client's method fail before it reaches the store."""
+    whole, calls = getattr(feed._client, method), []
+
+    def torn(*arguments: Any, **keys: Any) -> Any:
+        calls.append(method)
+        if len(calls) == number:
+            raise ConnectionError("the server went away")
+        return whole(*arguments, **keys)
+
+    monkeypatch.setattr(feed._client, method, torn)
+
+
+def assert_all_sent_once(client: MlflowClient) -> None:
+    experiment = client.get_experiment_by_name("avvp-fed")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert sorted((p.step, p.value) for p in history) == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert run.data.params["shards"] == "somewhere"
+    assert run.data.tags["a"] == "b"
+    assert len(run.inputs.dataset_inputs) == 1
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files >= {"config.yaml", "note.txt"}
+    (version,) = client.search_model_versions("name='avvp-fed'")
+    alias = client.get_model_version_by_alias("avvp-fed", "candidate")
+    assert (version.run_id, alias.version) == (run.info.run_id, version.version)
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("again", ["the same feed", "a new feed"])
+@pytest.mark.parametrize(("method", "number"), CALLS, ids=lambda value: str(value))
+def test_a_call_that_fails_is_made_up_for(
+    folder: Path,
+    client: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    number: int,
+    again: str,
+) -> None:
+    feed = Feed(folder)
+    fail_once(monkeypatch, feed, method, number)
+    with pytest.raises(ConnectionError, match="went away"):
+        feed.flush()
+    feed = Feed(folder) if again == "a new feed" else feed
+    feed.flush()
+    assert_all_sent_once(client)
+
+
+def test_a_flush_without_news_sends_nothing(folder: Path, client: MlflowClient) -> None:
+    Feed(folder).flush()
+    before = (folder / "mlflow.json").read_bytes()
+    Feed(folder).flush()
+    assert (folder / "mlflow.json").read_bytes() == before
+    assert_all_sent_once(client)
+
+
+def test_points_that_were_sent_but_not_remembered_are_not_doubled(
+    folder: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = Feed(folder)
+    whole, sizes = feed._remember, []
+
+    def cut_off(offset: int) -> None:
+        sizes.append(offset)
+        if len(sizes) == 2:  # after the first metrics
+            raise KeyboardInterrupt
+        whole(offset)
+
+    monkeypatch.setattr(feed, "_remember", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        feed.flush()
+    Feed(folder).flush()
+    assert_all_sent_once(client)
+
+
+def test_without_a_server_the_store_is_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert tracking_uri() == "http://server"
