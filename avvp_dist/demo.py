@@ -29,7 +29,7 @@ SPLITS = ("train", "val", "test")
 ROWS = {
     "HAN": "configs/finetune/demo_han.yaml",
     "Base+Adv+Skip+GCAA": "configs/finetune/demo_base_adv_skip_gcaa.yaml",
-    "... + encoder (multi)": "configs/finetune/demo_pretrain_multi.yaml",
+    "+ encoder (multi)": "configs/finetune/demo_pretrain_multi.yaml",
 }
 """Rows of the demo's table and their configs."""
 COLUMNS = {
@@ -174,7 +174,7 @@ def _report(config: DemoConfig, out: Path, seconds: float) -> None:
     what = f"real features of {config.features}" if config.features else "SIMULATED features"
     lines = [
         f"F-scores on the test split, segment level unless said; {what}; "
-        f"{config.seeds} seed(s), mean ± deviation",
+        + ("one seed" if config.seeds == 1 else f"mean ± deviation over {config.seeds} seeds"),
         "",
         f"| {'parser':22} | " + " | ".join(COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",

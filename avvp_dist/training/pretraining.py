@@ -19,7 +19,6 @@ from avvp_dist.errors import DataError
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.models.export import read_meta
 from avvp_dist.objectives.grounding import grounding_loss, pair_masks
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.engine import parameter_groups
@@ -54,7 +53,10 @@ def pretrain(config: PretrainConfig) -> None:
     try:
         trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
         trainer.train()
-        _register(run, config, trainer, lineage)
+        if config.tracking.register:
+            clips = trainer.step * config.trainer.batch_size
+            tags = {**lineage, "objective": config.objective.name, "clips_seen": str(clips)}
+            run.register("avvp-encoder", trainer.out / "model", tags)
     except BaseException:
         run.close("FAILED")
         raise
@@ -167,12 +169,3 @@ def _split(shards: ShardSet, heldout: float) -> tuple[NDArray[np.integer], NDArr
             f"{shards.folder}: all {len(shards)} clips are held out", remedy="Lower data.heldout"
         )
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
-def _register(run: Run, config: PretrainConfig, trainer: Trainer, lineage: dict[str, str]) -> None:
-    if config.tracking.register and trainer.ranks.first:
-        folder = trainer.out / "model"
-        read_meta(folder, "encoder")
-        clips = trainer.step * config.trainer.batch_size
-        tags = {**lineage, "objective": config.objective.name, "clips_seen": str(clips)}
-        run.register("avvp-encoder", folder, tags)

@@ -87,10 +87,10 @@ class Trainer:
         """Train to the last step; checkpoints, exports and figures lie in `out`."""
         started = time.monotonic()
         for step in self._progress():
-            loss, parts = self._update(step)
+            parts = self._update(step)
             self.step = step + 1
             if self.step % self.config.log_every == 0 or self.step == self.steps:
-                self._log(loss, parts, time.monotonic() - started)
+                self._log(parts, time.monotonic() - started)
                 started = time.monotonic()
             if self._epoch_ends():
                 self._validate()
@@ -99,12 +99,13 @@ class Trainer:
                 self._save()
         self._draw()
 
-    def _update(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """One optimiser step over this rank's part of the global batch."""
+    def _update(self, step: int) -> dict[str, Tensor]:
+        """One optimiser step over this rank's part of the global batch: loss and its parts."""
         factor = lr_factor(self.optimizer, step, self.steps, self.steps_per_epoch)
         for group, peak in zip(self.engine.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         self.engine.train()
+        sums: dict[str, Tensor] = {}
         for number, clips in enumerate(self.stream.next()):
             # Dropout as a function of step and rank: nothing of it has to be saved to resume.
             torch.manual_seed(_seed(self.config.seed, step, number, self.ranks.rank))
@@ -120,11 +121,15 @@ class Trainer:
                 )
             self.engine.backward(loss)
             self.engine.step()
-        return loss, parts
+            for name, part in {"loss": loss.detach(), **parts}.items():
+                sums[name] = sums.get(name, 0) + part / self.config.accumulate
+        return sums
 
-    def _log(self, loss: Tensor, parts: dict[str, Tensor], seconds: float) -> None:
-        values = {"loss": loss, **{f"train/{name}": part for name, part in parts.items()}}
-        means = {name: float(self.ranks.mean(value)) for name, value in values.items()}
+    def _log(self, parts: dict[str, Tensor], seconds: float) -> None:
+        means = {
+            name if name == "loss" else f"train/{name}": float(self.ranks.mean(part))
+            for name, part in parts.items()
+        }
         norm = self.engine.get_global_grad_norm()
         steps = (self.step - 1) % self.config.log_every + 1
         self.run.log(
