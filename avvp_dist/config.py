@@ -158,7 +158,7 @@ class Objective:
         "mean", "over the snippets j of an anchor (the paper: sum)", choices=("mean", "sum")
     )
     other_clips: float = option(
-        1.0, "weight of negatives from the other clips of the rank's batch; 0: none", least=0
+        1.0, "weight of the negatives from other clips of the rank's batch; 0: none", least=0
     )
 
 
@@ -248,6 +248,7 @@ class Pretrained:
     tune: bool = option(False, "train the encoder with the parser; false: frozen features")
     lr_scale: float = option(0.1, "its learning rate relative to the parser's", least=0)
     raw: bool = option(True, "the parser also sees the raw features, beside the encoder's")
+    scale: float = option(0.3, "of its layer-normed outputs, against the raw features", least=0)
 
 
 @dataclass

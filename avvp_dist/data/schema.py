@@ -13,6 +13,9 @@ from avvp_dist.errors import DataError
 AUDIO = "audio"
 """The name of the audio stream; every other stream of a shard set is visual."""
 
+PADDING = 255
+"""Component id of a snippet that is padding."""
+
 LLP_CLASSES = (
     "Speech",
     "Car",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.data.schema import PADDING
 from avvp_dist.errors import ConfigError
-from avvp_dist.objectives.grounding import PADDING
 
 
 def similarity(features: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -41,7 +41,9 @@ def link(
                 f"there is a threshold for stream {name}, the shard set has {sorted(streams)}",
                 remedy="Calibrate on this shard set",
             )
-    near = [similarity(streams[name]) >= limit for name, limit in thresholds.items()]
+    # Identical snippets reach a threshold of 1, though float32 gives them 1 - 1e-7.
+    limits = {name: min(limit, 1 - 1e-6) for name, limit in thresholds.items()}
+    near = [similarity(streams[name]) >= limit for name, limit in limits.items()]
     edges: NDArray[np.bool_] = (np.any if rule == "or" else np.all)(near, axis=0)
     if silent is not None:
         edges &= ~(silent[:, :, None] | silent[:, None, :])

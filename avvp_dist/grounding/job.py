@@ -19,13 +19,12 @@ from tqdm import tqdm
 from avvp_dist import __version__
 from avvp_dist.commit import digest, sha256, staged, write_json
 from avvp_dist.config import GroundConfig
-from avvp_dist.data.schema import AUDIO
+from avvp_dist.data.schema import AUDIO, PADDING
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError
 from avvp_dist.evaluation.figures import component_figure
 from avvp_dist.grounding.components import components, link, silent_snippets
 from avvp_dist.grounding.version import SUMMARY
-from avvp_dist.objectives.grounding import PADDING
 from avvp_dist.tracking.run import Run, stage_run
 
 _CLIPS_AT_ONCE = 1024
@@ -101,22 +100,33 @@ def _plan(config: GroundConfig, shards: ShardSet) -> dict[str, Any]:
     for name in chosen["thresholds"]:
         if name not in shards.dims:
             raise ConfigError(f"thresholds: {path}: the shard set has no stream {name}")
-    silent = np.load(config.silent_audio, allow_pickle=False) if config.silent_audio else []
+    silent = _silent(config.silent_audio)
     plan = {
         "code": __version__,
         "rule": config.rule,
         "thresholds": chosen["thresholds"],
-        "silent_audio": np.atleast_2d(silent)[0].tolist(),
+        "silent_audio": silent,
         "silent_similarity": config.silent_similarity,
     }
-    if silent and len(plan["silent_audio"]) != shards.dims[AUDIO]:
+    if silent and len(silent) != shards.dims[AUDIO]:
         raise ConfigError(
-            f"silent_audio: {config.silent_audio} has {len(plan['silent_audio'])} values, "
+            f"silent_audio: {config.silent_audio} has {len(silent)} values, "
             f"stream {AUDIO} has {shards.dims[AUDIO]}"
         )
     limits = "-".join(f"{name}{limit:.3f}" for name, limit in sorted(plan["thresholds"].items()))
     plan["version"] = config.version or f"{config.rule}-{limits}-{digest(plan)[:6]}"
     return plan
+
+
+def _silent(path: str) -> list[float]:
+    """The silent audio vector, the first row of a matrix; empty without a path."""
+    if not path:
+        return []
+    try:
+        first: list[float] = np.atleast_2d(np.load(path, allow_pickle=False))[0].tolist()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"silent_audio: {path} cannot be read: {error}") from None
+    return first
 
 
 def _made_from(shards: ShardSet, number: int, plan: dict[str, Any]) -> str:
@@ -125,7 +135,7 @@ def _made_from(shards: ShardSet, number: int, plan: dict[str, Any]) -> str:
 
 def _done(folder: Path, shards: ShardSet, number: int, plan: dict[str, Any]) -> bool:
     path = folder / f"{shards.shards[number].path.stem}.json"
-    if not path.is_file():
+    if not path.is_file() or not path.with_suffix(".npy").is_file():
         return False
     return bool(json.loads(path.read_text())["made_from"] == _made_from(shards, number, plan))
 

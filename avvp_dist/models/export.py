@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from yaml import YAMLError
 
 from avvp_dist.commit import commit_folder, sha256
 from avvp_dist.config import Encoder as EncoderConfig
@@ -78,6 +80,7 @@ def build_parser(meta: dict[str, Any], encoder: Encoder | None = None) -> Parser
         len(meta["classes"]),
         encoder,
         raw=options.raw,
+        scale=options.scale,
         tune=options.tune,
     )
 
@@ -90,15 +93,22 @@ def read_meta(folder: Path, kind: str) -> dict[str, Any]:
             f"{folder} is no exported model: {CONFIG} or {WEIGHTS} is missing",
             remedy=f"Give the `model` folder of a finished run that made the {kind}",
         )
-    meta: Any = OmegaConf.to_container(OmegaConf.load(path))
-    if meta.get("kind") != kind:
-        raise CheckpointError(f"{folder} holds an exported {meta.get('kind')}, not a {kind}")
-    return dict(meta)
+    try:
+        meta: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+    if not isinstance(meta, dict) or meta.get("kind") != kind:
+        held = meta.get("kind") if isinstance(meta, dict) else "nothing"
+        raise CheckpointError(f"{folder} holds an exported {held}, not a {kind}")
+    return meta
 
 
 def _filled(module: Any, folder: Path) -> Any:
     assert isinstance(module, nn.Module)
-    state = load_file(folder / WEIGHTS)
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged: {error}") from None
     own = module.state_dict()
     missing = sorted(own.keys() - state.keys())
     unexpected = sorted(state.keys() - own.keys())

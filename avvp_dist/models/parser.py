@@ -38,6 +38,8 @@ class Parser(nn.Module):
         classes: C.
         encoder: a pretrained encoder in front, or None.
         raw: with an encoder: read the raw features too, beside the encoder's.
+        scale: with an encoder: of its layer-normed outputs. Raw features are small; unscaled
+            outputs would outweigh them.
         tune: with an encoder: train it; otherwise it stays in eval mode without gradients.
     """
 
@@ -49,16 +51,17 @@ class Parser(nn.Module):
         encoder: Encoder | None = None,
         *,
         raw: bool = True,
+        scale: float = 1.0,
         tune: bool = False,
     ) -> None:
         super().__init__()
-        self.config, self.encoder, self.raw, self.tune = config, encoder, raw, tune
+        self.config, self.encoder, self.scale, self.tune = config, encoder, scale, tune
         width = config.width
         self.visual_streams = [name for name in dims if name != AUDIO]
         inputs = dict(dims) if encoder is None or raw else {}
         self.embed = nn.ModuleDict({name: nn.Linear(dim, width) for name, dim in inputs.items()})
         if encoder is not None:
-            encoder.requires_grad_(tune)
+            encoder.requires_grad_(tune).train(tune)
             self.embed_encoded = nn.ModuleDict(
                 {name: nn.Linear(encoder.width, width) for name in ("audio", "visual")}
             )
@@ -124,7 +127,7 @@ class Parser(nn.Module):
                 encoded = self.encoder(streams)
             for modality, name in enumerate(("audio", "visual")):
                 features = F.layer_norm(encoded[modality], encoded[modality].shape[-1:])
-                sums[modality].append(self.embed_encoded[name](features))
+                sums[modality].append(self.embed_encoded[name](self.scale * features))
         return [torch.stack(parts).sum(0) for parts in sums]
 
     def _pool(self, features: Tensor) -> Parsed:

@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avvp_dist.config import Objective
-
-PADDING = 255
-"""Component id of a snippet that is padding."""
+from avvp_dist.data.schema import PADDING
 
 
 def grounding_loss(
@@ -20,8 +18,8 @@ def grounding_loss(
     For an anchor i and every snippet j of its clip: [p - <x_i, y_j>]_+ where both lie in one
     component, else [<x_i, y_j> - n]_+; (x, y) is (a, a) and (v, v) for uni, (a, v) and (v, a)
     for cross. Averaged over anchors and clips; per anchor the mean or the sum over j. Beyond the
-    paper, `other_clips` weighs the same hinge on snippets of the batch's other clips, averaged
-    over those that violate the margin.
+    paper, `other_clips` weighs the mean of the same hinge over the snippets of the batch's other
+    clips.
 
     Args:
         audio, visual: representations `[B, T, D]`.
@@ -52,7 +50,8 @@ def grounding_loss(
             over_j = over_j / valid.sum(2).clamp(min=1)
         parts["own"].append((over_j * anchors).sum() / anchors.sum().clamp(min=1))
         if config.other_clips:
-            parts["other"].append(_violation(x, y, foreign, config.negative_margin))
+            hinge = F.relu(x.flatten(0, 1) @ y.flatten(0, 1).T - config.negative_margin)
+            parts["other"].append(_mean(hinge, foreign))
         with torch.no_grad():
             parts["positive"].append(_mean(similarity, same))
             parts["negative"].append(_mean(similarity, valid & ~same))
@@ -88,12 +87,6 @@ def _other_clips(components: Tensor) -> Tensor:
     owner = torch.arange(clips, device=components.device).repeat_interleave(snippets)
     real = components.flatten() != PADDING
     return (owner[:, None] != owner) & real[:, None] & real
-
-
-def _violation(x: Tensor, y: Tensor, foreign: Tensor, margin: float) -> Tensor:
-    """Mean hinge over the snippets of other clips that lie above the margin."""
-    hinge = F.relu(x.flatten(0, 1) @ y.flatten(0, 1).T - margin) * foreign
-    return hinge.sum() / (hinge > 0).sum().clamp(min=1)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Feed:
     def _send_metrics(self, records: list[tuple[dict[str, Any], int]]) -> None:
         from mlflow.entities import Metric
 
-        steps = self.state.setdefault("steps", {})
+        steps = dict(self.state.get("steps", {}))
         batch = []
         for record, _ in records:
             for name, value in record["values"].items():
@@ -80,6 +80,7 @@ class Feed:
         for start in range(0, len(batch), 1000):
             self._client.log_batch(self.state["run_id"], metrics=batch[start : start + 1000])
         if records:
+            self.state["steps"] = steps
             self._remember(records[-1][1])
 
     def _send_run(self, record: dict[str, Any]) -> None:
