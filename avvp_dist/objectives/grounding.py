@@ -50,8 +50,8 @@ def grounding_loss(
             over_j = over_j / valid.sum(2).clamp(min=1)
         parts["own"].append((over_j * anchors).sum() / anchors.sum().clamp(min=1))
         if config.other_clips:
-            hinge = F.relu(x.flatten(0, 1) @ y.flatten(0, 1).T - config.negative_margin)
-            parts["other"].append(_mean(hinge, foreign))
+            others = F.relu(x.flatten(0, 1) @ y.flatten(0, 1).T - config.negative_margin)
+            parts["other"].append(_mean(others, foreign))
         with torch.no_grad():
             parts["positive"].append(_mean(similarity, same))
             parts["negative"].append(_mean(similarity, valid & ~same))

@@ -106,7 +106,14 @@ def test_a_chain_of_any_length_is_one_component() -> None:
         assert not components(edges).any(), snippets
 
 
-def test_padding_joins_nothing() -> None:
+def test_padding_joins_nothing_not_even_two_snippets_it_is_near_to() -> None:
+    bridge = np.eye(3, dtype=bool)[None].copy()
+    bridge[0, [0, 2, 1, 2], [2, 0, 2, 1]] = True  # 0 and 1 meet in 2 only
+    assert components(bridge).tolist() == [[0, 0, 0]]
+    assert components(bridge, np.array([2])).tolist() == [[0, 1, PADDING]]
+
+
+def test_padding_has_an_id_of_its_own() -> None:
     ids = components(np.ones((2, 4, 4), bool), np.array([2, 4]))
     assert ids.dtype == np.uint8
     assert ids.tolist() == [[0, 0, PADDING, PADDING], [0, 0, 0, 0]]

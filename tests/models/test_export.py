@@ -139,7 +139,9 @@ def test_tensors_that_do_not_fit_are_named(exported: Path) -> None:
         load_encoder(exported)
 
 
-@pytest.mark.parametrize("tensors", [{"positions": None}, {"x": torch.ones(1)}])
+@pytest.mark.parametrize(
+    "tensors", [{"positions": None}, {"x": torch.ones(1)}, {"norm.weight": torch.ones(3)}]
+)
 def test_one_tensor_is_enough(exported: Path, tensors: dict[str, Tensor | None]) -> None:
     change(exported, **tensors)
     with pytest.raises(CheckpointError, match=next(iter(tensors))):
