@@ -84,36 +84,43 @@ class Feed:
             self._remember(records[-1][1])
 
     def _send_run(self, record: dict[str, Any]) -> None:
-        if record["key"] == self.state["key"]:
-            self._reopen(record)
-        else:
+        if record["key"] != self.state["key"]:
             self._create(record)
+        if self.state["attempt"] == 0:
+            self._describe(record)
+        else:
+            self._reopen(record)
+        self.state["attempt"] += 1
         self._watch()
 
     def _create(self, record: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
         run = self._client.create_run(
             self._experiment(record["experiment"]),
             start_time=record["time"],
             run_name=record["name"],
             tags={**record["tags"], **_environment(), "folder": str(self.folder.absolute())},
         )
-        self.state.update(key=record["key"], run_id=run.info.run_id, steps={}, attempt=1)
+        self.state.update(key=record["key"], run_id=run.info.run_id, steps={}, attempt=0)
+        self._remember(self.state["offset"])
+
+    def _describe(self, record: dict[str, Any]) -> None:
+        """What a new run was started with; may be sent twice."""
+        from mlflow.entities import Param
+
+        run_id = self.state["run_id"]
         params = [Param(k, str(v)[:6000]) for k, v in _flat(record["config"])]
-        self._client.log_batch(run.info.run_id, params=params[:100])
-        self._client.log_dict(run.info.run_id, record["config"], "config.yaml")
+        self._client.log_batch(run_id, params=params[:100])
+        self._client.log_dict(run_id, record["config"], "config.yaml")
         self._log_inputs(record["inputs"])
 
     def _reopen(self, record: dict[str, Any]) -> None:
         run_id = self.state["run_id"]
-        self.state["attempt"] += 1
         self._client.update_run(run_id, "RUNNING")
         known = self._client.get_run(run_id).data.params
         for name, value in _flat(record["config"]):
             # MLflow refuses to change a param, and the first value stays true of the first try.
             if known.get(name, str(value)) != str(value):
-                tag = f"resume.{self.state['attempt']}.{name}"
+                tag = f"resume.{self.state['attempt'] + 1}.{name}"
                 self._client.set_tag(run_id, tag, str(value)[:5000])
 
     def _send_artifact(self, record: dict[str, Any]) -> None:
@@ -123,16 +130,20 @@ class Feed:
         from mlflow.exceptions import MlflowException
 
         run_id, name = self.state["run_id"], record["model"]
-        self._client.log_artifacts(run_id, record["folder"], "model")
+        # A path of its own: a run that is resumed may register again.
+        path = f"model-{record['time']}"
+        self._client.log_artifacts(run_id, record["folder"], path)
         try:
             self._client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        uri = self._client.get_run(run_id).info.artifact_uri
-        version = self._client.create_model_version(
-            name, f"{uri}/model", run_id, tags=record["tags"]
-        )
+        source = f"{self._client.get_run(run_id).info.artifact_uri}/{path}"
+        known = self._client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+        # It is there already when a feed was cut off before it set the alias.
+        version = next((v for v in known if v.source == source), None)
+        if version is None:
+            version = self._client.create_model_version(name, source, run_id, tags=record["tags"])
         self._client.set_registered_model_alias(name, "candidate", version.version)
         self._client.set_tag(run_id, "registered", f"{name}/{version.version}")
 

@@ -225,10 +225,10 @@ def test_the_discriminator_gets_audio_as_0_and_visual_as_1() -> None:
     torch.testing.assert_close(logits[truth == 1], visual)
 
 
-def with_encoder(tune: bool, raw: bool = True) -> Parser:
+def with_encoder(tune: bool, **options: Any) -> Parser:
     torch.manual_seed(0)
     encoder = Encoder(EncoderConfig(size="tiny", dropout=0.5), DIMS, 5)
-    return Parser(SMALL, DIMS, 7, encoder, raw=raw, tune=tune)
+    return Parser(SMALL, DIMS, 7, encoder, tune=tune, **options)
 
 
 @pytest.mark.parametrize("tune", [False, True])
@@ -260,3 +260,12 @@ def test_raw_features_bypass_the_encoder_only_on_request() -> None:
         parser.encoder.forward = lambda streams, fixed=representations: fixed
         same = torch.equal(parser(clips()).frame_prob, parser(silent).frame_prob)
         assert same == (not bypassed)
+
+
+@torch.no_grad()
+def test_scale_is_that_of_the_encoders_features() -> None:
+    plain, scaled = with_encoder(tune=False).eval(), with_encoder(tune=False, scale=0.25).eval()
+    assert not torch.allclose(plain(clips()).frame_prob, scaled(clips()).frame_prob)
+    for layer in plain.embed_encoded.values():
+        layer.weight.mul_(0.25)
+    torch.testing.assert_close(plain(clips()).frame_prob, scaled(clips()).frame_prob)
