@@ -75,6 +75,7 @@ class PackConfig:
     annotations: str = option("", "folder of the AVVP_*.csv; empty: the source folder")
     clips_per_shard: int = option(2000, "clips in a shard", least=1)
     extractor: str = option("", "name and version of what made the features")
+    tracking: Tracking = section(Tracking)
 
 
 @dataclass

@@ -64,6 +64,7 @@ def packed(features: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
                 out=str(out / split),
                 clips_per_shard=40,
                 extractor="simulated",
+                tracking=Tracking(enabled=False),
             )
         )
         for split in ("train", "val", "test")

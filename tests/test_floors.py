@@ -26,14 +26,14 @@ FLOORS = {
     "avvp_dist.models.*": 1,
     "avvp_dist.objectives.*": 1,
     "avvp_dist.evaluation.*": 1,
+    "avvp_dist.tracking.*": 1,
     "avvp_dist.grounding.*": 2,
     "avvp_dist.training.*": 2,
-    "avvp_dist.tracking.*": 2,
     "avvp_dist.demo": 3,
     "launch.*": 3,
     "tools.*": 3,
 }
-"""Module, or room with all that is in it; DESIGN.md, `The house`."""
+"""Module, or room with all that is in it; docs/design.md, `Floors`."""
 
 HEAVY = ("torch", "deepspeed", "ray", "mlflow", "faiss", "numpy")
 GROUND = (

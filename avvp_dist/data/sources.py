@@ -17,6 +17,7 @@ from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet, write_shard_set
 from avvp_dist.errors import DataError
+from avvp_dist.tracking.run import stage_run
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,16 @@ def pack(config: PackConfig) -> ShardSet:
     annotations = read_annotations(folder, config.split) if any(folder.glob("AVVP_*.csv")) else None
     read = {"arrays": read_arrays, "han": read_han}[config.format]
     clips = read(Path(config.source), config.split, annotations)
-    packed = write_shard_set(
-        tqdm(clips, desc=f"packing {config.split}", unit=" clips"),
-        out,
-        clips_per_shard=config.clips_per_shard,
-        extractor=config.extractor,
-        source=source,
-    )
+    with stage_run("pack", out, config, {"extractor": config.extractor}) as run:
+        packed = write_shard_set(
+            tqdm(clips, desc=f"packing {config.split}", unit=" clips"),
+            out,
+            clips_per_shard=config.clips_per_shard,
+            extractor=config.extractor,
+            source=source,
+        )
+        run.log(0, clips=len(packed), shards=len(packed.shards))
+        run.artifact(out / MANIFEST)
     dims = ", ".join(f"{name} {dim}" for name, dim in packed.dims.items())
     print(f"{out}: {len(packed)} clips of {packed.snippets} snippets, {dims}")
     return packed

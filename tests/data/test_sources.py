@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avvp_dist.config import PackConfig
+from avvp_dist.config import PackConfig, Tracking
 from avvp_dist.data.llp import read_annotations
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.sources import pack
 from avvp_dist.errors import DataError
 
+OFF = Tracking(enabled=False)
 CLIPS = {
     "AP0061o0Nvk_101.8_111.8": 80,  # decimals
     "-bcdefghij0_0_10": 80,  # led by a dash
@@ -49,7 +50,7 @@ def han(tmp_path: Path) -> Path:
 
 def pack_han(folder: Path, **changes: str) -> ShardSet:
     out = folder.parent / "shards"
-    return pack(PackConfig(**{"source": str(folder), "out": str(out), "format": "han", **changes}))
+    return pack(PackConfig(source=str(folder), out=str(out), format="han", tracking=OFF, **changes))
 
 
 def test_arrays_arrive_in_order_with_labels(features: Path, packed: dict[str, ShardSet]) -> None:
@@ -69,13 +70,15 @@ def test_arrays_arrive_in_order_with_labels(features: Path, packed: dict[str, Sh
 
 def test_without_annotations_labels_are_unknown(features: Path, tmp_path: Path) -> None:
     (tmp_path / "features_train.npz").symlink_to(features / "features_train.npz")
-    config = PackConfig(source=str(tmp_path), out=str(tmp_path / "out"))
+    config = PackConfig(tracking=OFF, source=str(tmp_path), out=str(tmp_path / "out"))
     assert pack(config).labels == [None] * 96
 
 
 def test_annotations_may_lie_elsewhere(features: Path, tmp_path: Path) -> None:
     (tmp_path / "features_train.npz").symlink_to(features / "features_train.npz")
-    config = PackConfig(source=str(tmp_path), out=str(tmp_path / "out"), annotations=str(features))
+    config = PackConfig(
+        tracking=OFF, source=str(tmp_path), out=str(tmp_path / "out"), annotations=str(features)
+    )
     assert None not in pack(config).labels
 
 
@@ -96,7 +99,7 @@ def test_wrong_arrays_are_named(
     kept = {name: array for name, array in (whole | changes).items() if array is not None}
     np.savez(tmp_path / "features_train.npz", **kept)
     with pytest.raises(DataError, match=message):
-        pack(PackConfig(source=str(tmp_path), out=str(tmp_path / "out")))
+        pack(PackConfig(tracking=OFF, source=str(tmp_path), out=str(tmp_path / "out")))
     with pytest.raises(DataError, match="is no shard set"):
         ShardSet(tmp_path / "out")
 
@@ -106,7 +109,7 @@ def test_a_missing_or_broken_array_file_is_named(tmp_path: Path, content: bytes 
     if content is not None:
         (tmp_path / "features_val.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"features_val\.npz"):
-        pack(PackConfig(source=str(tmp_path), out=str(tmp_path / "out"), split="val"))
+        pack(PackConfig(tracking=OFF, source=str(tmp_path), out=str(tmp_path / "out"), split="val"))
 
 
 def test_han_frames_are_pooled_to_snippets(han: Path) -> None:

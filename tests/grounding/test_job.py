@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from avvp_dist.config import CalibrateConfig, GroundConfig, PackConfig
+from avvp_dist.config import CalibrateConfig, GroundConfig, PackConfig, Tracking
 from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet, write_shard_set
 from avvp_dist.data.sources import pack
@@ -217,7 +217,13 @@ def many(features: Path, calibrated: Path, tmp_path: Path) -> Path:
     """The train clips as 48 shards, so that a job takes a moment."""
     folder = tmp_path / "many"
     pack(
-        PackConfig(source=str(features), out=str(folder), clips_per_shard=2, extractor="simulated")
+        PackConfig(
+            source=str(features),
+            out=str(folder),
+            clips_per_shard=2,
+            extractor="simulated",
+            tracking=Tracking(enabled=False),
+        )
     )
     shutil.copy(calibrated / "thresholds.yaml", folder)
     return folder
