@@ -6,19 +6,18 @@ READY := .venv/ready
 # Bytecode is compiled once, then every process starts in half the time.
 unexport PYTHONDONTWRITEBYTECODE
 
-# A GPU decides which torch and which faiss are installed.
+# A GPU decides which torch and which faiss are installed. PIP_FIND_LINKS may offer a CPU wheel.
 DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
-EXTRAS := $(DEVICE),dev
-ifeq ($(DEVICE),gpu)
-  TORCH := torch
-else ifneq ($(PIP_FIND_LINKS),)
-  TORCH := torch==2.13.0
+UV := $(shell command -v uv 2>/dev/null)
+WHEELS := $(if $(filter cpu,$(DEVICE)),$(PIP_FIND_LINKS))
+ifneq ($(UV),)
+  INSTALL := UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(UV) pip install --quiet --python $(BIN)/python
+  TORCH := $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
 else
-  TORCH := torch --extra-index-url https://download.pytorch.org/whl/cpu
+  INSTALL := $(BIN)/python -m pip install --quiet
+  TORCH := $(if $(WHEELS),torch==2.13.0,torch \
+    $(if $(filter cpu,$(DEVICE)),--extra-index-url https://download.pytorch.org/whl/cpu))
 endif
-INSTALL := $(shell command -v uv >/dev/null 2>&1 \
-  && echo 'UV_FIND_LINKS=$(PIP_FIND_LINKS) uv pip install --quiet --python $(BIN)/python' \
-  || echo '$(BIN)/python -m pip install --quiet')
 
 .PHONY: demo test lint clean
 demo: $(READY)
@@ -35,7 +34,7 @@ lint: $(READY)
 $(READY): pyproject.toml
 	@echo "Setting up .venv ($(DEVICE)) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) $(TORCH) -e '.[$(EXTRAS)]'
+	$(INSTALL) $(TORCH) -e '.[$(DEVICE),dev]'
 	@touch $(READY)
 
 clean:

@@ -49,8 +49,8 @@ def han(tmp_path: Path) -> Path:
 
 
 def pack_han(folder: Path, **changes: str) -> ShardSet:
-    out = folder.parent / "shards"
-    return pack(PackConfig(source=str(folder), out=str(out), format="han", tracking=OFF, **changes))
+    keys = {"source": str(folder), "out": str(folder.parent / "out"), "format": "han", **changes}
+    return pack(PackConfig(tracking=OFF, **keys))
 
 
 def test_arrays_arrive_in_order_with_labels(features: Path, packed: dict[str, ShardSet]) -> None:
