@@ -57,7 +57,8 @@ def calibrate(config: CalibrateConfig) -> Path:
     """
     shards = ShardSet(config.shards)
     out = Path(config.out or shards.folder / "thresholds.yaml")
-    with stage_run("calibrate", out.parent, config, {"manifest": shards.digest}) as run:
+    inputs = {str(shards.folder.absolute()): shards.digest}
+    with stage_run("calibrate", out.parent, config, {"manifest": shards.digest}, inputs) as run:
         found = calibrations(shards, config)
         chosen: dict[str, Any] = {
             "thresholds": {name: round(c.threshold, 4) for name, c in found.items()},

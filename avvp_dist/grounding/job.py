@@ -42,7 +42,8 @@ def ground(config: GroundConfig) -> Path:
     plan = _plan(config, shards)
     folder = shards.folder / "grounding" / plan["version"]
     tags = {"manifest": shards.digest, "grounding": plan["version"]}
-    with stage_run("ground", folder, config, tags) as run:
+    inputs = {str(shards.folder.absolute()): shards.digest}
+    with stage_run("ground", folder, config, tags, inputs) as run:
         missing = [n for n in range(len(shards.shards)) if not _done(folder, shards, n, plan)]
         if missing:
             _run_tasks(shards, folder, plan, missing, config.workers)

@@ -130,8 +130,8 @@ class Feed:
         from mlflow.exceptions import MlflowException
 
         run_id, name = self.state["run_id"], record["model"]
-        # A path of its own: a run that is resumed may register again.
-        path = f"model-{record['time']}"
+        # By its content: a run that is resumed may register again, the same ones or others.
+        path = f"model-{record['tags']['digest'][:12]}"
         self._client.log_artifacts(run_id, record["folder"], path)
         try:
             self._client.create_registered_model(name)
@@ -140,7 +140,7 @@ class Feed:
                 raise
         source = f"{self._client.get_run(run_id).info.artifact_uri}/{path}"
         known = self._client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-        # It is there already when a feed was cut off before it set the alias.
+        # It is there already if the same was registered before, or a feed was cut off here.
         version = next((v for v in known if v.source == source), None)
         if version is None:
             version = self._client.create_model_version(name, source, run_id, tags=record["tags"])

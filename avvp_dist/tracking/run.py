@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from avvp_dist.commit import digest, sha256
 from avvp_dist.config import Tracking
 from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
 from avvp_dist.tracking.records import Records, finite, read_records
@@ -78,8 +79,10 @@ class Run:
             self._records.write("artifact", path=str(path.absolute()), under=under)
 
     def register(self, model: str, export: Path, tags: dict[str, str]) -> None:
-        """An exported model as a new version of `model` with alias `candidate`."""
+        """An exported model as `candidate` version of `model`; a new one if its files are new."""
         if self.active:
+            files = {path.name: sha256(path) for path in export.iterdir()}
+            tags = {**tags, "digest": digest(files)}
             self._records.write("register", model=model, folder=str(export.absolute()), tags=tags)
 
     def close(self, status: str = "FINISHED") -> None:

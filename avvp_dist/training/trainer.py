@@ -206,10 +206,11 @@ class Trainer:
                 name: (list(points), list(points.values()))
                 for name, points in read_series(self.out).items()
             }
-            panels = [
+            drawn = [
                 (title, [name for name in names if name in series], label)
                 for title, names, label in self.task.panels
             ]
+            panels = [panel for panel in drawn if panel[1]]
             figure = curves_figure(self.out / "curves.png", series, panels, "step", self.out.name)
             self.run.figure(figure)
             print(f"{self.out / 'model'}\n{figure}")

@@ -91,7 +91,7 @@ def test_a_registered_model_is_a_candidate_to_download(
         with stage_run("pretrain", tmp_path / f"run{number}", config(), {}) as run:
             run.register("avvp-encoder", export, {"objective": "multi"})
     newest = client.get_model_version_by_alias("avvp-encoder", "candidate")
-    assert (str(newest.version), newest.tags) == ("2", {"objective": "multi"})
+    assert (str(newest.version), newest.tags["objective"]) == ("2", "multi")
     assert newest.run_id == sent(client, "avvp-pretrain")[-1].info.run_id
     for name, number in (("@candidate", 2), ("/1", 1)):
         folder, version = resolve(f"models:/avvp-encoder{name}", tmp_path / f"into{number}")
@@ -104,11 +104,12 @@ def test_a_version_keeps_its_weights_when_its_run_goes_on(
 ) -> None:
     export = tmp_path / "model"
     export.mkdir()
-    for weights in (b"first", b"second"):
+    for weights in (b"first", b"second", b"second"):
         (export / "model.safetensors").write_bytes(weights)
         run = Run("pretrain", tmp_path / "run", config(), {}, resume=True)
         run.register("avvp-encoder", export, {})
         run.close()
+    assert len(client.search_model_versions("name='avvp-encoder'")) == 2
     for version, weights in ((1, b"first"), (2, b"second")):
         folder, _ = resolve(f"models:/avvp-encoder/{version}", tmp_path / f"into{version}")
         assert (folder / "model.safetensors").read_bytes() == weights
