@@ -172,10 +172,11 @@ class Optimizer:
     warmup: float = option(0.05, "share of the steps that warm up linearly", least=0, most=1)
     schedule: str = option(
         "cosine",
-        "after warm-up: cosine to 0, constant, or halving",
-        choices=("cosine", "constant", "halving"),
+        "after warm-up: cosine to 0, constant, or down a step every few epochs",
+        choices=("cosine", "constant", "step"),
     )
-    halve_every: int = option(5, "epochs between halvings of schedule=halving", least=1)
+    decay: float = option(0.5, "factor of each step of schedule=step", least=0, most=1)
+    decay_every: int = option(5, "epochs between its steps", least=1)
     clip: float = option(1.0, "largest gradient norm; 0: no clipping", least=0)
 
 
@@ -294,7 +295,7 @@ class FinetuneConfig:
     parser: Parser = section(Parser)
     loss: ParsingLoss = section(ParsingLoss)
     optimizer: Optimizer = section(
-        Optimizer, lr=3e-4, weight_decay=0.0, warmup=0.0, schedule="halving", clip=0.0
+        Optimizer, lr=3e-4, weight_decay=0.0, warmup=0.0, schedule="step", clip=0.0
     )
     trainer: TrainerSection = section(TrainerSection, epochs=40)
     tracking: Tracking = section(Tracking)

@@ -1,4 +1,4 @@
-"""Train an audio-visual video parser on weak labels.
+r"""Train an audio-visual video parser on weak labels.
 
 deepspeed launch/finetune.py --config configs/finetune/base_adv_skip_gcaa.yaml \
     data.train=DIR data.val=DIR data.annotations=DIR trainer.out=RUN

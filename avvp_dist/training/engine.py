@@ -65,8 +65,8 @@ def lr_factor(optimizer: Optimizer, step: int, steps: int, steps_per_epoch: int)
         return (step + 1) / warmup
     if optimizer.schedule == "cosine":
         return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
-    if optimizer.schedule == "halving":
-        return 0.5 ** (step // steps_per_epoch // optimizer.halve_every)
+    if optimizer.schedule == "step":
+        return optimizer.decay ** (step // steps_per_epoch // optimizer.decay_every)
     return 1.0
 
 

@@ -24,8 +24,8 @@ def test_cosine_warms_up_and_ends_at_zero() -> None:
     assert factors[10] == 1.0 and factors[55] == pytest.approx(0.5) and factors[100] == 0.0
 
 
-def test_halving_follows_epochs() -> None:
-    optimizer = Optimizer(schedule="halving", warmup=0.0, halve_every=5)
+def test_steps_follow_epochs() -> None:
+    optimizer = Optimizer(schedule="step", warmup=0.0, decay=0.5, decay_every=5)
     assert [lr_factor(optimizer, epoch * 7, 700, 7) for epoch in (0, 4, 5, 9, 10)] == [
         1.0,
         1.0,
