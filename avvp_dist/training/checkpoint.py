@@ -10,7 +10,18 @@ from avvp_dist.commit import MANIFEST, commit_folder, faults
 from avvp_dist.errors import CheckpointError
 from avvp_dist.training.ranks import Ranks
 
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in a run's folder."""
 _TAG = "state"
+
+
+def check_unclaimed(out: Path, resume: str) -> None:
+    """Raise `CheckpointError` if `out` holds the checkpoints of a run that is not to be resumed."""
+    if resume == "never" and checkpoints(out / CHECKPOINTS):
+        raise CheckpointError(
+            f"{out} already holds a run",
+            remedy="Go on with trainer.resume=auto, or choose another trainer.out",
+        )
 
 
 def save_checkpoint(

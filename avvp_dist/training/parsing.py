@@ -22,6 +22,7 @@ from avvp_dist.models.parser import Parser
 from avvp_dist.objectives.parsing import parsing_loss, weak_labels
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import Run
+from avvp_dist.training.checkpoint import check_unclaimed
 from avvp_dist.training.engine import parameter_groups
 from avvp_dist.training.prediction import load_streams, match_clips, predict
 from avvp_dist.training.ranks import Ranks, connect
@@ -34,6 +35,7 @@ def finetune(config: FinetuneConfig) -> None:
     Raises:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
+    check_unclaimed(Path(config.trainer.out), config.trainer.resume)
     train, val = ShardSet(config.data.train), ShardSet(config.data.val)
     annotations = read_annotations(
         config.data.annotations,

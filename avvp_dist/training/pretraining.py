@@ -21,6 +21,7 @@ from avvp_dist.grounding.version import Grounding
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.objectives.grounding import grounding_loss, pair_masks
 from avvp_dist.tracking.run import Run
+from avvp_dist.training.checkpoint import check_unclaimed
 from avvp_dist.training.engine import parameter_groups
 from avvp_dist.training.ranks import Ranks, connect
 from avvp_dist.training.trainer import Batch, Panels, Trainer
@@ -35,6 +36,7 @@ def pretrain(config: PretrainConfig) -> None:
     Raises:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
+    check_unclaimed(Path(config.trainer.out), config.trainer.resume)
     shards = ShardSet(config.data.shards)
     grounding = Grounding(shards, config.data.grounding)
     ranks = connect()

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from avvp_dist.config import Optimizer, TrainerSection
 from avvp_dist.data.stream import ClipStream
-from avvp_dist.errors import CheckpointError, NumericsError
+from avvp_dist.errors import NumericsError
 from avvp_dist.evaluation.figures import curves_figure
 from avvp_dist.models.export import save_model
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import Run
-from avvp_dist.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from avvp_dist.training.checkpoint import CHECKPOINTS, load_checkpoint, save_checkpoint
 from avvp_dist.training.engine import full_state, lr_factor, make_engine
 from avvp_dist.training.ranks import Ranks
 
@@ -57,7 +57,7 @@ class Trainer:
     """A task on its engine, its clip stream and its folder.
 
     Raises:
-        CheckpointError: if `out` already holds a run that is not to be resumed.
+        CheckpointError: if the newest checkpoint is to be resumed from and is damaged.
     """
 
     def __init__(
@@ -158,20 +158,13 @@ class Trainer:
 
     def _save(self) -> None:
         state = {"step": self.step, "stream": self.stream.state(), "best": self.best}
-        save_checkpoint(
-            self.engine, self.out / "checkpoints", self.step, state, self.config.keep, self.ranks
-        )
+        folder = self.out / CHECKPOINTS
+        save_checkpoint(self.engine, folder, self.step, state, self.config.keep, self.ranks)
 
     def _resume(self) -> None:
-        folder = self.out / "checkpoints"
         if self.config.resume == "never":
-            if checkpoints(folder):
-                raise CheckpointError(
-                    f"{self.out} already holds a run",
-                    remedy="Go on with trainer.resume=auto, or choose another trainer.out",
-                )
             return
-        state = load_checkpoint(self.engine, folder, self.ranks)
+        state = load_checkpoint(self.engine, self.out / CHECKPOINTS, self.ranks)
         if state is not None:
             self.step, self.best = state["step"], state["best"]
             self.stream.restore(state["stream"])

@@ -90,6 +90,7 @@ def test_a_finished_run_is_not_overwritten(
     code, _, err = finish(launch("launch/pretrain.py", *keys, ranks=1))
     assert code == 4
     assert f"error: {undisturbed} already holds a run" in err
+    assert len(read_series(undisturbed)["loss"]) == STEPS
 
 
 def test_a_damaged_checkpoint_is_an_error_not_a_fresh_start(
