@@ -71,8 +71,9 @@ def demo(config: DemoConfig) -> None:
     out = out.absolute()
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{out / 'mlflow.db'}")
     started = time.monotonic()
+    key = ""
     for stage in stages(config, out):
-        _run(stage, out)
+        key = _run(stage, out, key)
     _report(config, out, time.monotonic() - started)
 
 
@@ -118,21 +119,28 @@ def stages(config: DemoConfig, out: Path) -> list[Stage]:
 
 
 def _launcher(script: str, ranks: int) -> list[str]:
+    import torch
+
+    if torch.accelerator.is_available():
+        ranks = min(ranks, torch.accelerator.device_count())
     if script in ("launch/pretrain.py", "launch/finetune.py"):
         deepspeed = str(Path(sys.executable).with_name("deepspeed"))
         return [deepspeed, "--num_accelerators", str(ranks), "--log_level", "error"]
     return [sys.executable]
 
 
-def _run(stage: Stage, out: Path) -> None:
-    """Run a stage unless the very same command, with the same config file, has ended well."""
+def _run(stage: Stage, out: Path, before: str) -> str:
+    """Run a stage unless it has ended well: the same command and config, after the same stages.
+
+    Returns its key, which is `before` for the next one.
+    """
     ledger = out / "stages.json"
     done = json.loads(ledger.read_text()) if ledger.exists() else {}
     files = [ROOT / word for word in stage.command if word.endswith(".yaml")]
-    key = digest([stage.command, *(file.read_text() for file in files)])
+    key = digest([before, stage.command, *(file.read_text() for file in files)])
     if done.get(stage.name) == {"key": key, "done": True}:
         print(f"== {stage.name}: done before", flush=True)
-        return
+        return key
     if done.get(stage.name, {}).get("key", key) != key:
         _remove(stage.out)
     write_json(ledger, {**done, stage.name: {"key": key, "done": False}})
@@ -147,6 +155,7 @@ def _run(stage: Stage, out: Path) -> None:
         error.exit_code = code % 256
         raise error
     write_json(ledger, {**done, stage.name: {"key": key, "done": True}})
+    return key
 
 
 def _environment() -> dict[str, str]:

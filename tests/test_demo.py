@@ -52,15 +52,17 @@ def test_a_stage_runs_once_again_when_changed_and_after_a_failure(tmp_path: Path
         return Stage("count", [sys.executable, "-c", code], made, 1)
 
     count = f"import pathlib; p = pathlib.Path({str(made)!r}); p.open('a').write('x')"
-    _run(stage(count), tmp_path)
-    _run(stage(count), tmp_path)
+    key = _run(stage(count), tmp_path, "")
+    assert _run(stage(count), tmp_path, "") == key
     assert made.read_text() == "x"
-    _run(stage(count + "; pass"), tmp_path)
+    _run(stage(count + "; pass"), tmp_path, "")
     assert made.read_text() == "x", "a changed command begins anew"
+    _run(stage(count + "; pass"), tmp_path, "another stage before it")
+    assert made.read_text() == "x", "and so does one whose input was made anew"
     failing = stage(count + "; raise SystemExit(3)")
     for _ in range(2):
         with pytest.raises(AvvpError) as error:
-            _run(failing, tmp_path)
+            _run(failing, tmp_path, "")
         assert error.value.exit_code == 3
     assert made.read_text() == "xx", "a failed one goes on where it was"
     assert json.loads((tmp_path / "stages.json").read_text())["count"]["done"] is False
