@@ -314,7 +314,13 @@ class EvaluateConfig:
         "2024", "version of the dense audio labels", choices=("2020", "2024")
     )
     split: str = option("test", "split to score", choices=("val", "test"))
-    threshold: float = option(0.5, "on snippet and on video probability", least=0, most=1)
+    rule: str = option(
+        "video",
+        "clip probability that must reach the threshold beside the snippet's: the video's (HAN, "
+        "the paper) or the modality's (MA, JoMoLD)",
+        choices=("video", "modality"),
+    )
+    threshold: float = option(0.5, "on snippet and clip probability", least=0, most=1)
     batch_size: int = option(64, "clips a step", least=1)
     clip: str = option("", "clip to draw as a timeline; empty: the one with most events")
     out: str = option("", "folder of scores.json, predictions.npz and figures", required=True)

@@ -61,9 +61,9 @@ class NumericsError(AvvpError):
 def run(main: Callable[[], None]) -> None:
     """Call `main`; an `AvvpError` ends the process with one line on stderr and its exit code.
 
-    Until the ranks are connected they all meet the same errors, so only rank 0 speaks, and the
-    others give it time to: a launcher ends all ranks when the first one leaves. After that an
-    error may belong to one rank alone, which then says its number.
+    A config is the same on all ranks, and until they are connected they all meet the same errors:
+    then only rank 0 speaks, and the others give it time to, since a launcher ends all ranks when
+    the first one leaves. Any later error may belong to one rank alone, which says its number.
     """
     try:
         main()
@@ -71,7 +71,7 @@ def run(main: Callable[[], None]) -> None:
         rank = int(os.environ.get("RANK", "0"))
         if rank == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
-        elif _ranks_connected():
+        elif _ranks_connected() and not isinstance(error, ConfigError):
             print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
         else:
             time.sleep(_SECONDS_FOR_RANK_0)

@@ -15,6 +15,7 @@ from avvp_dist.errors import DataError
 
 LEVELS = ("segment", "event")
 STREAM_SCORES = ("audio", "visual", "av", "type_av", "event_av")
+RULES = ("video", "modality")
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -23,17 +24,31 @@ Mean = TypeVar("Mean", float, Floats)
 
 
 def decide(
-    frame_prob: NDArray[np.float32], video_prob: NDArray[np.float32], *, threshold: float = 0.5
+    frame_prob: NDArray[np.float32],
+    video_prob: NDArray[np.float32],
+    modality_prob: NDArray[np.float32] | None = None,
+    *,
+    rule: str = "video",
+    threshold: float | NDArray[np.floating] = 0.5,
 ) -> Mask:
-    """Events predicted from snippet probabilities `[N, T, 2, C]` and video's `[N, C]`.
+    """Events predicted from probabilities of snippets and clips, bool `[N, T, 2, C]`.
 
-    bool `[N, T, 2, C]`: a class is on where both reach `threshold`, compared in float32. This
-    is the rule of HAN, MM-Pyramid and VALOR; scores under other rules are not comparable.
+    A class is on where its snippet probability `[N, T, 2, C]` and its clip probability reach
+    `threshold`, one number or `[2, C]` by modality and class, compared in float32. The clip's is
+    `video_prob [N, C]` under the rule `video` (HAN, MM-Pyramid, VALOR) and `modality_prob
+    [N, 2, C]` under `modality` (MA, JoMoLD). Scores under different rules are not comparable.
+
+    Raises `DataError` when the rule is unknown or asks for a `modality_prob` that is not there.
     """
-    limit = np.float32(threshold)
+    if rule not in RULES:
+        raise DataError(f"rule '{rule}' is not one of {', '.join(RULES)}")
+    if rule == "modality" and modality_prob is None:
+        raise DataError("the rule 'modality' needs modality_prob [N, 2, C], which is not given")
+    clip_prob = np.asarray(video_prob)[:, None] if rule == "video" else np.asarray(modality_prob)
+    limit = np.asarray(threshold, np.float32)
     frames: Mask = np.asarray(frame_prob, np.float32) >= limit
-    videos: Mask = np.asarray(video_prob, np.float32) >= limit
-    return frames & videos[:, None, None, :]
+    clips: Mask = clip_prob.astype(np.float32) >= limit
+    return frames & clips[:, None]
 
 
 def score(predicted: Mask, truth: Mask) -> dict[str, float]:
@@ -48,6 +63,21 @@ def score(predicted: Mask, truth: Mask) -> dict[str, float]:
     """
     clip_scores = _clip_scores(predicted, truth)
     return _in_percent({key: float(np.mean(values)) for key, values in clip_scores.items()})
+
+
+def score_one_modality(predicted: Mask, truth: Mask) -> dict[str, float]:
+    """F in percent of what is only heard and only seen: an extra, not an official score.
+
+    Shapes and errors are `score`'s; a snippet's event counts where it is on in one modality and
+    off in the other. Keys: 'segment_audible_only', 'segment_visible_only' and for 'event'.
+    """
+    alone = [mask & ~mask[:, :, ::-1] for mask in (np.asarray(predicted), np.asarray(truth))]
+    scores = _clip_scores(*alone)
+    return {
+        f"{level}_{name}": 100 * float(np.mean(scores[f"{level}_{stream}"]))
+        for level in LEVELS
+        for stream, name in (("audio", "audible_only"), ("visual", "visible_only"))
+    }
 
 
 def bootstrap(

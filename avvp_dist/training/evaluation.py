@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from avvp_dist.commit import staged, write_json
+from avvp_dist.commit import write_json
 from avvp_dist.config import EvaluateConfig
 from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, ConfigError
 from avvp_dist.evaluation.figures import class_figure, timeline_figure
-from avvp_dist.evaluation.scores import LEVELS, bootstrap, decide, score, score_per_class
+from avvp_dist.evaluation.predictions import Predictions, report, table
+from avvp_dist.evaluation.scores import decide, score_per_class
 from avvp_dist.models.export import load_parser
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import stage_run
@@ -36,7 +35,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         audio_version=config.audio_annotations,
         snippets=shards.snippets,
     )
-    clips, truth = match_clips(shards, annotations)
+    clips, _ = match_clips(shards, annotations)
     out = Path(config.out)
     folder, version = resolve(config.parser, out / "parser")
     parser, meta = load_parser(folder)
@@ -45,15 +44,17 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     parser.to(ranks.device)
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}
     with stage_run("evaluate", out, config, lineage, {config.shards: shards.digest}) as run:
-        frame, video = predict(parser, shards, clips, ranks, batch_size=config.batch_size)
-        predicted = decide(frame, video, threshold=config.threshold)
-        scores = score(predicted, truth)
-        _write(out, config, annotations, frame, video, scores, bootstrap(predicted, truth))
+        predictions = predict(parser, shards, clips, ranks, batch_size=config.batch_size)
+        predictions.save(out / "predictions.npz")
+        found = report(predictions, annotations, config.rule, config.threshold)
+        write_json(out / "scores.json", found)
+        print(table(found))
         run.artifact(out / "scores.json")
-        run.log(0, **scores)
-        for path in _figures(out, config, annotations, frame, predicted, truth):
+        run.log(0, **found["scores"])
+        for path in _figures(out, config, annotations, predictions):
             run.figure(path)
             print(path)
+    scores: dict[str, float] = found["scores"]
     return scores
 
 
@@ -69,50 +70,18 @@ def _check_fit(
         raise CheckpointError(f"parser: {folder} knows other classes than the annotations")
 
 
-def _write(
-    out: Path,
-    config: EvaluateConfig,
-    annotations: Annotations,
-    frame: NDArray[np.float32],
-    video: NDArray[np.float32],
-    scores: dict[str, float],
-    intervals: dict[str, tuple[float, float]],
-) -> None:
-    with staged(out / "predictions.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, filenames=np.array(annotations.ids), frame_prob=frame, video_prob=video)
-    write_json(
-        out / "scores.json",
-        {
-            "split": config.split,
-            "audio_annotations": config.audio_annotations,
-            "rule": f"snippet and video probability >= {config.threshold}",
-            "clips": len(annotations.ids),
-            "annotation_faults": annotations.faults,
-            "scores": scores,
-            "intervals_95": intervals,
-        },
-    )
-    print(
-        f"{config.split}, {len(annotations.ids)} clips, audio annotations "
-        f"{config.audio_annotations}, snippet and video probability >= {config.threshold}"
-    )
-    print(f"{'':8}{'audio':>8}{'visual':>8}{'av':>8}{'type@av':>9}{'event@av':>10}")
-    for level in LEVELS:
-        row = [scores[f"{level}_{s}"] for s in ("audio", "visual", "av", "type_av", "event_av")]
-        print("{:8}{:8.1f}{:8.1f}{:8.1f}{:9.1f}{:10.1f}".format(level, *row))
-    faults = {name: count for name, count in annotations.faults.items() if count}
-    if faults:
-        print(f"faults in the annotation files, counted and handled: {faults}")
-
-
 def _figures(
-    out: Path,
-    config: EvaluateConfig,
-    annotations: Annotations,
-    frame: NDArray[np.float32],
-    predicted: NDArray[np.bool_],
-    truth: NDArray[np.bool_],
+    out: Path, config: EvaluateConfig, annotations: Annotations, predictions: Predictions
 ) -> list[Path]:
+    truth = annotations.events
+    assert truth is not None
+    predicted = decide(
+        predictions.frame_prob,
+        predictions.video_prob,
+        predictions.modality_prob,
+        rule=config.rule,
+        threshold=config.threshold,
+    )
     per_class = score_per_class(predicted, truth)
     lanes = {name: per_class[f"segment_{name}"] for name in ("audio", "visual", "av")}
     name = f"{out.name}, {config.split}"
@@ -131,7 +100,7 @@ def _figures(
             out / "timeline.png",
             annotations.classes,
             truth[chosen],
-            frame[chosen],
+            predictions.frame_prob[chosen],
             predicted[chosen],
             f"{name}: {annotations.ids[chosen]}",
         ),

@@ -131,8 +131,8 @@ class ParsingTask:
         }
 
     def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
-        frame, video = predict(self.parser, self.val, self.val_clips, ranks, dtype)
-        scores = score(decide(frame, video), self.val_events)
+        found = predict(self.parser, self.val, self.val_clips, ranks, dtype)
+        scores = score(decide(found.frame_prob, found.video_prob), self.val_events)
         return {f"val/{name}": value for name, value in scores.items()}
 
     def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:

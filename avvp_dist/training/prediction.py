@@ -10,6 +10,7 @@ from torch import Tensor
 from avvp_dist.data.llp import Annotations
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
+from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.models.parser import Parser
 from avvp_dist.training.ranks import Ranks
 
@@ -22,16 +23,19 @@ def predict(
     ranks: Ranks,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Probabilities of `clips [N]`: snippets `[N, T, 2, C]` and video `[N, C]`; a collective."""
+) -> Predictions:
+    """What the parser says of `clips [N]`, in their order, on every rank; a collective."""
     parser.eval()
     mine = ranks.part(clips)
-    frames, videos = [], []
+    found: list[list[NDArray[np.float32]]] = [[], [], []]
     for part in np.array_split(mine, max(1, -(-len(mine) // batch_size))):
         parsed = parser(load_streams(shards, part, ranks.device, dtype))
-        frames.append(parsed.frame_prob.float().cpu().numpy())
-        videos.append(parsed.video_prob.float().cpu().numpy())
-    return ranks.join(np.concatenate(frames)), ranks.join(np.concatenate(videos))
+        for kept, prob in zip(
+            found, (parsed.frame_prob, parsed.video_prob, parsed.modality_prob), strict=True
+        ):
+            kept.append(prob.float().cpu().numpy())
+    ids = tuple(shards.ids[number] for number in clips)
+    return Predictions(ids, *(ranks.join(np.concatenate(kept)) for kept in found))
 
 
 def load_streams(

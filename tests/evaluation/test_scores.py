@@ -22,6 +22,7 @@ from avvp_dist.evaluation.scores import (
     decide,
     grounding_auc,
     score,
+    score_one_modality,
     score_per_class,
 )
 
@@ -274,3 +275,38 @@ def test_floors_of_realmix(shared: Path, kind: str) -> None:
     }[kind]
     printed = [f"{value:.1f}" for value in score(predicted, read.events).values()]
     assert printed == REALMIX_FLOORS[kind].split()
+
+
+def test_rules_and_thresholds_decide_as_documented() -> None:
+    rng = np.random.default_rng(3)
+    frame = rng.random((4, 10, 2, 25), np.float32)
+    video, modality = rng.random((4, 25), np.float32), rng.random((4, 2, 25), np.float32)
+    limits = rng.random((2, 25), np.float32)
+    by_video = decide(frame, video, threshold=limits)
+    by_modality = decide(frame, video, modality, rule="modality", threshold=limits)
+    for n, t, m, c in np.ndindex(frame.shape):
+        snippet = frame[n, t, m, c] >= limits[m, c]
+        assert by_video[n, t, m, c] == (snippet and video[n, c] >= limits[m, c])
+        assert by_modality[n, t, m, c] == (snippet and modality[n, m, c] >= limits[m, c])
+
+
+@pytest.mark.parametrize(("rule", "message"), [("modality", "modality_prob"), ("any", "'any'")])
+def test_a_rule_that_cannot_be_applied_is_named(rule: str, message: str) -> None:
+    frame, video = np.zeros((1, 10, 2, 25), np.float32), np.zeros((1, 25), np.float32)
+    with pytest.raises(DataError, match=message):
+        decide(frame, video, rule=rule)
+
+
+def test_one_modality_scores_leave_out_what_is_heard_and_seen() -> None:
+    truth = np.zeros((1, 10, 2, 25), bool)
+    truth[0, :6, 0, 0] = truth[0, 4:, 1, 0] = True  # heard 0-6, seen 4-10, both 4-6
+    predicted = truth.copy()
+    predicted[0, 4:6] = False  # what is heard and seen does not matter
+    assert score_one_modality(predicted, truth) == {
+        "segment_audible_only": 100.0,
+        "segment_visible_only": 100.0,
+        "event_audible_only": 100.0,
+        "event_visible_only": 100.0,
+    }
+    predicted[0, 0, 0, 0] = False
+    assert score_one_modality(predicted, truth)["segment_audible_only"] == pytest.approx(600 / 7)

@@ -1,0 +1,107 @@
+"""Prediction files: what is accepted, what is wrong with the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avvp_dist.data.llp import Annotations, read_annotations
+from avvp_dist.errors import DataError
+from avvp_dist.evaluation.predictions import Predictions, report, table
+from avvp_dist.evaluation.scores import decide, score
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def annotations(features: Path) -> Annotations:
+    return read_annotations(features, "val")
+
+
+@pytest.fixture
+def arrays(annotations: Annotations) -> dict[str, Any]:
+    clips = len(annotations.ids)
+    return {
+        "filenames": np.array(annotations.ids),
+        "frame_prob": RNG.random((clips, 10, 2, 25), np.float32),
+        "video_prob": RNG.random((clips, 25), np.float32),
+        "modality_prob": RNG.random((clips, 2, 25), np.float32),
+    }
+
+
+def written(arrays: dict[str, Any], folder: Path) -> Path:
+    np.savez(folder / "p.npz", **arrays)
+    return folder / "p.npz"
+
+
+def test_a_saved_file_reads_back(arrays: dict[str, Any], tmp_path: Path) -> None:
+    first = Predictions.load(written(arrays, tmp_path))
+    first.save(tmp_path / "again.npz")
+    again = Predictions.load(tmp_path / "again.npz")
+    assert again.ids == first.ids
+    for name in ("frame_prob", "video_prob", "modality_prob"):
+        assert np.array_equal(getattr(again, name), arrays[name])
+
+
+def test_any_order_and_more_clips_score_the_same(
+    arrays: dict[str, Any], annotations: Annotations, tmp_path: Path
+) -> None:
+    path = written(arrays, tmp_path)
+    expected = report(Predictions.load(path).ordered(annotations, path), annotations, "video", 0.5)
+    mixed = {name: np.concatenate([a[::-1], a[:1]]) for name, a in arrays.items()}
+    mixed["filenames"] = np.array([*annotations.ids[::-1], "somebody else"])
+    path = written(mixed, tmp_path)
+    found = report(Predictions.load(path).ordered(annotations, path), annotations, "video", 0.5)
+    assert found == expected
+    assert annotations.events is not None
+    predicted = decide(arrays["frame_prob"], arrays["video_prob"])
+    assert found["scores"] == score(predicted, annotations.events)
+    assert found["audio_annotations"] == "2024" and "audio annotations 2024" in table(found)
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "no frame_prob": (lambda a: a.pop("frame_prob"), "has no array frame_prob"),
+    "frames of three axes": (
+        lambda a: a.update(frame_prob=a["frame_prob"][:, :, 0]),
+        r"frame_prob is \[24, 10, 25\], expected \[N, T, 2, C\]",
+    ),
+    "video of other classes": (
+        lambda a: a.update(video_prob=a["video_prob"][:, :3]),
+        r"video_prob is \[24, 3\], expected \[24, 25\]",
+    ),
+    "NaN": (
+        lambda a: a["frame_prob"].__setitem__((3, 0, 0, 0), np.nan),
+        r"frame_prob of clip SIMva000003_0_10 is not a probability",
+    ),
+    "logits": (lambda a: a["video_prob"].__setitem__((2, 0), 7.5), "clip SIMva000002_0_10"),
+    "labels": (lambda a: a.update(video_prob=np.ones((24, 25), int)), "expected probabilities"),
+    "a missing clip": (
+        lambda a: a["filenames"].__setitem__(5, "x"),
+        "lacks 1 of the 24 val clips, first SIMva000005_0_10",
+    ),
+    "a doubled clip": (
+        lambda a: a["filenames"].__setitem__(5, a["filenames"][4]),
+        "clip SIMva000004_0_10 is predicted twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_bad_file_is_told_what_is_wrong(
+    fault: str, arrays: dict[str, Any], annotations: Annotations, tmp_path: Path
+) -> None:
+    spoil, message = WRONG[fault]
+    spoil(arrays)
+    path = written(arrays, tmp_path)
+    with pytest.raises(DataError, match=message) as error:
+        Predictions.load(path).ordered(annotations, path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_npz_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p.npz").write_bytes(b"text")
+    with pytest.raises(DataError, match=r"p\.npz is no whole npz file"):
+        Predictions.load(tmp_path / "p.npz")
