@@ -74,7 +74,9 @@ class PackConfig:
     split: str = option("train", "split to pack", choices=("train", "val", "test"))
     annotations: str = option("", "folder of the AVVP_*.csv; empty: the source folder")
     clips_per_shard: int = option(2000, "clips in a shard", least=1)
-    extractor: str = option("", "name and version of what made the features")
+    extractor: str = option(
+        "", "name and version of what made the features; empty: HAN's for format=han"
+    )
     tracking: Tracking = section(Tracking)
 
 

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 """What `np.load` raises for a file that is missing, cut off or something else."""
 
+HAN_EXTRACTOR = "VGGish, ResNet-152, R(2+1)D-18 (HAN)"
+"""What made the features of HAN's release."""
 HAN_STREAMS = {"audio": "vggish", "visual": "res152", "motion": "r2plus1d_18"}
 """Stream name and feature folder of HAN's release (Tian et al., ECCV 2020)."""
 
@@ -49,12 +51,13 @@ def pack(config: PackConfig) -> ShardSet:
     annotations = read_annotations(folder, config.split) if any(folder.glob("AVVP_*.csv")) else None
     read = {"arrays": read_arrays, "han": read_han}[config.format]
     clips = read(Path(config.source), config.split, annotations)
-    with stage_run("pack", out, config, {"extractor": config.extractor}) as run:
+    extractor = config.extractor or (HAN_EXTRACTOR if config.format == "han" else "")
+    with stage_run("pack", out, config, {"extractor": extractor}) as run:
         packed = write_shard_set(
             tqdm(clips, desc=f"packing {config.split}", unit=" clips"),
             out,
             clips_per_shard=config.clips_per_shard,
-            extractor=config.extractor,
+            extractor=extractor,
             source=source,
         )
         run.log(0, clips=len(packed), shards=len(packed.shards))

@@ -1,0 +1,166 @@
+"""State dicts of the official codes as our parsers: HAN's and the paper's (cross-modal)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avvp_dist.config import Parser as ParserConfig
+from avvp_dist.data.schema import LLP_CLASSES
+from avvp_dist.data.sources import HAN_EXTRACTOR
+from avvp_dist.errors import CheckpointError
+from avvp_dist.models.export import build_parser, save_model
+
+FORMATS = ("han", "cross_modal")
+
+_HEADS = {
+    "fc_prob": "prob",
+    "fc_frame_att": "frame_att",
+    "fc_av_att": "modality_att",
+    "fc_a": "embed.audio",
+    "fc_v": "embed.visual",
+    "fc_st": "embed.motion",
+    "fc_fusion": "fuse_visual",
+}
+_GCAA = {
+    "qx_linear": "query",
+    "kx_linear": "key",
+    "vx_linear": "value",
+    "qc_linear": "query_context",
+    "kc_linear": "key_context",
+    "Vqx_linear": "query_gate",
+    "Vqc_linear": "query_context_gate",
+    "Vkx_linear": "key_gate",
+    "Vkc_linear": "key_context_gate",
+    "out": "out",
+}
+_DEAD = {
+    "han": r"(audio|visual|cmt)_encoder\.|hat_encoder\.norm[12]\.",
+    "cross_modal": r"cma_layer\.norm[12]\.",
+}
+"""Modules that the official codes build and never call."""
+
+
+def import_checkpoint(file: Path, format: str, out: Path, *, skip: bool = True) -> None:
+    """Turn an official state dict into an exported parser, and print what became of each name.
+
+    Args:
+        file: what `torch.save` wrote of a state dict; read without unpickling objects.
+        format: `han` (Tian et al., ECCV 2020) or `cross_modal` (the paper's code).
+        skip: of `cross_modal`: whether its model adds the skip connection; the names do not tell.
+
+    Raises:
+        CheckpointError: for a file that is no state dict, and for missing, unexpected or
+            reshaped names.
+    """
+    state = _read(file)
+    config = _config(state, format, skip)
+    meta = {
+        "kind": "parser",
+        "parser": asdict(config),
+        "pretrained": None,
+        "dims": {"audio": 128, "visual": 2048, "motion": 512},
+        "snippets": 10,
+        "classes": list(LLP_CLASSES),
+        "extractor": HAN_EXTRACTOR,
+        "manifest": "none",
+    }
+    own = build_parser(meta).state_dict()
+    names = {name: _our_name(name, format, config) for name in state}
+    unused = sorted(name for name, ours in names.items() if ours is None)
+    loaded = {ours: state[name].float() for name, ours in names.items() if ours is not None}
+    unexpected = sorted(n for n, ours in names.items() if ours is not None and ours not in own)
+    missing = sorted(own.keys() - loaded.keys())
+    reshaped = sorted(
+        f"{name} {list(loaded[name].shape)} for {list(own[name].shape)}"
+        for name in own.keys() & loaded.keys()
+        if own[name].shape != loaded[name].shape
+    )
+    _print_table(names, unused, missing)
+    if missing or unexpected or reshaped:
+        raise CheckpointError(
+            f"{file} is no {format} state dict: missing {missing[:5]}, unexpected "
+            f"{unexpected[:5]}, of other shape {reshaped[:5]}"
+        )
+    for name, value in own.items():
+        loaded[name] = loaded[name].to(value.dtype)
+    save_model(out, loaded, meta)
+    print(f"{len(loaded)} tensors loaded, {len(unused)} dead ones left out\n{out}")
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file that is something else fails in many ways
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise CheckpointError(f"{file} is no state dict of plain tensors: {reason}") from None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{file} is no state dict: names to tensors are expected")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _config(state: dict[str, Tensor], format: str, skip: bool) -> ParserConfig:
+    if format == "han":
+        return ParserConfig(
+            separate_self_attention=False,
+            fusion="inputs",
+            skip=False,
+            attention="multihead",
+            discriminator=False,
+        )
+    gcaa = "sa_layer_a.self_attn.qx_linear.weight" in state
+    return ParserConfig(
+        skip=skip,
+        attention="gcaa" if gcaa else "multihead",
+        discriminator=any(name.startswith("mod_classifier.") for name in state),
+    )
+
+
+def _our_name(name: str, format: str, config: ParserConfig) -> str | None:
+    """Our name of an official one; None for a dead module; itself when it is unknown."""
+    if re.match(_DEAD[format], name):
+        return None
+    module, _, rest = name.partition(".")
+    if module in _HEADS:
+        return f"{_HEADS[module]}.{rest}"
+    if format == "han":
+        return _layer(name, r"hat_encoder\.layers\.0", "self_layers.0")
+    if module == "shared_fc":
+        return f"shared.{rest}"
+    if module in ("norm_a", "norm_v"):
+        return f"skip_norms.{'av'.index(module[-1])}.{rest}" if config.skip else None
+    if module == "mod_classifier":
+        layer, _, last = rest.partition(".")
+        number = {"fc1": 0, "norm1": 1, "fc2": 3, "norm2": 4, "fc3": 6}.get(layer)
+        return f"discriminator.layers.{number}.{last}"
+    if module in ("sa_layer_a", "sa_layer_v"):
+        return _layer(name, module, f"self_layers.{'av'.index(module[-1])}")
+    return _layer(name, r"cma_layer\.layers\.0", "cross_layer")
+
+
+def _layer(name: str, theirs: str, ours: str) -> str:
+    """A name below one attention layer."""
+    found = re.fullmatch(rf"{theirs}\.(self_attn|cm_attn|linear[12]|norm[12])\.(.+)", name)
+    if found is None:
+        return name
+    part, rest = found.groups()
+    if part not in ("self_attn", "cm_attn"):
+        return f"{ours}.{part}.{rest}"
+    attention = "own" if part == "self_attn" else "cross"
+    inner, _, last = rest.partition(".")
+    if inner in _GCAA:
+        return f"{ours}.{attention}.{_GCAA[inner]}.{last}"
+    return f"{ours}.{attention}.attention.{rest}"
+
+
+def _print_table(names: dict[str, str | None], unused: list[str], missing: list[str]) -> None:
+    width = max((len(name) for name in names), default=0)
+    for name, ours in names.items():
+        print(f"{name:{width}}  {ours or '- (dead module)'}")
+    for name in missing:
+        print(f"{'missing':{width}}  {name}")
