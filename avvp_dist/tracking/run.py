@@ -6,8 +6,6 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,8 @@ _SECONDS_TO_CLOSE = 60.0
 
 
 class Run:
-    """One run of a stage. Nothing here raises because MLflow does, and nothing waits for it
-    before `close`.
+    """One run of a stage, closed as failed when its `with` block raises. Nothing here raises
+    because MLflow does, and nothing waits for it before `close`.
 
     Args:
         stage: names the MLflow experiment.
@@ -85,6 +83,12 @@ class Run:
             tags = {**tags, "digest": digest(files)}
             self._records.write("register", model=model, folder=str(export.absolute()), tags=tags)
 
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close("FINISHED" if kind is None else "FAILED")
+
     def close(self, status: str = "FINISHED") -> None:
         """End the run; waits a bounded time for MLflow to take what is left."""
         if self.active:
@@ -143,20 +147,13 @@ class Feeder:
             )
 
 
-@contextmanager
 def stage_run(
     stage: str,
     folder: Path,
     config: Any,
     tags: dict[str, str],
     inputs: dict[str, str] | None = None,
-) -> Iterator[Run]:
-    """A new run around a stage of one process; failed if the stage raises."""
+) -> Run:
+    """A new run of a stage of one process; with several, rank 0 speaks for all."""
     active = int(os.environ.get("RANK", "0")) == 0
-    run = Run(stage, folder, config, tags, inputs=inputs, active=active)
-    try:
-        yield run
-    except BaseException:
-        run.close("FAILED")
-        raise
-    run.close()
+    return Run(stage, folder, config, tags, inputs=inputs, active=active)

@@ -50,7 +50,7 @@ def finetune(config: FinetuneConfig) -> None:
     lineage = {"manifest": train.digest, "encoder": front["version"] if front else "none"}
     if front:
         lineage["grounding"] = front["meta"]["grounding"]
-    run = Run(
+    with Run(
         "finetune",
         Path(config.trainer.out),
         config,
@@ -58,17 +58,12 @@ def finetune(config: FinetuneConfig) -> None:
         inputs={str(s.folder.absolute()): s.digest for s in (train, val)},
         resume=config.trainer.resume == "auto",
         active=ranks.first,
-    )
-    try:
+    ) as run:
         trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
         trainer.train()
         if config.tracking.register:
             tags = {**lineage, task.select: f"{trainer.best:.3f}"}
             run.register("avvp-parser", trainer.out / "model", tags)
-    except BaseException:
-        run.close("FAILED")
-        raise
-    run.close()
 
 
 class ParsingTask:

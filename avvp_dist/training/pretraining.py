@@ -43,7 +43,7 @@ def pretrain(config: PretrainConfig) -> None:
     torch.manual_seed(config.trainer.seed)
     task = PretrainingTask(config, shards, grounding)
     lineage = {"manifest": shards.digest, "grounding": grounding.version}
-    run = Run(
+    with Run(
         "pretrain",
         Path(config.trainer.out),
         config,
@@ -51,18 +51,13 @@ def pretrain(config: PretrainConfig) -> None:
         inputs={str(shards.folder.absolute()): shards.digest},
         resume=config.trainer.resume == "auto",
         active=ranks.first,
-    )
-    try:
+    ) as run:
         trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
         trainer.train()
         if config.tracking.register:
             clips = trainer.step * config.trainer.batch_size
             tags = {**lineage, "objective": config.objective.name, "clips_seen": str(clips)}
             run.register("avvp-encoder", trainer.out / "model", tags)
-    except BaseException:
-        run.close("FAILED")
-        raise
-    run.close()
 
 
 class PretrainingTask:
