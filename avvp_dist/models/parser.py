@@ -38,8 +38,8 @@ class Parser(nn.Module):
         classes: C.
         encoder: a pretrained encoder in front, or None.
         raw: with an encoder: read the raw features too, beside the encoder's.
-        scale: with an encoder: of its layer-normed outputs. Raw features are small; unscaled
-            outputs would outweigh them.
+        scale: with an encoder: of its layer-normed outputs, so that they do not outweigh the raw
+            features.
         tune: with an encoder: train it; otherwise it stays in eval mode without gradients.
     """
 
