@@ -22,7 +22,8 @@ from avvp_dist.config import DemoConfig
 from avvp_dist.data.llp import read_annotations
 from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.figures import class_figure
-from avvp_dist.evaluation.scores import decide, score_per_class
+from avvp_dist.evaluation.predictions import Predictions
+from avvp_dist.evaluation.scores import score_per_class
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "val", "test")
@@ -229,9 +230,8 @@ def _class_figure(config: DemoConfig, out: Path, what: str) -> Path:
     for row, file in ROWS.items():
         per_seed = []
         for seed in range(1, config.seeds + 1):
-            with np.load(_scores(out, file, seed).with_name("predictions.npz")) as saved:
-                predicted = decide(saved["frame_prob"], saved["video_prob"])
-            found = score_per_class(predicted, annotations.events)
+            saved = Predictions.load(_scores(out, file, seed).with_name("predictions.npz"))
+            found = score_per_class(saved.decided("video", 0.5), annotations.events)
             per_seed += [found["segment_audio"], found["segment_visual"]]
         stacked = np.stack(per_seed)
         known = ~np.isnan(stacked)

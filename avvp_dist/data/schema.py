@@ -16,6 +16,9 @@ AUDIO = "audio"
 PADDING = 255
 """Component id of a snippet that is padding."""
 
+HAN_EXTRACTOR = "VGGish, ResNet-152, R(2+1)D-18 (HAN)"
+"""What made the features of HAN's release."""
+
 LLP_CLASSES = (
     "Speech",
     "Car",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -230,7 +230,7 @@ def index_shard(path: Path, snippets: int, dims: dict[str, int]) -> dict[str, An
                         name: _array_offset(tar, member, path, [snippets, dim])
                         for (name, dim), member in zip(dims.items(), record[:-1], strict=True)
                     }
-                    meta = json.loads(tar.extractfile(record[-1]).read())  # type: ignore[union-attr]
+                    meta = json.loads(_file(tar, record[-1], path).read())
                     ids.append(meta["id"])
                     lengths.append(meta["length"])
                     labels.append(meta["labels"])
@@ -258,9 +258,7 @@ def _array_offset(
     tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, shape: list[int]
 ) -> int:
     """Where the numbers of an npy member begin in the tar."""
-    file = tar.extractfile(member)
-    if file is None:
-        raise DataError(f"{path}: {member.name} is not a file")
+    file = _file(tar, member, path)
     np.lib.format.read_magic(file)
     found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     if list(found) != shape or fortran or dtype != np.dtype("<f2"):
@@ -269,6 +267,13 @@ def _array_offset(
             remedy="Clips of other sizes belong into a shard set of their own",
         )
     return member.offset_data + file.tell()
+
+
+def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> IO[bytes]:
+    file = tar.extractfile(member) if member.isreg() else None
+    if file is None:
+        raise DataError(f"{path}: {member.name} is not a plain file")
+    return file
 
 
 def _write_shard(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from avvp_dist.commit import MANIFEST
 from avvp_dist.config import PackConfig
 from avvp_dist.data.llp import Annotations, read_annotations
-from avvp_dist.data.schema import Clip
+from avvp_dist.data.schema import HAN_EXTRACTOR, Clip
 from avvp_dist.data.shards import ShardSet, write_shard_set
 from avvp_dist.errors import DataError
 from avvp_dist.tracking.run import stage_run
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 """What `np.load` raises for a file that is missing, cut off or something else."""
 
-HAN_EXTRACTOR = "VGGish, ResNet-152, R(2+1)D-18 (HAN)"
-"""What made the features of HAN's release."""
 HAN_STREAMS = {"audio": "vggish", "visual": "res152", "motion": "r2plus1d_18"}
 """Stream name and feature folder of HAN's release (Tian et al., ECCV 2020)."""
 

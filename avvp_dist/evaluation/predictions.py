@@ -70,6 +70,12 @@ class Predictions:
                 arrays[name] = _probabilities(path, name, arrays[name], ids)
         return cls(ids, frame, arrays["video_prob"], arrays.get("modality_prob"))
 
+    def decided(self, rule: str, threshold: float) -> NDArray[np.bool_]:
+        """`decide` on these probabilities: events, bool `[N, T, 2, C]`."""
+        return decide(
+            self.frame_prob, self.video_prob, self.modality_prob, rule=rule, threshold=threshold
+        )
+
     def ordered(self, annotations: Annotations, path: Path) -> Predictions:
         """The predictions of the annotated clips, in csv order; others are left out.
 
@@ -108,13 +114,7 @@ def report(
         rule: see `decide`.
     """
     assert annotations.events is not None
-    predicted = decide(
-        predictions.frame_prob,
-        predictions.video_prob,
-        predictions.modality_prob,
-        rule=rule,
-        threshold=threshold,
-    )
+    predicted = predictions.decided(rule, threshold)
     return {
         "split": annotations.split,
         "audio_annotations": annotations.audio_version,

@@ -61,7 +61,7 @@ def calibrate(config: CalibrateConfig) -> Path:
     with stage_run("calibrate", out.parent, config, {"manifest": shards.digest}, inputs) as run:
         found = calibrations(shards, config)
         chosen: dict[str, Any] = {
-            "thresholds": {name: round(c.threshold, 4) for name, c in found.items()},
+            "thresholds": {name: c.threshold for name, c in found.items()},
             "rates": {name: c.rates for name, c in found.items()},
             "extractor": shards.manifest["extractor"],
             "manifest": shards.digest,
@@ -86,22 +86,20 @@ def calibrations(shards: ShardSet, config: CalibrateConfig) -> dict[str, Calibra
     order = rng.permutation(len(shards))
     queries = np.sort(order[: config.queries])
     database = np.sort(order[-config.database :])
-    drawn = {
-        id(part): (rng.random(len(part)) * shards.lengths[part]).astype(int)
-        for part in (queries, database)
-    }
+    asked_at, known_at = (
+        (rng.random(len(part)) * shards.lengths[part]).astype(int) for part in (queries, database)
+    )
     found = {}
     for name in tqdm(config.streams, desc="calibrating", unit=" streams"):
         asked, known = shards.gather(queries)[name], shards.gather(database)[name]
         across = _across(
-            _snippets(asked, drawn[id(queries)]),
-            _snippets(known, drawn[id(database)]),
+            _snippets(asked, asked_at),
+            _snippets(known, known_at),
             queries[:, None] == database,
         )
         within = _within(asked, shards.lengths[queries])
         limit = float(np.quantile(across, 1 - config.false_link_rate))
-        # Features of rectified layers may reach 1 exactly: a threshold above every pair of
-        # different clips still has to admit identical snippets.
+        # Rounding must not lift a threshold above 1: identical snippets have to reach it.
         found[name] = Calibration(min(round(limit, 4), 1.0), within, across)
     return found
 

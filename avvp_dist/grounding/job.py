@@ -46,6 +46,8 @@ def ground(config: GroundConfig) -> Path:
     with stage_run("ground", folder, config, tags, inputs) as run:
         missing = [n for n in range(len(shards.shards)) if not _done(folder, shards, n, plan)]
         if missing:
+            # Until all are done again, nothing may vouch for a mixture of old and new labels.
+            (folder / SUMMARY).unlink(missing_ok=True)
             _run_tasks(shards, folder, plan, missing, config.workers)
         left = [n for n in range(len(shards.shards)) if not _done(folder, shards, n, plan)]
         if left:
@@ -169,6 +171,7 @@ def _start_ray(workers: int) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The default of a coming Ray; unset, it warns in every task without a GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if os.environ.get("RAY_ADDRESS"):

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from avvp_dist.config import Parser as ParserConfig
-from avvp_dist.data.schema import LLP_CLASSES
-from avvp_dist.data.sources import HAN_EXTRACTOR
+from avvp_dist.data.schema import HAN_EXTRACTOR, LLP_CLASSES
 from avvp_dist.errors import CheckpointError
 from avvp_dist.models.export import build_parser, save_model
 

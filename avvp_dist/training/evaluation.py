@@ -14,7 +14,7 @@ from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, ConfigError
 from avvp_dist.evaluation.figures import class_figure, timeline_figure
 from avvp_dist.evaluation.predictions import Predictions, report, table
-from avvp_dist.evaluation.scores import decide, score_per_class
+from avvp_dist.evaluation.scores import score_per_class
 from avvp_dist.models.export import load_parser
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import stage_run
@@ -75,13 +75,7 @@ def _figures(
 ) -> list[Path]:
     truth = annotations.events
     assert truth is not None
-    predicted = decide(
-        predictions.frame_prob,
-        predictions.video_prob,
-        predictions.modality_prob,
-        rule=config.rule,
-        threshold=config.threshold,
-    )
+    predicted = predictions.decided(config.rule, config.threshold)
     per_class = score_per_class(predicted, truth)
     lanes = {name: per_class[f"segment_{name}"] for name in ("audio", "visual", "av")}
     name = f"{out.name}, {config.split}"

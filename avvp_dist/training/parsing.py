@@ -15,7 +15,7 @@ from avvp_dist.config import FinetuneConfig, ParsingLoss
 from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, DataError
-from avvp_dist.evaluation.scores import decide, score
+from avvp_dist.evaluation.scores import score
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import build_parser, load_encoder
 from avvp_dist.models.parser import Parser
@@ -127,7 +127,7 @@ class ParsingTask:
 
     def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
         found = predict(self.parser, self.val, self.val_clips, ranks, dtype)
-        scores = score(decide(found.frame_prob, found.video_prob), self.val_events)
+        scores = score(found.decided("video", 0.5), self.val_events)
         return {f"val/{name}": value for name, value in scores.items()}
 
     def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:

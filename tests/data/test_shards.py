@@ -321,3 +321,20 @@ def test_records_of_different_sizes_are_refused(shard_set: ShardSet) -> None:
     copy_tar(path, _becomes("json", json.dumps(meta).encode()))
     with pytest.raises(DataError, match=f"{TAR}: its records are not of one size"):
         index_shard(path, 10, DIMS)
+
+
+@pytest.mark.parametrize("suffix", ["motion.npy", "json"])
+@pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.SYMTYPE], ids=["folder", "link"])
+def test_a_member_that_is_no_plain_file_is_named(
+    shard_set: ShardSet, suffix: str, kind: bytes
+) -> None:
+    path, name = shard_set.folder / TAR, f"-_clip4_4=2E5_10.{suffix}"
+    with tarfile.open(path) as tar:
+        members = [(m, (tar.extractfile(m) or io.BytesIO()).read()) for m in tar]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, data in members:
+            if member.name == name:
+                member.type, member.size, member.linkname = kind, 0, "elsewhere"
+            tar.addfile(member, io.BytesIO(data))
+    with pytest.raises(DataError, match=f"{TAR}: .*{suffix}"):
+        index_shard(path, 10, DIMS)

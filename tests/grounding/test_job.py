@@ -166,6 +166,22 @@ def test_a_damaged_clip_is_named_by_its_task(tmp_path: Path, cluster: None) -> N
     assert not (tmp_path / "grounding" / VERSION / "grounding.json").exists()
 
 
+@pytest.mark.launch
+def test_an_old_summary_does_not_vouch_for_labels_half_made_anew(
+    grounded: Path, tmp_path: Path, cluster: None
+) -> None:
+    folder = shutil.copytree(grounded, tmp_path / "again")
+    shard = ShardSet(folder).shards[2]
+    with shard.path.open("r+b") as file:
+        file.seek(shard.index["offsets"]["audio"])
+        file.write(np.array([np.nan], np.float16).tobytes())
+    write_thresholds(folder, {"audio": 0.1, "visual": 0.1}, "simulated")
+    with pytest.raises(DataError, match="not finite"):
+        ground(config(folder))
+    with pytest.raises(DataError, match="no finished grounding"):
+        Grounding(ShardSet(folder), folder / "grounding" / VERSION)
+
+
 def write_thresholds(folder: Path, limits: dict[str, float], extractor: str) -> None:
     chosen = OmegaConf.create({"thresholds": limits, "extractor": extractor})
     OmegaConf.save(chosen, folder / "thresholds.yaml")
