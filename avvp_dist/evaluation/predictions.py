@@ -15,6 +15,9 @@ from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.errors import DataError
 from avvp_dist.evaluation.scores import bootstrap, decide, score, score_one_modality
 
+_ROUNDING = 1e-4
+"""MMIL pooling weighs T x 2 probabilities with softmaxes: their sum may pass 1 by rounding."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -174,7 +177,8 @@ def _probabilities(
 ) -> NDArray[np.float32]:
     if not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{path}: {name} is {array.dtype}, expected probabilities as floats")
-    wrong = ~((array >= 0) & (array <= 1)).reshape(len(array), -1).all(1)
+    within = (array >= -_ROUNDING) & (array <= 1 + _ROUNDING)
+    wrong = ~within.reshape(len(array), -1).all(1)
     if wrong.any():
         raise DataError(
             f"{path}: {name} of clip {ids[int(wrong.argmax())]} is not a probability "

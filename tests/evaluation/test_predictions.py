@@ -46,6 +46,16 @@ def test_a_saved_file_reads_back(arrays: dict[str, Any], tmp_path: Path) -> None
         assert np.array_equal(getattr(again, name), arrays[name])
 
 
+def test_a_pooled_probability_may_pass_one_by_rounding(
+    arrays: dict[str, Any], tmp_path: Path
+) -> None:
+    arrays["video_prob"][0, 0] = np.float32(1 + 1e-6)
+    assert Predictions.load(written(arrays, tmp_path)).video_prob[0, 0] > 1
+    arrays["video_prob"][0, 0] = np.float32(1.01)
+    with pytest.raises(DataError, match="not a probability"):
+        Predictions.load(written(arrays, tmp_path))
+
+
 def test_any_order_and_more_clips_score_the_same(
     arrays: dict[str, Any], annotations: Annotations, tmp_path: Path
 ) -> None:

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,7 +17,7 @@ from avvp_dist.config import FinetuneConfig
 from avvp_dist.data.llp import read_annotations
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, DataError
-from avvp_dist.evaluation.scores import decide, score
+from avvp_dist.evaluation.predictions import Predictions, report
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import load_parser, save_model
 from avvp_dist.tracking.records import read_series
@@ -74,10 +73,9 @@ def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_th
     found = json.loads((tmp_path / "scores" / "scores.json").read_text())
     best = max(series["val/segment_type_av"].values())
     assert found["scores"]["segment_type_av"] == pytest.approx(best, abs=1e-6)
-    with np.load(tmp_path / "scores" / "predictions.npz") as saved:
-        predicted = decide(saved["frame_prob"], saved["video_prob"])
-    truth = read_annotations(features, "val").events
-    assert truth is not None and score(predicted, truth) == found["scores"]
+    annotations, path = read_annotations(features, "val"), tmp_path / "scores" / "predictions.npz"
+    saved = Predictions.load(path).ordered(annotations, path)
+    assert report(saved, annotations, "video", 0.5)["scores"] == found["scores"]
     for picture in ("classes.png", "timeline.png"):
         assert (tmp_path / "scores" / picture).stat().st_size > 10_000
     _, meta = load_parser(tmp_path / "model")
