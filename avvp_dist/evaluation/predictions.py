@@ -15,8 +15,10 @@ from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.errors import DataError
 from avvp_dist.evaluation.scores import bootstrap, decide, score, score_one_modality
 
-_ROUNDING = 1e-4
-"""MMIL pooling weighs T x 2 probabilities with softmaxes: their sum may pass 1 by rounding."""
+_MOST = {"frame_prob": 1.0, "video_prob": 2.0, "modality_prob": 1.0}
+"""HAN's pooling weighs by a softmax over time times one over modality. A modality's weights sum to
+1, the clip's to as much as 2, and so its pooled "probability" may pass 1."""
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Predictions:
     frame_prob: NDArray[np.float32]
     """`[N, T, 2, C]`: of each snippet."""
     video_prob: NDArray[np.float32]
-    """`[N, C]`: of the clip."""
+    """`[N, C]`: of the clip; HAN's pooling may take it past 1."""
     modality_prob: NDArray[np.float32] | None = None
     """`[N, 2, C]`: of the clip by modality, where known."""
 
@@ -177,11 +179,11 @@ def _probabilities(
 ) -> NDArray[np.float32]:
     if not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{path}: {name} is {array.dtype}, expected probabilities as floats")
-    within = (array >= -_ROUNDING) & (array <= 1 + _ROUNDING)
+    within = (array >= 0) & (array <= _MOST[name] + _ROUNDING)
     wrong = ~within.reshape(len(array), -1).all(1)
     if wrong.any():
         raise DataError(
             f"{path}: {name} of clip {ids[int(wrong.argmax())]} is not a probability "
-            f"(NaN or outside 0 to 1), {int(wrong.sum())} clips in all"
+            f"(NaN or outside 0 to {_MOST[name]:g}), {int(wrong.sum())} clips in all"
         )
     return array.astype(np.float32)

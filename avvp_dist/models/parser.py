@@ -24,7 +24,7 @@ class Parsed:
     modality_prob: Tensor
     """`[B, 2, C]`: pooled over time."""
     video_prob: Tensor
-    """`[B, C]`: pooled over time and modality."""
+    """`[B, C]`: pooled over time and modality; its weights sum to 2 at most, so it may pass 1."""
     features: Tensor
     """`[B, T, 2, width]`: what the heads read."""
 

@@ -46,13 +46,16 @@ def test_a_saved_file_reads_back(arrays: dict[str, Any], tmp_path: Path) -> None
         assert np.array_equal(getattr(again, name), arrays[name])
 
 
-def test_a_pooled_probability_may_pass_one_by_rounding(
-    arrays: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "most"), [("frame_prob", 1.0), ("video_prob", 2.0), ("modality_prob", 1.0)]
+)
+def test_each_probability_has_the_bound_of_its_pooling(
+    name: str, most: float, arrays: dict[str, Any], tmp_path: Path
 ) -> None:
-    arrays["video_prob"][0, 0] = np.float32(1 + 1e-6)
-    assert Predictions.load(written(arrays, tmp_path)).video_prob[0, 0] > 1
-    arrays["video_prob"][0, 0] = np.float32(1.01)
-    with pytest.raises(DataError, match="not a probability"):
+    arrays[name].flat[0] = most + 1e-6  # a sum of float32 softmax weights
+    assert getattr(Predictions.load(written(arrays, tmp_path)), name).flat[0] >= most
+    arrays[name].flat[0] = most + 0.01
+    with pytest.raises(DataError, match=f"{name} of clip .* is not a probability"):
         Predictions.load(written(arrays, tmp_path))
 
 

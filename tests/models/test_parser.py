@@ -156,3 +156,17 @@ def test_scale_is_that_of_the_encoders_features() -> None:
     for layer in plain.embed_encoded.values():
         layer.weight.mul_(0.25)
     torch.testing.assert_close(plain(clips()).frame_prob, scaled(clips()).frame_prob)
+
+
+@torch.no_grad()
+def test_the_clips_probability_may_pass_one_but_not_two() -> None:
+    parser = small()
+    features = torch.zeros(1, 2, 2, 16)
+    features[0, 0, 0, 0] = features[0, 1, 1, 0] = 1.0  # heard in one snippet, seen in the other
+    for head, slope in ((parser.prob, 0.0), (parser.frame_att, 50.0), (parser.modality_att, 50.0)):
+        head.weight.zero_()
+        head.weight[:, 0] = slope
+        head.bias.fill_(20.0)
+    parsed = parser._pool(features)
+    assert parsed.video_prob.min() == pytest.approx(2.0, abs=1e-4)
+    assert parsed.modality_prob.max() == pytest.approx(1.0, abs=1e-4)
