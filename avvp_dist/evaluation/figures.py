@@ -1,4 +1,4 @@
-"""Figures: similarity and components of the grounding, training curves, per-class F, timelines.
+"""Figures: grounding similarity and components, curves, per-class F and counts, timelines.
 
 Every function writes one PNG at 140 dpi, making its folder, and returns its path. `title` should
 say which data the figure shows. The colours are Okabe and Ito's, told apart by the colour-blind.
@@ -133,32 +133,93 @@ def class_figure(
     scores: Mapping[str, Floats],
     title: str,
 ) -> Path:
-    """F of each class in percent, `scores[model]` `[C]`, one row a class, best mean on top.
+    """F of each class in percent, `scores[model]` `[C]`: one panel of `comparison_figure`."""
+    return comparison_figure(path, classes, {"": scores}, title)
 
-    A nan (the class occurs neither in truth nor in the prediction) is a cross left of 0.
+
+def comparison_figure(
+    path: str | os.PathLike[str],
+    classes: Sequence[str],
+    panels: Mapping[str, Mapping[str, Floats]],
+    title: str,
+) -> Path:
+    """F of each class in percent, `panels[panel][model]` `[C]`, a panel a modality: Figure 4.
+
+    A row is a class, the best mean over all panels and models on top. A nan (the class occurs
+    neither in truth nor in the prediction) is a cross left of 0. Raises `KeyError` for a model
+    that only some panels have.
     """
-    values = np.stack([np.asarray(score, dtype=np.float64) for score in scores.values()])
+    models = list(dict.fromkeys(model for scores in panels.values() for model in scores))
+    values = np.array([[scores[model] for model in models] for scores in panels.values()], float)
     known = ~np.isnan(values)
-    mean = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    order = np.argsort(np.where(known.any(axis=0), mean, -1), kind="stable").tolist()
-    rows = np.arange(len(classes))
-    figure = Figure(figsize=(7.2, 1.6 + 0.27 * len(classes)), layout="constrained")
-    axes = figure.subplots()
-    # Dots of one row stand a little apart, so that equal scores stay visible.
-    lanes = np.linspace(0.18, -0.18, len(scores)) if len(scores) > 1 else np.zeros(1)
-    for number, (model, score) in enumerate(zip(scores, values[:, order], strict=True)):
-        colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
-        y = rows + lanes[number]
-        axes.hlines(y, 0, score, color=colour, linewidth=1, alpha=0.5)
-        axes.scatter(score, y, color=colour, marker=marker, s=26, label=model, zorder=3)
-        missing = np.isnan(score)
-        axes.scatter(np.full(missing.sum(), -2.5), y[missing], color=colour, marker="x", s=16)
+    mean = np.where(known, values, 0).sum(axis=(0, 1)) / np.maximum(known.sum(axis=(0, 1)), 1)
+    order = np.argsort(np.where(known.any(axis=(0, 1)), mean, -1), kind="stable")
+    # Room for the class names once, then the same for every panel.
+    size = (2.2 + (5.0 if len(panels) == 1 else 4.0) * len(panels), 1.6 + 0.27 * len(classes))
+    figure = Figure(figsize=size, layout="constrained")
+    columns = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, panel, scores in zip(columns, panels, values[:, :, order], strict=True):
+        _score_rows(axes, models, scores)
+        axes.set(title=panel, xlabel="F-score (%)", xlim=(-4, 101.5))
+        _plain(axes)
+    columns[0].set_yticks(np.arange(len(classes)), [_plain_name(classes[row]) for row in order])
+    columns[0].set_ylim(-0.6, len(classes) - 0.4)
+    handles = columns[0].get_legend_handles_labels()[0]
     if not known.all():
-        axes.scatter([], [], color="grey", marker="x", s=16, label="neither true nor predicted")
-    axes.set_yticks(rows, [_plain_name(classes[row]) for row in order])
-    axes.set(xlabel="F-score (%)", xlim=(-4, 101.5), ylim=(-0.6, len(classes) - 0.4))
-    _plain(axes, grid="x")
-    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+        label = "neither true nor predicted"
+        handles.append(columns[0].scatter([], [], color="grey", marker="x", s=16, label=label))
+    ncols = min(len(handles), 2 * len(panels))
+    figure.legend(handles=handles, frameon=False, ncols=ncols, loc="outside lower center")
+    return _save(figure, path, title)
+
+
+def event_counts(events: Mask) -> dict[str, NDArray[np.int64]]:
+    """Number of clips with an event of each class, `[C]`, from bool `[N, T, 2, C]`.
+
+    Keys: 'audio', 'visual', and 'audio-visual' for a class heard and seen in the same second.
+    Such a clip counts under all three.
+    """
+    heard, seen = events[:, :, 0], events[:, :, 1]
+    kinds = {"audio": heard, "visual": seen, "audio-visual": heard & seen}
+    return {kind: mask.any(axis=1).sum(axis=0) for kind, mask in kinds.items()}
+
+
+def distribution_figure(
+    path: str | os.PathLike[str],
+    classes: Sequence[str],
+    counts: Mapping[str, NDArray[np.integer]],
+    title: str,
+) -> Path:
+    """Number of clips with an event of each class, `counts[kind]` `[C]`, see `event_counts`.
+
+    The paper's Figure 1: a line a kind, the class most frequent over all kinds on the left. The
+    scale is logarithmic, down to 0 where a count is.
+    """
+    order = np.argsort(-np.sum(list(counts.values()), axis=0), kind="stable")
+    places = np.arange(len(classes))
+    figure = Figure(figsize=(1.2 + 0.36 * len(classes), 4.8), layout="constrained")
+    axes = figure.subplots()
+    for number, (lane, kind) in enumerate(zip(_lanes(len(counts)), counts, strict=True)):
+        axes.plot(
+            places - lane,
+            counts[kind][order],
+            color=PALETTE[number % len(PALETTE)],
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=5.5,
+            linewidth=0.8,
+            label=kind,
+        )
+    values = np.concatenate(list(counts.values()))
+    axes.set_yscale("symlog", linthresh=1, linscale=0.3)
+    ticks = [0, *(step * 10**power for power in range(7) for step in (1, 2, 5))]
+    axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_yticks([], minor=True)
+    axes.set_ylim(0.8 * values.min() - 0.15, 1.25 * max(values.max(), 1))
+    axes.set_xticks(places, [_plain_name(classes[row]) for row in order], rotation=45, ha="right")
+    axes.tick_params(axis="x", length=0)
+    axes.set(ylabel="clips with such an event", xlim=(-0.6, len(classes) - 0.4))
+    _plain(axes)
+    axes.legend(frameon=False, title="events (not disjoint sets)", alignment="left")
     return _save(figure, path, title)
 
 
@@ -221,6 +282,31 @@ def timeline_figure(
     ]
     axes.legend(handles=handles, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return _save(figure, path, title)
+
+
+def _lanes(number: int) -> Floats:
+    """Shifts that let `number` markers of one class stand apart, so that equal values show."""
+    return np.linspace(0.18, -0.18, number) if number > 1 else np.zeros(1)
+
+
+def _score_rows(axes: Axes, models: Sequence[str], scores: Floats) -> None:
+    """Dots for `scores` `[models, C]`, a row a class from the bottom to the top.
+
+    A bar joins the lowest and the highest of a row in the colour of the best model.
+    """
+    rows = np.arange(scores.shape[1])
+    colours = [PALETTE[number % len(PALETTE)] for number in range(len(models))]
+    best = np.where(np.isnan(scores), -1, scores).argmax(axis=0)
+    # fmin and fmax pass over nan.
+    low, high = np.fmin.reduce(scores), np.fmax.reduce(scores)
+    axes.hlines(rows, low, high, color=[colours[row] for row in best], linewidth=3, alpha=0.35)
+    for number, (lane, model) in enumerate(zip(_lanes(len(models)), models, strict=True)):
+        score, y = scores[number], rows + lane
+        marker = MARKERS[number % len(MARKERS)]
+        axes.scatter(score, y, color=colours[number], marker=marker, s=26, label=model, zorder=3)
+        missing = np.isnan(score)
+        crosses = np.full(missing.sum(), -2.5)
+        axes.scatter(crosses, y[missing], color=colours[number], marker="x", s=16)
 
 
 def _runs(mask: Mask) -> list[tuple[int, int]]:
