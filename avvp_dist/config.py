@@ -2,38 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
-T = TypeVar("T")
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    least: float | None = None,
-    most: float | None = None,
-    required: bool = False,
-) -> Any:
-    """A config key: its default, one line of help, and what values it may take."""
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "least": least,
-        "most": most,
-        "required": required,
-    }
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def section(kind: type[T], **changes: Any) -> T:
-    """A nested group of keys, with other defaults where `changes` says so."""
-    made: T = field(default_factory=lambda: kind(**changes))
-    return made
+from avvp_dist.option import option, section
 
 
 @dataclass
@@ -43,6 +14,7 @@ class Tracking:
     enabled: bool = option(True, "log this run to MLflow")
     name: str = option("", "name of the run; empty: named after the output folder")
     register: bool = option(True, "register the exported model, alias `candidate`")
+    parent: str = option("", "output folder of the run that this one is a part of")
 
 
 @dataclass
@@ -50,6 +22,11 @@ class SimulateConfig:
     """tools/simulate.py: a seeded corpus of simulated clip features with annotations."""
 
     out: str = option("", "folder to write features_*.npz and AVVP_*.csv into", required=True)
+    annotations: str = option(
+        "",
+        "folder of AVVP_*.csv whose clips, all of them, get simulated features (train=, val= and "
+        "test= are ignored, no csv is written); empty: a corpus with labels of its own",
+    )
     train: int = option(600, "clips with weak labels", least=1)
     val: int = option(80, "clips with dense labels for validation", least=1)
     test: int = option(160, "clips with dense labels for the test", least=1)
@@ -143,6 +120,17 @@ class Encoder:
     joint: bool = option(
         True, "audio and visual tokens attend to each other; false: each modality to itself"
     )
+    visual_tokens: str = option(
+        "summed",
+        "one visual token a snippet, or one for each visual stream (the authors' code)",
+        choices=("summed", "separate"),
+    )
+    frozen_positions: bool = option(
+        False, "fidelity: random position vectors that never train, as in the authors' code"
+    )
+    mask_vectors: bool = option(
+        False, "fidelity: a learned vector is added to all features, as in the authors' code"
+    )
 
 
 @dataclass
@@ -155,7 +143,13 @@ class Objective:
     positive_margin: float = option(0.7, "p: similarity a positive pair must reach", most=1)
     negative_margin: float = option(0.3, "n: similarity a negative pair may keep", least=-1)
     anchors: str = option(
-        "all", "every snippet as anchor, or one drawn at random", choices=("all", "one")
+        "all",
+        "every snippet, one of each clip at random, or the same one of all clips of a batch (the "
+        "authors' code)",
+        choices=("all", "one", "shared"),
+    )
+    alternate: bool = option(
+        False, "multi as cross in even epochs and uni in odd ones, as in the authors' code"
     )
     reduction: str = option(
         "mean", "over the snippets j of an anchor (the paper: sum)", choices=("mean", "sum")
@@ -199,6 +193,11 @@ class TrainerSection:
         0, "steps between two checkpoints; 0: one at the end of each epoch", least=0
     )
     keep: int = option(2, "newest checkpoints kept", least=1)
+    export: str = option(
+        "best",
+        "which epoch's model is exported: the best on held-out clips (ties: the later) or the last",
+        choices=("best", "last"),
+    )
     resume: str = option(
         "never",
         "auto: go on from the newest whole checkpoint in `out`, if there is one",
@@ -216,6 +215,9 @@ class PretrainData:
         0.05, "share of the clips kept for the grounding AUC, chosen by id", least=0, most=0.5
     )
     heldout_clips: int = option(2048, "at most so many of them are used", least=1)
+    hidden_streams: list[str] = option(
+        [], "visual streams that pretraining does not see (the authors' code: motion)"
+    )
 
 
 @dataclass
@@ -226,7 +228,7 @@ class PretrainConfig:
     encoder: Encoder = section(Encoder)
     objective: Objective = section(Objective)
     optimizer: Optimizer = section(Optimizer)
-    trainer: TrainerSection = section(TrainerSection)
+    trainer: TrainerSection = section(TrainerSection, export="last")
     tracking: Tracking = section(Tracking)
 
 
@@ -239,6 +241,9 @@ class ParsingData:
     annotations: str = option("", "folder of the AVVP_*.csv", required=True)
     audio_annotations: str = option(
         "2024", "version of the dense audio labels", choices=("2020", "2024")
+    )
+    refined_labels: str = option(
+        "", "file of tools/refine_labels.py: the weak labels that each modality keeps; empty: all"
     )
 
 
@@ -267,11 +272,15 @@ class Parser:
     )
     fusion: str = option(
         "attended",
-        "what cross-attention reads: self-attended features (Base) or the inputs (HAN)",
-        choices=("attended", "inputs"),
+        "what cross-attention reads: self-attended features (Base) or the inputs (HAN); none: no "
+        "attention at all, the heads read the inputs (the authors' Pretrain rows)",
+        choices=("attended", "inputs", "none"),
     )
     skip: bool = option(True, "self-attended features are added after cross-attention")
     attention: str = option("gcaa", "attention layers", choices=("multihead", "gcaa"))
+    gcaa_first_snippet: bool = option(
+        False, "fidelity: GCAA gives every snippet the first one's output, as in the authors' code"
+    )
     discriminator: bool = option(True, "modality discriminator behind gradient reversal")
 
 
@@ -286,6 +295,14 @@ class ParsingLoss:
     )
     smooth_audio: float = option(1.0, "confidence in a weak label for audio", least=0, most=1)
     smooth_visual: float = option(0.9, "the same for vision (HAN: 0.9)", least=0, most=1)
+    lambda_contrastive: float = option(
+        0.0, "weight of MA's loss: audio at t against the clip's visual snippets", least=0
+    )
+    temperature: float = option(0.2, "of its similarities", least=1e-6)
+    smooth_time: float = option(0.9, "confidence in its snippet t", least=0, most=1)
+    alias_audio_labels: bool = option(
+        False, "fidelity: a label refined away for audio also goes from the video, as in MA's code"
+    )
 
 
 @dataclass
@@ -300,6 +317,23 @@ class FinetuneConfig:
         Optimizer, lr=3e-4, weight_decay=0.0, warmup=0.0, schedule="step", clip=0.0
     )
     trainer: TrainerSection = section(TrainerSection, epochs=40)
+    tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class RefineConfig:
+    """tools/refine_labels.py: which weak labels each modality keeps (MA, stage 2)."""
+
+    parser: str = option(
+        "", "exported parser: a folder or models:/avvp-parser@candidate", required=True
+    )
+    shards: str = option("", "shard set with weak labels", required=True)
+    out: str = option("", "npz file of the refined labels", required=True)
+    threshold: float = option(
+        0.5, "a label goes when both swapped probabilities, over its error, are below", least=0
+    )
+    batch_size: int = option(256, "clips a step", least=1)
+    seed: int = option(1, "of the partners drawn", least=0)
     tracking: Tracking = section(Tracking)
 
 
@@ -322,7 +356,9 @@ class EvaluateConfig:
         "the paper) or the modality's (MA, JoMoLD)",
         choices=("video", "modality"),
     )
-    threshold: float = option(0.5, "on snippet and clip probability", least=0, most=1)
+    threshold: str = option(
+        "0.5", "on snippet and clip probability: a number, or a .npy file [2, C] of one per class"
+    )
     batch_size: int = option(64, "clips a step", least=1)
     clip: str = option("", "clip to draw as a timeline; empty: the one with most events")
     out: str = option("", "folder of scores.json, predictions.npz and figures", required=True)
@@ -337,3 +373,30 @@ class DemoConfig:
     features: str = option("", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus")
     seeds: int = option(1, "parsers trained per row of the table", least=1)
     ranks: int = option(2, "DeepSpeed ranks", least=1)
+
+
+@dataclass
+class TablesConfig:
+    """tools/reproduce_tables.py: Tables 1 and 2, every row trained from some seeds, on Ray."""
+
+    shards: str = option("", "folder of the shard sets train, val and test", required=True)
+    annotations: str = option("", "folder of the AVVP_*.csv", required=True)
+    pretraining: str = option("", "shard set the encoders are trained on; empty: SHARDS/train")
+    out: str = option("runs/tables", "folder of everything made, on a disk that all nodes see")
+    rows: list[str] = option([], "rows to make, by their config's name; empty: all")
+    seeds: int = option(3, "parsers trained per row", least=1)
+    audio_annotations: str = option(
+        "2024", "version of the dense audio labels", choices=("2020", "2024")
+    )
+    rule: str = option("video", "decision rule, see evaluate.py", choices=("video", "modality"))
+    released: bool = option(
+        False, "fidelity: the faults, weights and schedules of the authors' released code"
+    )
+    finetune: list[str] = option([], "KEY=VALUE for every parser, such as trainer.epochs=2")
+    pretrain: list[str] = option([], "KEY=VALUE for every encoder, such as encoder.size=tiny")
+    compare: list[str] = option(
+        ["han", "pretrain_multi"], "two rows whose F per class is drawn (Figure 4)"
+    )
+    cpus: int = option(1, "CPU cores for each training", least=1)
+    gpus: float = option(1.0, "GPUs for each training, where the cluster has any", least=0)
+    tracking: Tracking = section(Tracking)

@@ -1,6 +1,7 @@
-"""Write a small simulated corpus of clip features with annotations.
+"""Write a simulated corpus of clip features: with annotations, or for the clips of real ones.
 
 python tools/simulate.py out=DIR
+python tools/simulate.py annotations=CSVS out=DIR
 """
 
 from avvp_dist.command_line import parse

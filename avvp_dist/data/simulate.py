@@ -5,6 +5,9 @@ a span of whole seconds of one class, heard only, seen only, or both (then in sy
 cases). A source is a prototype plus a deviation of its own, drawn anew for every event, so that
 test events come from unheard and unseen sources. A snippet is the sum of its active sources, a
 background that lasts the whole clip, and noise, then rectified like the output of a backbone.
+
+The clips may also be those of given annotations: then val and test have their dense events, and
+those of train, which only has weak labels, are drawn for each label as above.
 """
 
 from __future__ import annotations
@@ -18,45 +21,73 @@ from tqdm import tqdm
 
 from avvp_dist.commit import staged
 from avvp_dist.config import SimulateConfig
+from avvp_dist.data.llp import (
+    AUDIO_FILES,
+    VISUAL_FILE,
+    WEAK_FILES,
+    Annotations,
+    read_annotations,
+)
 from avvp_dist.data.schema import LLP_CLASSES
 
 SNIPPETS = 10
 
+Mask = NDArray[np.bool_]
+Clips = list[tuple[str, Mask]]
+"""Id and truth `[T, 2, C]` of each clip."""
+
 
 def simulate(config: SimulateConfig) -> Path:
-    """Write `features_SPLIT.npz` and `AVVP_*.csv` for train, val and test into `config.out`."""
+    """Write `features_SPLIT.npz` for train, val and test into `config.out`.
+
+    Without `config.annotations` their `AVVP_*.csv` are written too.
+
+    Raises:
+        DataError: for annotations that are missing or broken, before anything is written.
+    """
     out = Path(config.out)
+    # All of them first: a fault in the last file must not show after minutes of work.
+    given = {
+        split: read_annotations(config.annotations, split, snippets=SNIPPETS)
+        for split in WEAK_FILES
+        if config.annotations
+    }
     rng = np.random.default_rng(config.seed)
-    classes = len(LLP_CLASSES)
     prototypes = [
-        rng.standard_normal((classes, dim)) for dim in (config.audio_dim, config.visual_dim)
+        rng.standard_normal((len(LLP_CLASSES), dim))
+        for dim in (config.audio_dim, config.visual_dim)
     ]
-    dense: list[tuple[str, NDArray[np.bool_]]] = []
-    for split in ("train", "val", "test"):
-        count = getattr(config, split)
-        truth = [_events(rng, classes) for _ in range(count)]
-        ids = [f"SIM{split[:2]}{n:06d}_0_{SNIPPETS}" for n in range(count)]
-        shown = tqdm(truth, desc=f"simulating {split}", unit=" clips")
-        clips = [_features(rng, events, prototypes, config.noise) for events in shown]
-        with staged(out / f"features_{split}.npz") as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                filenames=np.array(ids),
-                audio=np.stack([clip[0] for clip in clips]).astype(np.float16),
-                visual=np.stack([clip[1] for clip in clips]).astype(np.float16),
-            )
-        _write_weak(out / f"AVVP_{split}{'' if split == 'train' else '_pd'}.csv", ids, truth)
-        if split != "train":
-            dense += zip(ids, truth, strict=True)
-    for modality, name in enumerate(("audio", "visual")):
-        _write_events(out / f"AVVP_eval_{name}.csv", dense, modality)
+    corpus: dict[str, Clips] = {}
+    for split in WEAK_FILES:
+        if given:
+            ids, truth = list(given[split].ids), _given_events(rng, given[split])
+        else:
+            count = getattr(config, split)
+            ids = [f"SIM{split[:2]}{n:06d}_0_{SNIPPETS}" for n in range(count)]
+            truth = [_drawn_events(rng, _drawn_labels(rng)) for _ in range(count)]
+        corpus[split] = list(zip(ids, truth, strict=True))
+        path = out / f"features_{split}.npz"
+        _write_features(path, corpus[split], rng, prototypes, config.noise)
+    if not given:
+        _write_annotations(out, corpus)
     return out
 
 
-def _events(rng: np.random.Generator, classes: int) -> NDArray[np.bool_]:
+def _given_events(rng: np.random.Generator, annotations: Annotations) -> list[Mask]:
+    """`[T, 2, C]` of each clip, drawn where the annotations have weak labels only."""
+    if annotations.events is not None:
+        return list(annotations.events)
+    return [_drawn_events(rng, np.flatnonzero(row)) for row in annotations.weak]
+
+
+def _drawn_labels(rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.choice(len(LLP_CLASSES), rng.integers(1, 4), replace=False)
+
+
+def _drawn_events(rng: np.random.Generator, labels: NDArray[np.int64]) -> Mask:
     """Who is heard and seen when: `[T, 2, C]`, axis 1: audio, visual."""
-    truth = np.zeros((SNIPPETS, 2, classes), bool)
-    for label in rng.choice(classes, rng.integers(1, 4), replace=False):
+    truth = np.zeros((SNIPPETS, 2, len(LLP_CLASSES)), bool)
+    for label in labels:
         kind = rng.choice(["both", "heard", "seen"], p=[0.5, 0.3, 0.2])
         spans = [_span(rng), _span(rng)]
         if kind == "both" and rng.random() < 2 / 3:
@@ -73,9 +104,27 @@ def _span(rng: np.random.Generator) -> tuple[int, int]:
     return onset, onset + length
 
 
+def _write_features(
+    path: Path,
+    clips: Clips,
+    rng: np.random.Generator,
+    prototypes: list[NDArray[np.float64]],
+    noise: float,
+) -> None:
+    # Float16 from the start: LLP's 10,000 train clips at full size would be gigabytes.
+    audio, visual = (
+        np.empty((len(clips), SNIPPETS, prototype.shape[1]), np.float16) for prototype in prototypes
+    )
+    for row, (_, events) in enumerate(tqdm(clips, desc=f"simulating {path.stem}", unit=" clips")):
+        audio[row], visual[row] = _features(rng, events, prototypes, noise)
+    ids = np.array([clip for clip, _ in clips])
+    with staged(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, filenames=ids, audio=audio, visual=visual)
+
+
 def _features(
     rng: np.random.Generator,
-    truth: NDArray[np.bool_],
+    truth: Mask,
     prototypes: list[NDArray[np.float64]],
     noise: float,
 ) -> list[NDArray[np.float64]]:
@@ -91,15 +140,20 @@ def _features(
     return made
 
 
-def _write_weak(path: Path, ids: list[str], truth: list[NDArray[np.bool_]]) -> None:
-    rows = [
-        [clip, ",".join(LLP_CLASSES[c] for c in np.flatnonzero(events.any((0, 1))))]
-        for clip, events in zip(ids, truth, strict=True)
-    ]
-    _write_rows(path, ["filename", "event_labels"], rows)
+def _write_annotations(out: Path, corpus: dict[str, Clips]) -> None:
+    for split, clips in corpus.items():
+        rows = [
+            [clip, ",".join(LLP_CLASSES[c] for c in np.flatnonzero(events.any((0, 1))))]
+            for clip, events in clips
+        ]
+        _write_rows(out / WEAK_FILES[split], ["filename", "event_labels"], rows)
+    dense = corpus["val"] + corpus["test"]
+    for modality, name in enumerate((AUDIO_FILES["2024"], VISUAL_FILE)):
+        rows = _event_rows(dense, modality)
+        _write_rows(out / name, ["filename", "onset", "offset", "event_labels"], rows)
 
 
-def _write_events(path: Path, clips: list[tuple[str, NDArray[np.bool_]]], modality: int) -> None:
+def _event_rows(clips: Clips, modality: int) -> list[list[str]]:
     rows = []
     for clip, events in clips:
         for label in np.flatnonzero(events[:, modality].any(0)):
@@ -108,7 +162,7 @@ def _write_events(path: Path, clips: list[tuple[str, NDArray[np.bool_]]], modali
                 [clip, str(onset), str(offset), LLP_CLASSES[label]]
                 for onset, offset in edges.reshape(-1, 2)
             ]
-    _write_rows(path, ["filename", "onset", "offset", "event_labels"], rows)
+    return rows
 
 
 def _write_rows(path: Path, header: list[str], rows: list[list[str]]) -> None:

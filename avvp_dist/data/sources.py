@@ -35,6 +35,8 @@ def pack(config: PackConfig) -> ShardSet:
         DataError: for missing or broken features, or an `out` that holds other clips.
     """
     source = {"folder": config.source, "format": config.format, "split": config.split}
+    if config.annotations:
+        source["annotations"] = config.annotations
     out = Path(config.out)
     if (out / MANIFEST).exists():
         ready = ShardSet(out)
@@ -79,6 +81,12 @@ def read_arrays(folder: Path, split: str, annotations: Annotations | None) -> It
     if "filenames" not in streams:
         raise DataError(f"{path} has no array `filenames`")
     ids = [str(name) for name in streams.pop("filenames")]
+    if annotations is not None and not set(ids) & labels.keys():
+        raise DataError(
+            f"{path}: none of its {len(ids)} clips, first {ids[0]}, is in the {split} split of the "
+            "annotations",
+            remedy="Set annotations= to the folder of their AVVP_*.csv",
+        )
     for name, array in streams.items():
         if array.ndim != 3 or len(array) != len(ids):
             raise DataError(f"{path}: {name} is {list(array.shape)}, expected [{len(ids)}, T, D]")

@@ -82,6 +82,16 @@ def test_annotations_may_lie_elsewhere(features: Path, tmp_path: Path) -> None:
     assert None not in pack(config).labels
 
 
+def test_annotations_of_other_clips_are_refused(features: Path, tmp_path: Path) -> None:
+    (tmp_path / "AVVP_train.csv").write_text("filename\tevent_labels\nsomebody_0_10\tDog\n")
+    config = PackConfig(
+        tracking=OFF, source=str(features), out=str(tmp_path / "out"), annotations=str(tmp_path)
+    )
+    with pytest.raises(DataError, match=r"none of its 96 clips, first SIMtr.*annotations="):
+        pack(config)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -173,7 +183,10 @@ def test_a_packed_set_is_left_alone(han: Path, capsys: pytest.CaptureFixture[str
     assert "already packed, 3 clips" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("changes", [{"format": "arrays"}, {"split": "val"}, {"source": "other"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"format": "arrays"}, {"split": "val"}, {"source": "other"}, {"annotations": "other"}],
+)
 def test_another_source_into_the_same_folder_is_refused(han: Path, changes: dict[str, str]) -> None:
     first = pack_han(han)
     with pytest.raises(DataError, match=r"already holds clips of .*han"):
