@@ -16,12 +16,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--predictions", type=Path, required=True, help="the npz file")
+    parser.add_argument(
+        "--predictions", type=Path, nargs="+", required=True, help="npz file, or one for each seed"
+    )
     parser.add_argument("--annotations", type=Path, required=True, help="folder of AVVP_*.csv")
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--audio-annotations", choices=("2020", "2024"), default="2024")
     parser.add_argument("--rule", choices=("video", "modality"), default="video")
-    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--threshold", default="0.5", help="a number, or a .npy file [2, C]")
     parser.add_argument("--json", type=Path, help="file for everything found")
     arguments = parser.parse_args()
     from avvp_dist.evaluation.predictions import score_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from numpy.typing import NDArray
 from avvp_dist.commit import staged, write_json
 from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.errors import DataError
-from avvp_dist.evaluation.scores import bootstrap, decide, score, score_one_modality
+from avvp_dist.evaluation.scores import (
+    LEVELS,
+    STREAM_SCORES,
+    Threshold,
+    decide,
+    score_one_modality,
+    summarise,
+)
 
 _MOST = {"frame_prob": 1.0, "video_prob": 2.0, "modality_prob": 1.0}
 """HAN's pooling weighs by a softmax over time times one over modality. A modality's weights sum to
@@ -75,7 +83,7 @@ class Predictions:
                 arrays[name] = _probabilities(path, name, arrays[name], ids)
         return cls(ids, frame, arrays["video_prob"], arrays.get("modality_prob"))
 
-    def decided(self, rule: str, threshold: float) -> NDArray[np.bool_]:
+    def decided(self, rule: str, threshold: Threshold) -> NDArray[np.bool_]:
         """`decide` on these probabilities: events, bool `[N, T, 2, C]`."""
         return decide(
             self.frame_prob, self.video_prob, self.modality_prob, rule=rule, threshold=threshold
@@ -110,64 +118,100 @@ class Predictions:
 
 
 def report(
-    predictions: Predictions, annotations: Annotations, rule: str, threshold: float
+    predictions: Sequence[Predictions], annotations: Annotations, rule: str, threshold: Threshold
 ) -> dict[str, Any]:
     """Scores, their intervals, and all that makes them comparable or not, as plain data.
 
     Args:
-        predictions: in csv order, see `Predictions.ordered`.
-        rule: see `decide`.
+        predictions: of one parser, or of several that differ in their seed: then the scores are
+            means, and `deviations` tells how far they spread. In csv order, see
+            `Predictions.ordered`.
+        rule, threshold: see `decide`.
     """
     assert annotations.events is not None
-    predicted = predictions.decided(rule, threshold)
+    masks = [one.decided(rule, threshold) for one in predictions]
+    summary = summarise(masks, annotations.events)
+    alone = [score_one_modality(mask, annotations.events) for mask in masks]
+    several = len(masks) > 1
     return {
         "split": annotations.split,
         "audio_annotations": annotations.audio_version,
         "rule": rule,
-        "threshold": threshold,
+        "threshold": np.asarray(threshold).tolist(),
         "clips": len(annotations.ids),
         "annotation_faults": annotations.faults,
-        "scores": score(predicted, annotations.events),
-        "one_modality_scores": score_one_modality(predicted, annotations.events),
-        "intervals_95": bootstrap(predicted, annotations.events),
+        "seeds": len(masks),
+        "scores": {key: one.mean for key, one in summary.items()},
+        **({"deviations": {k: one.deviation for k, one in summary.items()}} if several else {}),
+        "one_modality_scores": {k: float(np.mean([one[k] for one in alone])) for k in alone[0]},
+        "intervals_95": {key: (one.low, one.high) for key, one in summary.items()},
     }
 
 
 def score_file(
-    predictions: Path,
+    predictions: list[Path],
     annotations: Path,
     split: str,
     audio_annotations: str,
     rule: str,
-    threshold: float,
+    threshold: str,
     json: Path | None,
 ) -> None:
-    """Print a prediction file's scores; `json` also gets the whole `report`.
+    """Print the scores of prediction files; `json` also gets the whole `report`.
 
     Raises:
-        DataError: in one line, for what is wrong with either file.
+        DataError: in one line, for what is wrong with a file.
     """
-    given = Predictions.load(predictions)
-    truth = read_annotations(
-        annotations, split, audio_version=audio_annotations, snippets=given.frame_prob.shape[1]
-    )
-    found = report(given.ordered(truth, predictions), truth, rule, threshold)
+    given = [Predictions.load(path) for path in predictions]
+    snippets = given[0].frame_prob.shape[1]
+    truth = read_annotations(annotations, split, audio_version=audio_annotations, snippets=snippets)
+    ordered = [one.ordered(truth, path) for one, path in zip(given, predictions, strict=True)]
+    found = report(ordered, truth, rule, read_threshold(threshold, len(truth.classes)))
     print(table(found))
     if json is not None:
         write_json(json, found)
 
 
+def read_threshold(text: str, classes: int) -> Threshold:
+    """A number, or a `.npy` file of one threshold per modality and class, `[2, C]`.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        found: NDArray[np.floating] = np.load(text, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"threshold {text} is no number and no .npy file: {error}") from None
+    if found.shape != (2, classes) or not np.isfinite(found).all():
+        raise DataError(
+            f"threshold {text} is {list(found.shape)}, expected finite [2, {classes}] "
+            "(audio and visual, a class each)"
+        )
+    return found
+
+
 def table(found: dict[str, Any]) -> str:
     """A `report` for the terminal: what was scored and how, then two rows of five numbers."""
+    threshold = found["threshold"]
+    shown = f"threshold {threshold}" if isinstance(threshold, float) else "thresholds by class"
+    several = f", mean ± deviation over {found['seeds']} files" if found["seeds"] > 1 else ""
     lines = [
         f"{found['split']}, {found['clips']} clips, audio annotations "
-        f"{found['audio_annotations']}, rule {found['rule']}, threshold {found['threshold']}",
-        f"{'':8}{'audio':>8}{'visual':>8}{'av':>8}{'type@av':>9}{'event@av':>10}",
+        f"{found['audio_annotations']}, rule {found['rule']}, {shown}{several}",
+        f"{'':8}" + "".join(f"{name.replace('_av', '@av'):>13}" for name in STREAM_SCORES),
     ]
-    for level in ("segment", "event"):
-        columns = ("audio", "visual", "av", "type_av", "event_av")
-        row = [found["scores"][f"{level}_{column}"] for column in columns]
-        lines.append("{:8}{:8.1f}{:8.1f}{:8.1f}{:9.1f}{:10.1f}".format(level, *row))
+    for level in LEVELS:
+        cells = []
+        for column in STREAM_SCORES:
+            cell = f"{found['scores'][f'{level}_{column}']:.1f}"
+            if several:
+                cell += f" ± {found['deviations'][f'{level}_{column}']:.1f}"
+            cells.append(f"{cell:>13}")
+        lines.append(f"{level:8}{''.join(cells)}")
     faults = {name: count for name, count in found["annotation_faults"].items() if count}
     if faults:
         lines.append(f"faults in the annotation files, counted and handled: {faults}")

@@ -6,7 +6,8 @@ Audio-Visual Video Parsing" (ECCV 2020); its scores are equal to ours to the las
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ RULES = ("video", "modality")
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Threshold = float | NDArray[np.floating]
 Counts = NDArray[np.int64]
 Mean = TypeVar("Mean", float, Floats)
 
@@ -29,7 +31,7 @@ def decide(
     modality_prob: NDArray[np.float32] | None = None,
     *,
     rule: str = "video",
-    threshold: float | NDArray[np.floating] = 0.5,
+    threshold: Threshold = 0.5,
 ) -> Mask:
     """Events predicted from probabilities of snippets and clips, bool `[N, T, 2, C]`.
 
@@ -80,15 +82,39 @@ def score_one_modality(predicted: Mask, truth: Mask) -> dict[str, float]:
     }
 
 
+class Summary(NamedTuple):
+    """One score over the seeds of training, in percent."""
+
+    mean: float
+    deviation: float
+    """Between the seeds (n - 1); nan with one."""
+    low: float
+    high: float
+    """95 % interval of the mean, over the choice of clips."""
+
+
+def summarise(predictions: Sequence[Mask], truth: Mask) -> dict[str, Summary]:
+    """Each of `score`'s numbers over predictions of the same clips by parsers of several seeds."""
+    scores = [score(predicted, truth) for predicted in predictions]
+    intervals = bootstrap(predictions, truth)
+    found = {}
+    for key, interval in intervals.items():
+        values = [one[key] for one in scores]
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+        found[key] = Summary(float(np.mean(values)), deviation, *interval)
+    return found
+
+
 def bootstrap(
-    predicted: Mask, truth: Mask, *, samples: int = 1000, seed: int = 0
+    predictions: Sequence[Mask], truth: Mask, *, samples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """95 % interval (percentile) of each of `score`'s numbers, clips drawn with replacement.
 
-    Shapes, keys and errors are `score`'s. The interval covers the choice of test clips, not
-    the seed of training.
+    Of several predictions, of the mean of their scores. Shapes, keys and errors are `score`'s. The
+    interval covers the choice of test clips, not the seed of training.
     """
-    clip_scores = _clip_scores(predicted, truth)
+    every = [_clip_scores(predicted, truth) for predicted in predictions]
+    clip_scores = {key: np.mean([one[key] for one in every], axis=0) for key in every[0]}
     clips = len(truth)
     # How often each clip is drawn is all that a resampled mean depends on: [samples, N].
     drawn = np.random.default_rng(seed).multinomial(clips, [1 / clips] * clips, size=samples)
@@ -113,6 +139,18 @@ def score_per_class(predicted: Mask, truth: Mask) -> dict[str, Floats]:
         for stream, values in zip(STREAM_SCORES[:3], 100 * f, strict=True):
             scores[f"{level}_{stream}"] = values
     return scores
+
+
+def mean_per_class(predictions: Sequence[Mask], truth: Mask) -> dict[str, Floats]:
+    """`score_per_class`, each class's mean over the predictions in which it has an F."""
+    found = [score_per_class(predicted, truth) for predicted in predictions]
+    means = {}
+    for key in found[0]:
+        values = np.stack([one[key] for one in found])
+        known = ~np.isnan(values)
+        total, number = np.where(known, values, 0).sum(0), known.sum(0)
+        means[key] = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    return means
 
 
 def grounding_auc(similarity: NDArray[np.floating], same: Mask, valid: Mask) -> float:

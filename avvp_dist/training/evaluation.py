@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from avvp_dist.commit import write_json
 from avvp_dist.config import EvaluateConfig
 from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.errors import CheckpointError, ConfigError
+from avvp_dist.errors import ConfigError
 from avvp_dist.evaluation.figures import class_figure, timeline_figure
-from avvp_dist.evaluation.predictions import Predictions, report, table
-from avvp_dist.evaluation.scores import score_per_class
+from avvp_dist.evaluation.predictions import Predictions, read_threshold, report, table
+from avvp_dist.evaluation.scores import Mask, score_per_class
 from avvp_dist.models.export import load_parser
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import stage_run
-from avvp_dist.training.prediction import match_clips, predict
-from avvp_dist.training.ranks import Ranks
+from avvp_dist.training.prediction import check_fit, match_clips, predict
+from avvp_dist.training.ranks import alone
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -35,47 +32,40 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         audio_version=config.audio_annotations,
         snippets=shards.snippets,
     )
+    threshold = read_threshold(config.threshold, len(annotations.classes))
     clips, _ = match_clips(shards, annotations)
     out = Path(config.out)
     folder, version = resolve(config.parser, out / "parser")
     parser, meta = load_parser(folder)
-    _check_fit(folder, meta, shards, annotations)
-    ranks = Ranks(0, 1, torch.device(torch.accelerator.current_accelerator() or "cpu"))
+    check_fit(folder, meta, shards, annotations.classes)
+    ranks = alone()
     parser.to(ranks.device)
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}
     with stage_run("evaluate", out, config, lineage, {config.shards: shards.digest}) as run:
         predictions = predict(parser, shards, clips, ranks, batch_size=config.batch_size)
         predictions.save(out / "predictions.npz")
-        found = report(predictions, annotations, config.rule, config.threshold)
+        found = report([predictions], annotations, config.rule, threshold)
         write_json(out / "scores.json", found)
         print(table(found))
         run.artifact(out / "scores.json")
         run.log(0, **found["scores"])
-        for path in _figures(out, config, annotations, predictions):
+        predicted = predictions.decided(config.rule, threshold)
+        for path in _figures(out, config, annotations, predictions, predicted):
             run.figure(path)
             print(path)
     scores: dict[str, float] = found["scores"]
     return scores
 
 
-def _check_fit(
-    folder: Path, meta: dict[str, Any], shards: ShardSet, annotations: Annotations
-) -> None:
-    if meta["dims"] != shards.dims or meta["extractor"] != shards.manifest["extractor"]:
-        raise CheckpointError(
-            f"parser: {folder} was trained on {meta['dims']} of {meta['extractor']!r}, the "
-            f"shard set holds {shards.dims} of {shards.manifest['extractor']!r}"
-        )
-    if tuple(meta["classes"]) != annotations.classes:
-        raise CheckpointError(f"parser: {folder} knows other classes than the annotations")
-
-
 def _figures(
-    out: Path, config: EvaluateConfig, annotations: Annotations, predictions: Predictions
+    out: Path,
+    config: EvaluateConfig,
+    annotations: Annotations,
+    predictions: Predictions,
+    predicted: Mask,
 ) -> list[Path]:
     truth = annotations.events
     assert truth is not None
-    predicted = predictions.decided(config.rule, config.threshold)
     per_class = score_per_class(predicted, truth)
     lanes = {name: per_class[f"segment_{name}"] for name in ("audio", "visual", "av")}
     name = f"{out.name}, {config.split}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from avvp_dist.data.llp import Annotations
+from avvp_dist.data.schema import AUDIO
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.errors import DataError
+from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.models.parser import Parser
 from avvp_dist.training.ranks import Ranks
@@ -23,13 +27,25 @@ def predict(
     ranks: Ranks,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
+    pictures: NDArray[np.integer] | None = None,
 ) -> Predictions:
-    """What the parser says of `clips [N]`, in their order, on every rank; a collective."""
+    """What the parser says of `clips [N]`, in their order, on every rank; a collective.
+
+    With `pictures [N]`, of the audio of `clips` beside the visual streams of those.
+    """
     parser.eval()
     mine = ranks.part(clips)
+    theirs = mine if pictures is None else ranks.part(pictures)
     found: list[list[NDArray[np.float32]]] = [[], [], []]
-    for part in np.array_split(mine, max(1, -(-len(mine) // batch_size))):
-        parsed = parser(load_streams(shards, part, ranks.device, dtype))
+    batches = max(1, -(-len(mine) // batch_size))
+    for part, seen in zip(
+        np.array_split(mine, batches), np.array_split(theirs, batches), strict=True
+    ):
+        streams = load_streams(shards, part, ranks.device, dtype)
+        if pictures is not None:
+            foreign = load_streams(shards, seen, ranks.device, dtype)
+            streams = {**foreign, AUDIO: streams[AUDIO]}
+        parsed = parser(streams)
         for kept, prob in zip(
             found, (parsed.frame_prob, parsed.video_prob, parsed.modality_prob), strict=True
         ):
@@ -44,6 +60,19 @@ def load_streams(
     """Features of `clips [B]` as tensors `[B, T, D]` by stream."""
     gathered = shards.gather(clips)
     return {name: torch.from_numpy(array).to(device, dtype) for name, array in gathered.items()}
+
+
+def check_fit(
+    folder: Path, meta: dict[str, Any], shards: ShardSet, classes: tuple[str, ...]
+) -> None:
+    """Raise `CheckpointError` unless the parser in `folder` fits these features and classes."""
+    if meta["dims"] != shards.dims or meta["extractor"] != shards.manifest["extractor"]:
+        raise CheckpointError(
+            f"parser: {folder} was trained on {meta['dims']} of {meta['extractor']!r}, the "
+            f"shard set holds {shards.dims} of {shards.manifest['extractor']!r}"
+        )
+    if tuple(meta["classes"]) != classes:
+        raise CheckpointError(f"parser: {folder} knows other classes than the annotations")
 
 
 def match_clips(

@@ -66,6 +66,11 @@ class Ranks:
         return joined
 
 
+def alone() -> Ranks:
+    """One process without peers, on the accelerator if there is one."""
+    return Ranks(0, 1, torch.device(torch.accelerator.current_accelerator() or "cpu"))
+
+
 def connect() -> Ranks:
     """Join the ranks that `deepspeed`, `torchrun` or `srun` started; alone without a launcher.
 

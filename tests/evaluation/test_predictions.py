@@ -63,11 +63,13 @@ def test_any_order_and_more_clips_score_the_same(
     arrays: dict[str, Any], annotations: Annotations, tmp_path: Path
 ) -> None:
     path = written(arrays, tmp_path)
-    expected = report(Predictions.load(path).ordered(annotations, path), annotations, "video", 0.5)
+    expected = report(
+        [Predictions.load(path).ordered(annotations, path)], annotations, "video", 0.5
+    )
     mixed = {name: np.concatenate([a[::-1], a[:1]]) for name, a in arrays.items()}
     mixed["filenames"] = np.array([*annotations.ids[::-1], "somebody else"])
     path = written(mixed, tmp_path)
-    found = report(Predictions.load(path).ordered(annotations, path), annotations, "video", 0.5)
+    found = report([Predictions.load(path).ordered(annotations, path)], annotations, "video", 0.5)
     assert found == expected
     assert annotations.events is not None
     predicted = decide(arrays["frame_prob"], arrays["video_prob"])

@@ -172,18 +172,18 @@ def test_bootstrap_covers_the_score_and_repeats() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((80, 10, 2, 4)) < 0.3
     predicted = truth ^ (rng.random(truth.shape) < 0.2)
-    scores, intervals = score(predicted, truth), bootstrap(predicted, truth, samples=400)
+    scores, intervals = score(predicted, truth), bootstrap([predicted], truth, samples=400)
     assert list(intervals) == list(scores)
     assert all(low < scores[key] < high for key, (low, high) in intervals.items())
-    assert intervals == bootstrap(predicted, truth, samples=400)
-    assert intervals != bootstrap(predicted, truth, samples=400, seed=1)
+    assert intervals == bootstrap([predicted], truth, samples=400)
+    assert intervals != bootstrap([predicted], truth, samples=400, seed=1)
 
 
 def test_bootstrap_width_is_the_standard_error() -> None:
     # Half of the clips score 100, half 0: the mean of 400 has a standard error of 2.5 points.
     truth = np.ones((400, 2, 2, 1), dtype=bool)
     predicted = truth & (np.arange(400) % 2 == 0)[:, None, None, None]
-    low, high = bootstrap(predicted, truth, samples=4000)["segment_type_av"]
+    low, high = bootstrap([predicted], truth, samples=4000)["segment_type_av"]
     assert low == pytest.approx(50 - 1.96 * 2.5, abs=0.5)
     assert high == pytest.approx(50 + 1.96 * 2.5, abs=0.5)
 
