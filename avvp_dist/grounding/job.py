@@ -8,7 +8,6 @@ was killed goes on with what is missing.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from avvp_dist import __version__
+from avvp_dist.cluster import result, start_ray
 from avvp_dist.commit import digest, sha256, staged, write_json
 from avvp_dist.config import GroundConfig
 from avvp_dist.data.schema import AUDIO, PADDING
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.errors import AvvpError, ClusterError, ConfigError
+from avvp_dist.errors import ClusterError, ConfigError
 from avvp_dist.evaluation.figures import component_figure
 from avvp_dist.grounding.components import components, link, silent_snippets
 from avvp_dist.grounding.version import SUMMARY
@@ -148,7 +148,7 @@ def _run_tasks(
 ) -> None:
     import ray  # takes a second, and a finished grounding needs none
 
-    _start_ray(workers)
+    start_ray(workers)
     try:
         task = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[OSError])(ground_shard)
         window = 2 * int(ray.cluster_resources().get("CPU", 1))
@@ -166,46 +166,12 @@ def _run_tasks(
         ray.shutdown()
 
 
-def _start_ray(workers: int) -> None:
-    """Join the cluster of RAY_ADDRESS, or start one in this process."""
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The default of a coming Ray; unset, it warns in every task without a GPU.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level="ERROR")
-        else:
-            ray.init(
-                num_cpus=workers or None,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-    except (ConnectionError, RuntimeError) as error:
-        raise ClusterError(
-            f"Ray did not start: {str(error).splitlines()[0]}",
-            remedy="Check RAY_ADDRESS, or unset it to start Ray here",
-        ) from None
-
-
 def _collect(running: list[Any], bar: Any) -> list[Any]:
-    """Wait for one task; an error of ours comes back as itself."""
+    """Wait for one task."""
     import ray
 
     done, rest = ray.wait(running, num_returns=1)
-    try:
-        bar.update(ray.get(done[0]))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, AvvpError):
-            raise error.cause from None
-        raise ClusterError(f"a grounding task failed: {error.cause!r}") from error
-    except ray.exceptions.RayError as error:
-        raise ClusterError(
-            f"a grounding task was lost: {str(error).splitlines()[0]}",
-            remedy="Run the same command again: it goes on with what is missing",
-        ) from None
+    bar.update(result(done[0], "a grounding task"))
     return rest
 
 

@@ -1,0 +1,58 @@
+"""Ray: joining or starting a cluster, and its errors as ours."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from avvp_dist.errors import AvvpError, ClusterError
+
+
+def start_ray(cpus: int = 0) -> None:
+    """Join the cluster of RAY_ADDRESS, or start one in this process, of `cpus` (0: all) cores.
+
+    Raises:
+        ClusterError: if neither works.
+    """
+    import ray  # takes a second
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The default of a coming Ray; unset, it warns in every task without a GPU.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        else:
+            ray.init(
+                num_cpus=cpus or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+    except (ConnectionError, RuntimeError) as error:
+        raise ClusterError(
+            f"Ray did not start: {str(error).splitlines()[0]}",
+            remedy="Check RAY_ADDRESS, or unset it to start Ray here",
+        ) from None
+
+
+def result(reference: Any, what: str) -> Any:
+    """The value of a finished task.
+
+    Raises:
+        AvvpError: the one that the task raised.
+        ClusterError: if it failed otherwise or was lost; `what` names it.
+    """
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, AvvpError):
+            raise error.cause from None
+        raise ClusterError(f"{what} failed: {error.cause!r}") from error
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"{what} was lost: {str(error).splitlines()[0]}",
+            remedy="Run the same command again: it goes on with what is missing",
+        ) from None
