@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
-    """Read the command line of an entry point: `--config FILE`, then `key=value` overrides.
+    """Read the command line of an entry point: `--config FILE` ..., then `key=value` overrides.
 
     Prints and exits for `--help` and `--print-config`.
 
@@ -37,21 +37,30 @@ def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="keys:\n" + "\n".join(_help_lines(kind)),
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML with any of the keys below")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        help="YAML with any of the keys below; given more than once, the last word counts",
+    )
     parser.add_argument("--print-config", action="store_true", help="print the result and exit")
     # The deepspeed launcher appends it; the environment says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any of the keys below")
     arguments = parser.parse_intermixed_args(argv)
-    config = load(kind, arguments.config, arguments.overrides)
+    config = load(kind, arguments.config or [], arguments.overrides)
     if arguments.print_config:
         print(to_yaml(config), end="")
         sys.exit(0)
     return config
 
 
-def load(kind: type[T], file: str | Path | None, overrides: list[str] | None = None) -> T:
-    """Defaults of `kind`, changed by a YAML `file`, changed by `key=value` overrides.
+def load(
+    kind: type[T],
+    files: str | Path | Sequence[str | Path] | None,
+    overrides: list[str] | None = None,
+) -> T:
+    """Defaults of `kind`, changed by YAML `files` in turn, changed by `key=value` overrides.
 
     Raises:
         ConfigError: with every fault found, each naming its key.
@@ -59,7 +68,8 @@ def load(kind: type[T], file: str | Path | None, overrides: list[str] | None = N
     issues: list[str] = []
     config = OmegaConf.structured(kind)
     keys = {key: field for key, field, _ in _keys(kind)}
-    for source, values in _sources(file, overrides or [], issues):
+    listed = [files] if isinstance(files, str | Path) else files or []
+    for source, values in _sources(listed, overrides or [], issues):
         for key, value in values:
             if key not in keys:
                 near = difflib.get_close_matches(key, keys, 1, 0.0)[0]
@@ -86,9 +96,9 @@ def to_yaml(config: Any) -> str:
 
 
 def _sources(
-    file: str | Path | None, overrides: list[str], issues: list[str]
+    files: Sequence[str | Path], overrides: list[str], issues: list[str]
 ) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    if file:
+    for file in files:
         try:
             yield str(file), list(_leaves(OmegaConf.to_container(OmegaConf.load(file))))
         except FileNotFoundError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from avvp_dist import config as configs
 from avvp_dist.command_line import load, parse, to_yaml
@@ -22,7 +23,9 @@ from avvp_dist.config import (
     GroundConfig,
     PackConfig,
     PretrainConfig,
+    RefineConfig,
     SimulateConfig,
+    TablesConfig,
 )
 from avvp_dist.errors import ConfigError
 
@@ -36,12 +39,17 @@ REQUIRED: dict[Any, list[str]] = {
     PretrainConfig: ["data.shards", "trainer.out"],
     FinetuneConfig: ["data.train", "data.val", "data.annotations", "trainer.out"],
     EvaluateConfig: ["parser", "shards", "annotations", "out"],
+    RefineConfig: ["parser", "shards", "out"],
+    TablesConfig: ["shards", "annotations"],
     DemoConfig: [],
 }
 """The keys that each stage cannot guess."""
 
 KINDS = pytest.mark.parametrize("kind", REQUIRED, ids=lambda kind: kind.__name__)
 STAGE_FILES = sorted(ROOT.glob("configs/*/*.yaml"))
+FILES = pytest.mark.parametrize(
+    "file", STAGE_FILES, ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 ENTRY_POINTS = {
     path.relative_to(ROOT).as_posix(): getattr(configs, found[1])
     for path in sorted([*ROOT.glob("launch/*.py"), *ROOT.glob("tools/*.py")])
@@ -62,12 +70,17 @@ def given(kind: Any) -> list[str]:
     return [f"{key}=some/folder" for key in REQUIRED[kind]]
 
 
-def dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a config as a dict, dotted, with its value."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from dotted(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            yield prefix + key
+            yield prefix + key, value
+
+
+def dotted(tree: dict[str, Any]) -> Iterator[str]:
+    return (key for key, _ in leaves(tree))
 
 
 def fault(kind: Any, overrides: list[str], file: Path | None = None) -> str:
@@ -174,6 +187,32 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
     assert made == SimulateConfig(out="here", train=5, val=8)
 
 
+def test_of_several_files_the_last_word_counts(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("trainer: {epochs: 5, seed: 6}\ndata: {hidden_streams: [motion]}\n")
+    second.write_text("trainer: {seed: 7, batch_size: 8}\ndata: {hidden_streams: []}\n")
+    words = ["--config", str(first), *given(PretrainConfig), "--config", str(second)]
+    made = parse(PretrainConfig, "x", words)
+    assert (made.trainer.epochs, made.trainer.seed, made.trainer.batch_size) == (5, 7, 8)
+    assert made.data.hidden_streams == []
+    words = ["--config", str(second), *given(PretrainConfig), "--config", str(first)]
+    made = parse(PretrainConfig, "x", [*words, "trainer.epochs=9"])
+    assert (made.trainer.epochs, made.trainer.seed, made.trainer.batch_size) == (9, 6, 8)
+    assert made.data.hidden_streams == ["motion"]
+
+
+def test_of_several_files_the_wrong_one_is_named(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.yaml" for name in ("first", "second", "third"))
+    first.write_text("val: many\n")
+    second.write_text("trian: 5\n")
+    with pytest.raises(ConfigError) as caught:
+        load(SimulateConfig, [first, second, third], ["out=here"])
+    told = str(caught.value).split("; ")
+    assert told[0].startswith(f"{first}: val=many: ")
+    assert told[1] == f"{second}: unknown key trian, did you mean train?"
+    assert told[2].startswith(f"--config: {third} does not exist")
+
+
 def test_values_take_the_type_of_their_key() -> None:
     made = load(
         PretrainConfig,
@@ -226,10 +265,61 @@ def test_parse_takes_file_and_overrides_in_any_order(tmp_path: Path) -> None:
     assert parse(SimulateConfig, "x", launched) == expected
 
 
-@pytest.mark.parametrize("file", STAGE_FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_config_of_the_repository_loads(file: Path) -> None:
-    kind: Any = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[file.parent.name]
-    assert load(kind, file, given(kind)) != kind()
+def kind_of(file: Path) -> Any:
+    return {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[file.parent.name]
+
+
+def printed(capsys: pytest.CaptureFixture[str], folder: Path, *files: Path) -> Any:
+    """What `--print-config` prints of `files` together, read back."""
+    kind = kind_of(files[0])
+    arguments = [word for file in files for word in ("--config", str(file))]
+    with pytest.raises(SystemExit) as ended:
+        parse(kind, "x", [*arguments, "--print-config", *given(kind)])
+    assert ended.value.code == 0
+    (folder / "printed.yaml").write_text(capsys.readouterr().out)
+    return load(kind, folder / "printed.yaml")
+
+
+def read(file: Path) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(file))
+
+
+def assert_all_said(made: Any, *files: Path) -> None:
+    """Every key of the files has its value, the last one if several give it."""
+    found: dict[str, Any] = dict(leaves(asdict(made)))
+    said: dict[str, Any] = {}
+    for file in files:
+        said |= leaves(read(file))
+    assert said
+    assert {key: found[key] for key in said} == said
+
+
+@FILES
+def test_every_config_of_the_repository_loads(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert_all_said(printed(capsys, tmp_path, file), file)
+
+
+@FILES
+def test_every_config_can_be_what_the_authors_released(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    name = "released_mmil.yaml" if file.stem.endswith("_mmil") else "released.yaml"
+    released = file.with_name(name)
+    assert_all_said(printed(capsys, tmp_path, file, released), file, released)
+
+
+def test_ma_is_han_on_refined_labels(root: Path) -> None:
+    ma, base, han = (
+        load(FinetuneConfig, root / "configs" / "finetune" / name, given(FinetuneConfig))
+        for name in ("ma.yaml", "ma_contrastive.yaml", "han.yaml")
+    )
+    assert ma.parser == han.parser
+    assert (ma.trainer.epochs, ma.trainer.export) == (12, "last")
+    # Every loss has weight 1, and both stages train alike but for their labels.
+    assert (ma.loss.lambda_guided, ma.loss.lambda_contrastive) == (1.0, 1.0)
+    assert asdict(ma) == asdict(base)
 
 
 def test_every_stage_has_an_entry_point() -> None:

@@ -94,11 +94,14 @@ class Feed:
         self._watch()
 
     def _create(self, record: dict[str, Any]) -> None:
+        tags = {**record["tags"], **_environment(), "folder": str(self.folder.absolute())}
+        if record.get("parent"):
+            tags["mlflow.parentRunId"] = _run_id(Path(record["parent"]))
         run = self._client.create_run(
             self._experiment(record["experiment"]),
             start_time=record["time"],
             run_name=record["name"],
-            tags={**record["tags"], **_environment(), "folder": str(self.folder.absolute())},
+            tags=tags,
         )
         self.state.update(key=record["key"], run_id=run.info.run_id, steps={}, attempt=0)
         self._remember(self.state["offset"])
@@ -144,7 +147,8 @@ class Feed:
         version = next((v for v in known if v.source == source), None)
         if version is None:
             version = self._client.create_model_version(name, source, run_id, tags=record["tags"])
-        self._client.set_registered_model_alias(name, "candidate", version.version)
+        for alias in record.get("aliases", ("candidate",)):
+            self._client.set_registered_model_alias(name, alias, version.version)
         self._client.set_tag(run_id, "registered", f"{name}/{version.version}")
 
     def _send_end(self, record: dict[str, Any]) -> None:
@@ -179,6 +183,12 @@ class Feed:
 
         self._monitor = SystemMetricsMonitor(self.state["run_id"], tracking_uri=tracking_uri())
         self._monitor.start()
+
+
+def _run_id(folder: Path) -> str:
+    """The MLflow run of a folder's records; OSError until they have been sent."""
+    run_id: str = json.loads((folder / STATE).read_text())["run_id"]
+    return run_id
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -59,6 +59,7 @@ class Run:
             config=asdict(config),
             tags=tags,
             inputs=inputs or {},
+            parent=tracking.parent,
         )
         self._feeder = Feeder(folder) if tracking.enabled else None
 
@@ -76,12 +77,24 @@ class Run:
         if self.active:
             self._records.write("artifact", path=str(path.absolute()), under=under)
 
-    def register(self, model: str, export: Path, tags: dict[str, str]) -> None:
-        """An exported model as `candidate` version of `model`; a new one if its files are new."""
+    def register(
+        self,
+        model: str,
+        export: Path,
+        tags: dict[str, str],
+        aliases: tuple[str, ...] = ("candidate",),
+    ) -> None:
+        """An exported model as a version of `model`, a new one if its files are new."""
         if self.active:
             files = {path.name: sha256(path) for path in export.iterdir()}
             tags = {**tags, "digest": digest(files)}
-            self._records.write("register", model=model, folder=str(export.absolute()), tags=tags)
+            self._records.write(
+                "register",
+                model=model,
+                folder=str(export.absolute()),
+                tags=tags,
+                aliases=list(aliases),
+            )
 
     def __enter__(self) -> Run:
         return self
