@@ -19,6 +19,11 @@ def main() -> None:
     parser.add_argument(
         "--no-skip", action="store_false", dest="skip", help="cross_modal without skip connection"
     )
+    parser.add_argument(
+        "--gcaa-first-snippet",
+        action="store_true",
+        help="keep the fault of the released GCAA, with which its weights were trained",
+    )
     arguments = parser.parse_args()
     from avvp_dist.models.official import import_checkpoint
 

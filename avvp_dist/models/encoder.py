@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,11 +18,12 @@ class Encoder(nn.Module):
     """Contextual snippet representations of both modalities.
 
     Each stream is normalised and projected; the visual streams of a snippet add up to one token,
-    so a clip is T audio and T visual tokens however many visual streams there are. Learned
-    position and modality embeddings are added, then a pre-norm transformer runs over all tokens.
+    so a clip is T audio and T visual tokens however many visual streams there are, or stay one
+    token each (`visual_tokens`). Learned embeddings of position and of token group are added, then
+    a pre-norm transformer runs over all tokens.
 
     Args:
-        config: size, dropout, and whether the modalities attend to each other (`joint`).
+        config: size, dropout, who attends to whom, and what is a token.
         dims: feature size of each stream; `audio` is audio, the others are visual.
         snippets: T, the most snippets a clip may have.
     """
@@ -28,12 +32,25 @@ class Encoder(nn.Module):
         super().__init__()
         layers, width, heads, feedforward = SIZES[config.size]
         self.width, self.joint = width, config.joint
-        self.visual_streams = [name for name in dims if name != AUDIO]
+        visual = [name for name in dims if name != AUDIO]
+        summed = config.visual_tokens == "summed"
+        self.groups = {AUDIO: [AUDIO]} | (
+            {"visual": visual} if summed else {name: [name] for name in visual}
+        )
+        """Token groups and the streams in each: audio first, then vision."""
         self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name, dim in dims.items()})
         self.embed = nn.ModuleDict({name: nn.Linear(dim, width) for name, dim in dims.items()})
         self.input_dropout = nn.Dropout(config.input_dropout)
-        self.positions = nn.Parameter(torch.zeros(snippets, width))
-        self.modalities = nn.Parameter(torch.zeros(2, width))
+        positions = torch.zeros(snippets, width)
+        if config.frozen_positions:
+            self.register_buffer("positions", positions)
+        else:
+            self.positions = nn.Parameter(positions)
+        self.modalities = nn.Parameter(torch.zeros(len(self.groups), width))
+        if config.mask_vectors:
+            self.mask_vectors = nn.ParameterDict(
+                {name: nn.Parameter(0.02 * torch.randn(dim)) for name, dim in dims.items()}
+            )
         self.embedding_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
@@ -45,43 +62,58 @@ class Encoder(nn.Module):
             nn.init.normal_(table, std=0.02)
 
     def forward(
-        self, streams: dict[str, Tensor], lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Audio and visual representations, each `[B, T, width]`.
+        self,
+        streams: dict[str, Tensor],
+        lengths: Tensor | None = None,
+        hidden: Sequence[str] = (),
+    ) -> tuple[Tensor, ...]:
+        """Representations of each token group, `[B, T, width]`: audio, visual (and more visual).
 
         Args:
             streams: `[B, T, D]` each.
             lengths: real snippets of each clip, `[B]`; the padding is attended by nothing.
+            hidden: streams to leave out of a summed token; a token of their own is attended by
+                nothing.
         """
-        audio = self._embed(streams, [AUDIO])
-        visual = self._embed(streams, self.visual_streams)
-        snippets = audio.shape[1]
-        tokens = torch.stack([audio, visual], 1) + self.positions[:snippets]
+        groups = [
+            self._embed(streams, [name for name in names if name not in hidden] or names)
+            for names in self.groups.values()
+        ]
+        snippets = groups[0].shape[1]
+        tokens = torch.stack(groups, 1) + self.positions[:snippets]
         tokens = (tokens + self.modalities[:, None]).flatten(1, 2)
         tokens = self.dropout(self.embedding_norm(tokens))
-        mask = self._mask(snippets, lengths, tokens.device)
+        mask = self._mask(snippets, lengths, hidden, tokens.device)
         for layer in self.layers:
             tokens = layer(tokens, mask)
-        audio, visual = self.norm(tokens).unflatten(1, (2, snippets)).unbind(1)
-        return audio, visual
+        return self.norm(tokens).unflatten(1, (len(groups), snippets)).unbind(1)
 
     def _embed(self, streams: dict[str, Tensor], names: list[str]) -> Tensor:
-        embedded = [
-            self.embed[name](self.input_dropout(self.norms[name](streams[name]))) for name in names
-        ]
+        embedded = []
+        for name in names:
+            features = self.input_dropout(self.norms[name](streams[name]))
+            if hasattr(self, "mask_vectors"):
+                features = features + self.mask_vectors[name]
+            embedded.append(self.embed[name](features))
         return torch.stack(embedded).sum(0)
 
-    def _mask(self, snippets: int, lengths: Tensor | None, device: torch.device) -> Tensor | None:
-        """Which tokens a token may attend, bool `[1 or B, 1, 1 or 2T, 2T]`; None: all."""
-        mask = None
+    def _mask(
+        self, snippets: int, lengths: Tensor | None, hidden: Sequence[str], device: torch.device
+    ) -> Tensor | None:
+        """Which of the N tokens a token may attend, bool `[1 or B, 1, 1 or N, N]`; None: all."""
+        masks = []
         if lengths is not None and bool((lengths < snippets).any()):
             real = torch.arange(snippets, device=device) < lengths[:, None]
-            mask = real.repeat(1, 2)[:, None, None]
+            masks.append(real.repeat(1, len(self.groups))[:, None, None])
+        unseen = [set(names) <= set(hidden) for names in self.groups.values()]
+        if any(unseen):
+            seen = ~torch.tensor(unseen, device=device).repeat_interleave(snippets)
+            masks.append(seen[None, None, None])
         if not self.joint:
-            same = torch.arange(2, device=device).repeat_interleave(snippets)
-            own = (same[:, None] == same)[None, None]
-            mask = own if mask is None else mask & own
-        return mask
+            modality = torch.arange(len(self.groups), device=device).clamp(max=1)
+            of_token = modality.repeat_interleave(snippets)
+            masks.append((of_token[:, None] == of_token)[None, None])
+        return functools.reduce(torch.logical_and, masks) if masks else None
 
 
 class EncoderLayer(nn.Module):

@@ -45,20 +45,24 @@ _DEAD = {
 """Modules that the official codes build and never call."""
 
 
-def import_checkpoint(file: Path, format: str, out: Path, *, skip: bool = True) -> None:
+def import_checkpoint(
+    file: Path, format: str, out: Path, *, skip: bool = True, gcaa_first_snippet: bool = False
+) -> None:
     """Turn an official state dict into an exported parser, and print what became of each name.
 
     Args:
         file: what `torch.save` wrote of a state dict; read without unpickling objects.
         format: `han` (Tian et al., ECCV 2020) or `cross_modal` (the paper's code).
         skip: of `cross_modal`: whether its model adds the skip connection; the names do not tell.
+        gcaa_first_snippet: of `cross_modal`: keep the fault of the released GCAA, with which its
+            weights were trained.
 
     Raises:
         CheckpointError: for a file that is no state dict, and for missing, unexpected or
             reshaped names.
     """
     state = _read(file)
-    config = _config(state, format, skip)
+    config = _config(state, format, skip, gcaa_first_snippet)
     meta = {
         "kind": "parser",
         "parser": asdict(config),
@@ -103,7 +107,9 @@ def _read(file: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _config(state: dict[str, Tensor], format: str, skip: bool) -> ParserConfig:
+def _config(
+    state: dict[str, Tensor], format: str, skip: bool, gcaa_first_snippet: bool
+) -> ParserConfig:
     if format == "han":
         return ParserConfig(
             separate_self_attention=False,
@@ -116,6 +122,7 @@ def _config(state: dict[str, Tensor], format: str, skip: bool) -> ParserConfig:
     return ParserConfig(
         skip=skip,
         attention="gcaa" if gcaa else "multihead",
+        gcaa_first_snippet=gcaa_first_snippet,
         discriminator=any(name.startswith("mod_classifier.") for name in state),
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from avvp_dist.config import Parser as ParserConfig
 from avvp_dist.data.schema import AUDIO
+from avvp_dist.errors import ConfigError
 from avvp_dist.models.adversary import ModalityDiscriminator, reverse_gradient
 from avvp_dist.models.attention import ATTENTION
 from avvp_dist.models.encoder import Encoder
@@ -27,6 +28,8 @@ class Parsed:
     """`[B, C]`: pooled over time and modality; its weights sum to 2 at most, so it may pass 1."""
     features: Tensor
     """`[B, T, 2, width]`: what the heads read."""
+    inputs: Tensor
+    """`[B, T, 2, width]`: what the attention layers read."""
 
 
 class Parser(nn.Module):
@@ -63,16 +66,23 @@ class Parser(nn.Module):
         if encoder is not None:
             encoder.requires_grad_(tune).train(tune)
             self.embed_encoded = nn.ModuleDict(
-                {name: nn.Linear(encoder.width, width) for name in ("audio", "visual")}
+                {name: nn.Linear(encoder.width, width) for name in encoder.groups}
             )
+            if len(encoder.groups) > 2:
+                self.fuse_encoded = nn.Linear(width * (len(encoder.groups) - 1), width)
         if len(self.visual_streams) > 1 and inputs:
             self.fuse_visual = nn.Linear(width * len(self.visual_streams), width)
+        if config.skip and config.fusion == "none":
+            raise ConfigError(
+                "parser.skip=true adds self-attended features, parser.fusion=none has none"
+            )
         copies = 2 if config.separate_self_attention else 1
-        fused = config.fusion == "inputs"
-        self.self_layers = nn.ModuleList(
-            ParserLayer(config, own=True, cross=fused) for _ in range(copies)
-        )
-        if not fused:
+        if config.fusion != "none":
+            self.self_layers = nn.ModuleList(
+                ParserLayer(config, own=True, cross=config.fusion == "inputs")
+                for _ in range(copies)
+            )
+        if config.fusion == "attended":
             self.cross_layer = ParserLayer(config, own=False, cross=True)
             self.shared = nn.Linear(width, width)
         if config.skip:
@@ -84,6 +94,8 @@ class Parser(nn.Module):
     def forward(self, streams: dict[str, Tensor]) -> Parsed:
         """Parse clips with features `[B, T, D]` per stream."""
         inputs = self._inputs(streams)
+        if self.config.fusion == "none":
+            return self._pool(torch.stack(inputs, 2), inputs)
         first, second = self.self_layers[0], self.self_layers[-1]
         own = [first(inputs[0], inputs[1]), second(inputs[1], inputs[0])]
         mixed = own
@@ -97,7 +109,7 @@ class Parser(nn.Module):
                 norm(x + skipped)
                 for norm, x, skipped in zip(self.skip_norms, mixed, own, strict=True)
             ]
-        return self._pool(torch.stack(mixed, 2))
+        return self._pool(torch.stack(mixed, 2), inputs)
 
     def discriminate(self, parsed: Parsed, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """The discriminator's logits for every snippet and modality, and the truth; `[2BT]` each.
@@ -125,12 +137,16 @@ class Parser(nn.Module):
         if self.encoder is not None:
             with torch.set_grad_enabled(self.tune and torch.is_grad_enabled()):
                 encoded = self.encoder(streams)
-            for modality, name in enumerate(("audio", "visual")):
-                features = F.layer_norm(encoded[modality], encoded[modality].shape[-1:])
-                sums[modality].append(self.embed_encoded[name](self.scale * features))
+            audio, *visual = (
+                self.embed_encoded[name](self.scale * F.layer_norm(group, group.shape[-1:]))
+                for name, group in zip(self.encoder.groups, encoded, strict=True)
+            )
+            sums[0].append(audio)
+            joined = torch.cat(visual, -1)
+            sums[1].append(self.fuse_encoded(joined) if len(visual) > 1 else joined)
         return [torch.stack(parts).sum(0) for parts in sums]
 
-    def _pool(self, features: Tensor) -> Parsed:
+    def _pool(self, features: Tensor, inputs: list[Tensor]) -> Parsed:
         """MMIL pooling (Tian et al., ECCV 2020): attention over time and modality."""
         frame_prob = torch.sigmoid(self.prob(features))
         temporal = self.frame_att(features).softmax(1) * frame_prob
@@ -140,6 +156,7 @@ class Parser(nn.Module):
             modality_prob=temporal.sum(1),
             video_prob=(temporal * modality).sum((1, 2)),
             features=features,
+            inputs=torch.stack(inputs, 2),
         )
 
 
@@ -152,6 +169,7 @@ class ParserLayer(nn.Module):
     def __init__(self, config: ParserConfig, *, own: bool, cross: bool) -> None:
         super().__init__()
         width, attention = config.width, ATTENTION[config.attention]
+        self.first_snippet = config.gcaa_first_snippet and config.attention == "gcaa"
         self.own = attention(width, config.heads, config.dropout) if own else None
         self.cross = attention(width, config.heads, config.dropout) if cross else None
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -160,10 +178,10 @@ class ParserLayer(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
         attended = x
-        if self.cross is not None:
-            attended = attended + self.dropout(self.cross(x, other))
-        if self.own is not None:
-            attended = attended + self.dropout(self.own(x, x))
+        for attention, context in ((self.cross, other), (self.own, x)):
+            if attention is not None:
+                found = attention(x, context)
+                attended = attended + self.dropout(found[:, :1] if self.first_snippet else found)
         x = self.norm1(attended)
         hidden = self.dropout(F.relu(self.linear1(x)))
         out: Tensor = self.norm2(x + self.dropout(self.linear2(hidden)))

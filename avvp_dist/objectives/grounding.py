@@ -11,7 +11,7 @@ from avvp_dist.data.schema import PADDING
 
 
 def grounding_loss(
-    audio: Tensor, visual: Tensor, components: Tensor, config: Objective
+    audio: Tensor, visual: Tensor, components: Tensor, config: Objective, epoch: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Hinge losses on cosine similarities, between and within the modalities.
 
@@ -24,6 +24,7 @@ def grounding_loss(
     Args:
         audio, visual: representations `[B, T, D]`.
         components: component ids `[B, T]`; `PADDING` for padding.
+        epoch: decides what `alternate` trains.
 
     Returns:
         The loss, and detached: its parts, mean similarity of positive and negative pairs of a
@@ -38,7 +39,10 @@ def grounding_loss(
     parts: dict[str, list[Tensor]] = {
         name: [] for name in ("own", "other", "positive", "negative", "zero")
     }
-    for x, y in pairs[config.name]:
+    name = config.name
+    if name == "multi" and config.alternate:
+        name = "uni" if epoch % 2 else "cross"
+    for x, y in pairs[name]:
         similarity = x @ y.transpose(1, 2)
         hinge = torch.where(
             same,
@@ -77,8 +81,9 @@ def _anchors(components: Tensor, kind: str) -> Tensor:
     real = (components != PADDING).float()
     if kind == "all":
         return real
-    drawn = (torch.rand_like(real) * real).argmax(1)
-    return F.one_hot(drawn, components.shape[1]).float() * real
+    draws = torch.rand_like(real)
+    draws = draws[:1].expand_as(real) if kind == "shared" else draws * real
+    return F.one_hot(draws.argmax(1), components.shape[1]).float() * real
 
 
 def _other_clips(components: Tensor) -> Tensor:

@@ -13,26 +13,38 @@ from avvp_dist.models.parser import Parsed, Parser
 
 
 def parsing_loss(
-    parser: Parser, parsed: Parsed, weak: Tensor, config: ParsingLoss, progress: float
+    parser: Parser,
+    parsed: Parsed,
+    weak: Tensor,
+    config: ParsingLoss,
+    progress: float,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L = L_wsl + lambda_g L_g - lambda_ad L_ad, its minus sign made by gradient reversal.
 
     L_wsl is the binary cross-entropy of the video probability, L_g that of each modality's, after
     label smoothing (HAN), L_ad the modality discriminator's. The discriminator itself descends
     on lambda_ad L_ad, the parser receives that gradient times minus one, or minus the ramp of
-    `reversal_ramp` when `config.ramp` is set.
+    `reversal_ramp` when `config.ramp` is set. MA's `contrastive_loss` comes on top where it has
+    a weight.
 
     Args:
         weak: video-level labels `[B, C]`, 0 or 1.
         progress: share of the training that is done, 0 to 1.
+        kept: 1 where a modality keeps the label, 0 where refinement took it away, `[B, 2, C]`.
 
     Returns:
         The loss and its parts, detached.
     """
+    # In this order, as MA does: a label that was taken away is 0, and not a smoothed 0.05.
+    audio, visual = smooth(weak, config.smooth_audio), smooth(weak, config.smooth_visual)
+    if kept is not None:
+        audio, visual = audio * kept[:, 0], visual * kept[:, 1]
+        weak = weak * kept[:, 0] if config.alias_audio_labels else weak
     losses = {
         "weak": bce(parsed.video_prob, weak),
-        "audio": bce(parsed.modality_prob[:, 0], smooth(weak, config.smooth_audio)),
-        "visual": bce(parsed.modality_prob[:, 1], smooth(weak, config.smooth_visual)),
+        "audio": bce(parsed.modality_prob[:, 0], audio),
+        "visual": bce(parsed.modality_prob[:, 1], visual),
     }
     total = losses["weak"] + config.lambda_guided * (losses["audio"] + losses["visual"])
     if parser.config.discriminator:
@@ -40,7 +52,26 @@ def parsing_loss(
         logits, truth = parser.discriminate(parsed, scale)
         losses["adversarial"] = F.binary_cross_entropy_with_logits(logits.float(), truth)
         total = total + config.lambda_adversarial * losses["adversarial"]
+    if config.lambda_contrastive:
+        losses["contrastive"] = contrastive_loss(parsed, config.temperature, config.smooth_time)
+        total = total + config.lambda_contrastive * losses["contrastive"]
     return total, {name: loss.detach() for name, loss in losses.items()}
+
+
+def contrastive_loss(parsed: Parsed, temperature: float, confidence: float) -> Tensor:
+    """Which visual snippet of its clip belongs to the audio of t? (Wu & Yang, CVPR 2021.)
+
+    Cross-entropy of cosine(audio after attention at t, vision before attention at t') over t', with
+    weight `confidence` on t' = t and the rest spread evenly over the other snippets.
+    """
+    audio, visual = parsed.features[:, :, 0].float(), parsed.inputs[:, :, 1].float()
+    similarity = F.normalize(audio, dim=-1) @ F.normalize(visual, dim=-1).transpose(1, 2)
+    snippets = similarity.shape[1]
+    truth = torch.arange(snippets, device=audio.device).repeat(len(audio))
+    # PyTorch spreads its smoothing over all snippets, t among them.
+    smoothing = (1 - confidence) * snippets / max(1, snippets - 1)
+    logits = similarity.flatten(0, 1) / temperature
+    return F.cross_entropy(logits, truth, label_smoothing=smoothing)
 
 
 def bce(probability: Tensor, target: Tensor) -> Tensor:

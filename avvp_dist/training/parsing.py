@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from avvp_dist.config import FinetuneConfig, ParsingLoss
 from avvp_dist.data.llp import Annotations, read_annotations
+from avvp_dist.data.refined import load_refined
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.scores import score
@@ -27,6 +28,9 @@ from avvp_dist.training.engine import parameter_groups
 from avvp_dist.training.prediction import load_streams, match_clips, predict
 from avvp_dist.training.ranks import Ranks, connect
 from avvp_dist.training.trainer import Batch, Panels, Trainer
+
+SELECT = "val/segment_type_av"
+"""The metric whose best epoch is exported, as in the official codes."""
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -62,14 +66,15 @@ def finetune(config: FinetuneConfig) -> None:
         trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
         trainer.train()
         if config.tracking.register:
-            tags = {**lineage, task.select: f"{trainer.best:.3f}"}
+            tags = dict(lineage)
+            if config.trainer.export == "best":
+                tags[SELECT] = f"{trainer.best:.3f}"
             run.register("avvp-parser", trainer.out / "model", tags)
 
 
 class ParsingTask:
     """The parser, its weakly labelled clips, and the official scores on validation clips."""
 
-    select = "val/segment_type_av"
     panels: Panels = (
         ("loss", ["loss"], "loss"),
         ("its parts", ["train/weak", "train/audio", "train/visual", "train/adversarial"], "BCE"),
@@ -93,7 +98,8 @@ class ParsingTask:
         _check_parsable(train)
         _check_parsable(val, like=train)
         self.clips: NDArray[np.integer] = np.arange(len(train))
-        self.weak = _labels(train, annotations.classes)
+        self.weak = read_weak_labels(train, annotations.classes)
+        self.kept = self._kept(config.data.refined_labels)
         self.val_clips, self.val_events = match_clips(val, annotations)
         self.meta = {
             "kind": "parser",
@@ -123,6 +129,7 @@ class ParsingTask:
         return {
             "streams": load_streams(self.train, clips, device, dtype),
             "weak": self.weak[clips].to(device),
+            "kept": None if self.kept is None else self.kept[clips].to(device),
         }
 
     def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
@@ -130,8 +137,18 @@ class ParsingTask:
         scores = score(found.decided("video", 0.5), self.val_events)
         return {f"val/{name}": value for name, value in scores.items()}
 
+    def score(self, metrics: dict[str, float]) -> float:
+        return metrics[SELECT]
+
     def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name.removeprefix("parser."): tensor for name, tensor in state.items()}, self.meta
+
+    def _kept(self, file: str) -> Tensor | None:
+        """What `parsing_loss` calls `kept`, of every training clip."""
+        if not file:
+            return None
+        labels = load_refined(Path(file), self.train.ids, self.weak.numpy() > 0)
+        return (torch.from_numpy(labels) | (self.weak == 0)[:, None]).float()
 
 
 class ParsingModel(nn.Module):
@@ -143,10 +160,12 @@ class ParsingModel(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         parsed = self.parser(batch["streams"])
-        return parsing_loss(self.parser, parsed, batch["weak"], self.loss, batch["progress"])
+        weak, kept, progress = batch["weak"], batch["kept"], batch["progress"]
+        return parsing_loss(self.parser, parsed, weak, self.loss, progress, kept)
 
 
-def _labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:
+def read_weak_labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:
+    """The weak labels of every clip of a shard set, `[N, C]`."""
     unlabelled = [n for n, names in enumerate(shards.labels) if names is None]
     if unlabelled:
         raise DataError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avvp_dist.config import Objective, PretrainConfig
+from avvp_dist.data.schema import AUDIO
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.errors import DataError
+from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.models.encoder import Encoder
@@ -57,25 +59,29 @@ def pretrain(config: PretrainConfig) -> None:
         if config.tracking.register:
             clips = trainer.step * config.trainer.batch_size
             tags = {**lineage, "objective": config.objective.name, "clips_seen": str(clips)}
-            run.register("avvp-encoder", trainer.out / "model", tags)
+            aliases = ("candidate", config.objective.name)
+            run.register("avvp-encoder", trainer.out / "model", tags, aliases)
 
 
 class PretrainingTask:
     """The encoder, its grounded clips, and the held-out grounding AUC."""
 
-    select = ""
     panels: Panels = (
-        ("grounding loss", ["loss"], "hinge"),
+        ("grounding loss", ["loss", "val/loss"], "hinge"),
         ("held-out grounding", [f"auc/{pair}" for pair in PAIRS], "AUC"),
         ("similarity", ["train/positive", "train/negative"], "cosine"),
     )
 
     def __init__(self, config: PretrainConfig, shards: ShardSet, grounding: Grounding) -> None:
         self.config, self.shards, self.grounding = config, shards, grounding
+        hidden = config.data.hidden_streams
+        _check_hidden(hidden, shards)
         self.encoder = Encoder(config.encoder, shards.dims, shards.snippets)
-        self.module: nn.Module = GroundingModel(self.encoder, config.objective)
+        self.module: nn.Module = GroundingModel(self.encoder, config.objective, hidden)
         self.clips, heldout = _split(shards, config.data.heldout)
         self.heldout = heldout[: config.data.heldout_clips]
+        if config.trainer.export == "best" and not len(self.heldout):
+            raise ConfigError("trainer.export=best needs held-out clips: data.heldout holds none")
         self.lengths = shards.lengths
 
     def groups(self) -> list[dict[str, Any]]:
@@ -99,10 +105,10 @@ class PretrainingTask:
         if not len(self.heldout):
             return {}
         found = [
-            self._similarities(part, ranks.device, dtype)
+            self._judge(part, ranks.device, dtype)
             for part in np.array_split(mine, max(1, -(-len(mine) // 256)))
         ]
-        similarity = ranks.join(np.concatenate(found))
+        similarity, losses = (ranks.join(np.concatenate(kind)) for kind in zip(*found, strict=True))
         components = torch.from_numpy(self.grounding.gather(self.heldout))
         same, valid = (mask.numpy() for mask in pair_masks(components))
         others = valid & ~np.eye(same.shape[1], dtype=bool)
@@ -112,7 +118,11 @@ class PretrainingTask:
             )
             for row, pair in enumerate(PAIRS)
         }
-        return {**scores, "auc": float(np.mean(list(scores.values())))}
+        auc = float(np.mean(list(scores.values())))
+        return {**scores, "auc": auc, "val/loss": float(losses.mean())}
+
+    def score(self, metrics: dict[str, float]) -> float:
+        return -metrics["val/loss"]
 
     def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         weights = {
@@ -132,27 +142,42 @@ class PretrainingTask:
         }
 
     @torch.no_grad()
-    def _similarities(
+    def _judge(
         self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype
-    ) -> NDArray[np.float32]:
-        """Cosines within audio, within vision and across, `[B, 3, T, T]`."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Cosines within audio, within vision and across, `[B, 3, T, T]`, and the loss, `[B]`."""
         batch = self.batch(clips, device, dtype)
-        audio, visual = self.encoder(batch["streams"], batch["lengths"])
+        audio, visual, *_ = self.encoder(
+            batch["streams"], batch["lengths"], self.config.data.hidden_streams
+        )
+        # Within the clips and from all anchors: the same clips must give the same value again.
+        objective = replace(self.config.objective, anchors="all", other_clips=0.0, alternate=False)
+        loss, _ = grounding_loss(audio, visual, batch["components"], objective)
         a, v = (F.normalize(x.float(), dim=-1) for x in (audio, visual))
         pairs = [x @ y.transpose(1, 2) for x, y in ((a, a), (v, v), (a, v))]
-        return torch.stack(pairs, 1).cpu().numpy()
+        return torch.stack(pairs, 1).cpu().numpy(), np.full(len(clips), float(loss), np.float32)
 
 
 class GroundingModel(nn.Module):
     """The encoder under its objective: a batch to its loss."""
 
-    def __init__(self, encoder: Encoder, objective: Objective) -> None:
+    def __init__(self, encoder: Encoder, objective: Objective, hidden: Sequence[str] = ()) -> None:
         super().__init__()
-        self.encoder, self.objective = encoder, objective
+        self.encoder, self.objective, self.hidden = encoder, objective, hidden
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        audio, visual = self.encoder(batch["streams"], batch["lengths"])
-        return grounding_loss(audio, visual, batch["components"], self.objective)
+        audio, visual, *_ = self.encoder(batch["streams"], batch["lengths"], self.hidden)
+        components, epoch = batch["components"], batch["epoch"]
+        return grounding_loss(audio, visual, components, self.objective, epoch)
+
+
+def _check_hidden(hidden: Sequence[str], shards: ShardSet) -> None:
+    visual = [name for name in shards.dims if name != AUDIO]
+    if not set(hidden) < set(visual):
+        raise ConfigError(
+            f"data.hidden_streams={list(hidden)}: some, not all, of the visual streams {visual} of "
+            f"{shards.folder} can be hidden"
+        )
 
 
 def _split(shards: ShardSet, heldout: float) -> tuple[NDArray[np.integer], NDArray[np.integer]]:

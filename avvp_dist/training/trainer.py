@@ -36,8 +36,6 @@ class Task(Protocol):
     """`forward(batch)` gives the loss and its detached parts."""
     clips: NDArray[np.integer]
     """Numbers of the training clips."""
-    select: str
-    """Metric whose best epoch is exported (ties: the later); empty: the last epoch."""
     panels: Panels
 
     def groups(self) -> list[dict[str, Any]]:
@@ -48,6 +46,9 @@ class Task(Protocol):
 
     def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
         """Metrics on held-out clips, the same on every rank; a collective."""
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """How good these metrics are, for the choice of the best epoch: more is better."""
 
     def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Of the module's state dict: the model to export, and its meta data."""
@@ -110,7 +111,7 @@ class Trainer:
             # Dropout as a function of step and rank: nothing of it has to be saved to resume.
             torch.manual_seed(_seed(self.config.seed, step, number, self.ranks.rank))
             batch = self.task.batch(clips, self.ranks.device, self.dtype)
-            batch["progress"] = step / self.steps
+            batch["progress"], batch["epoch"] = step / self.steps, step // self.steps_per_epoch
             loss, parts = self.engine(batch)
             if not torch.isfinite(loss):
                 raise NumericsError(
@@ -149,7 +150,7 @@ class Trainer:
             drawn = {name for _, names, _ in self.task.panels for name in names}
             shown = ", ".join(f"{n} {value:.4g}" for n, value in metrics.items() if n in drawn)
             tqdm.write(f"epoch {self.step / self.steps_per_epoch:.3g}: {shown}")
-        score = metrics[self.task.select] if self.task.select else self.step
+        score = self.task.score(metrics) if self.config.export == "best" else self.step
         if score >= self.best:
             self.best = score
             state = full_state(self.engine)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,14 +13,15 @@ from torch import Tensor
 from avvp_dist.config import SIZES
 from avvp_dist.config import Encoder as EncoderConfig
 from avvp_dist.models.encoder import Encoder
+from avvp_dist.models.export import load_encoder, save_model
 
 DIMS = {"audio": 6, "visual": 10, "motion": 4}
 SNIPPETS = 7
 
 
-def encoder(dims: dict[str, int] = DIMS, joint: bool = True) -> Encoder:
+def encoder(dims: dict[str, int] = DIMS, **options: Any) -> Encoder:
     torch.manual_seed(0)
-    return Encoder(EncoderConfig(size="tiny", joint=joint), dims, SNIPPETS).eval()
+    return Encoder(EncoderConfig(size="tiny", **options), dims, SNIPPETS).eval()
 
 
 def clips(count: int, dims: dict[str, int] = DIMS, snippets: int = SNIPPETS) -> dict[str, Tensor]:
@@ -88,3 +93,147 @@ def test_the_order_of_snippets_matters() -> None:
     model, streams = encoder(), clips(1)
     backwards = model({name: x.flip(1) for name, x in streams.items()})
     assert not torch.allclose(backwards[0].flip(1), model(streams)[0], atol=1e-4)
+
+
+# One token for each visual stream.
+
+
+@torch.no_grad()
+def test_each_visual_stream_can_be_a_token_of_its_own() -> None:
+    dims = {"motion": 4, "audio": 6, "visual": 10}
+    model, streams = encoder(dims, visual_tokens="separate"), clips(2, dims)
+    assert list(model.groups) == ["audio", "motion", "visual"]
+    encoded = model(streams)
+    assert [x.shape for x in encoded] == [(2, SNIPPETS, SIZES["tiny"][1])] * 3
+    for name in dims:
+        other = model({**streams, name: torch.randn_like(streams[name])})
+        assert not any(torch.allclose(x, y) for x, y in zip(encoded, other, strict=True)), name
+
+
+@torch.no_grad()
+def test_separate_tokens_know_their_stream() -> None:
+    dims = {"audio": 6, "one": 5, "two": 5}
+    model, streams = encoder(dims, visual_tokens="separate"), clips(2, dims)
+    for layer in (model.norms, model.embed):
+        layer["two"].load_state_dict(layer["one"].state_dict())
+    _, one, two = model({**streams, "two": streams["one"]})
+    assert not torch.allclose(one, two)
+
+
+@pytest.mark.parametrize("hidden", [(), ("motion",), ("visual",)])
+@torch.no_grad()
+def test_a_hidden_token_reaches_no_other(hidden: tuple[str, ...]) -> None:
+    model, streams = encoder(visual_tokens="separate"), clips(2)
+    for lengths in (None, torch.tensor([4, SNIPPETS])):
+        encoded = model(streams, lengths, hidden)
+        for name in ("visual", "motion"):
+            changed = {**streams, name: torch.randn_like(streams[name])}
+            other = dict(zip(model.groups, model(changed, lengths, hidden), strict=True))
+            own = dict(zip(model.groups, encoded, strict=True))
+            same = {group: torch.equal(own[group], other[group]) for group in own}
+            assert same == {group: name in hidden and group != name for group in own}
+
+
+@pytest.mark.parametrize("hidden", ["visual", "motion"])
+@torch.no_grad()
+def test_a_hidden_stream_is_left_out_of_the_sum(hidden: str) -> None:
+    model, streams = encoder(), clips(2)
+    encoded = model(streams, hidden=[hidden])
+    seen = {name: dim for name, dim in DIMS.items() if name != hidden}
+    without = encoder(seen)
+    without.load_state_dict({n: t for n, t in model.state_dict().items() if f".{hidden}." not in n})
+    assert len(without.groups["visual"]) == 1
+    close(encoded, without({name: streams[name] for name in seen}))
+
+
+@torch.no_grad()
+def test_audio_meets_no_visual_token_in_an_encoder_that_is_not_joint() -> None:
+    model, streams = encoder(visual_tokens="separate", joint=False), clips(2)
+    audio, visual, motion = model(streams)
+    unheard = model({**streams, "audio": torch.randn(2, SNIPPETS, 6)})
+    assert not torch.allclose(unheard[0], audio)
+    assert torch.equal(unheard[1], visual) and torch.equal(unheard[2], motion)
+    for name, dim in (("visual", 10), ("motion", 4)):
+        unseen = model({**streams, name: torch.randn(2, SNIPPETS, dim)})
+        assert torch.equal(unseen[0], audio)
+        assert not torch.allclose(unseen[1], visual)
+        assert not torch.allclose(unseen[2], motion)
+
+
+# What the authors' code does by mistake.
+
+
+def train_a_step(model: Encoder) -> None:
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
+    sum(group[..., 0].mean() for group in model(clips(2))).backward()
+    optimizer.step()
+
+
+def test_frozen_positions_are_random_and_stay(tmp_path: Path) -> None:
+    model = encoder(frozen_positions=True)
+    before = model.positions.clone()
+    assert "positions" not in dict(model.named_parameters())
+    assert 0.01 < float(before.std()) < 0.03
+    train_a_step(model)
+    assert torch.equal(model.positions, before)
+    meta = {"kind": "encoder", "encoder": asdict(EncoderConfig("tiny", frozen_positions=True))}
+    save_model(tmp_path / "model", model.state_dict(), {**meta, "dims": DIMS, "snippets": SNIPPETS})
+    torch.manual_seed(5)  # other positions than these, were they not loaded
+    loaded, _ = load_encoder(tmp_path / "model")
+    assert torch.equal(loaded.positions, before)
+    close(loaded.eval()(clips(2)), model.eval()(clips(2)))
+
+
+def test_learned_positions_train() -> None:
+    model = encoder()
+    before = model.positions.detach().clone()
+    train_a_step(model)
+    assert not torch.equal(model.positions, before)
+
+
+@torch.no_grad()
+def test_mask_vectors_are_added_to_all_normalised_features() -> None:
+    model, plain = encoder(mask_vectors=True), encoder()
+    state = model.state_dict()
+    for name, vector in model.mask_vectors.items():
+        assert vector.shape == (DIMS[name],) and vector.any()
+        bias = state[f"embed.{name}.bias"]
+        state[f"embed.{name}.bias"] = bias + model.embed[name].weight @ vector
+    plain.load_state_dict({n: t for n, t in state.items() if not n.startswith("mask_vectors.")})
+    close(model(clips(2)), plain(clips(2)))
+    for vector in model.mask_vectors.values():
+        vector.zero_()
+    assert not torch.allclose(model(clips(2))[0], plain(clips(2))[0])
+
+
+def test_mask_vectors_train() -> None:
+    model = encoder(mask_vectors=True)
+    before = {name: vector.detach().clone() for name, vector in model.mask_vectors.items()}
+    train_a_step(model)
+    assert before.keys() == DIMS.keys()
+    assert not any(torch.equal(model.mask_vectors[name], before[name]) for name in DIMS)
+
+
+def test_exported_encoders_still_load() -> None:
+    """The default encoder's names and shapes: every export of one has these."""
+    width, feedforward = 128, 512
+    norm, square = {"weight": (width,), "bias": (width,)}, {}
+    for name, rows, columns in (
+        ("qkv", 3 * width, width),
+        ("out", width, width),
+        ("expand", feedforward, width),
+        ("contract", width, feedforward),
+    ):
+        square[f"{name}.weight"], square[f"{name}.bias"] = (rows, columns), (rows,)
+    expected = {"positions": (SNIPPETS, width), "modalities": (2, width)}
+    for name, dim in DIMS.items():
+        expected |= {f"norms.{name}.weight": (dim,), f"norms.{name}.bias": (dim,)}
+        expected |= {f"embed.{name}.weight": (width, dim), f"embed.{name}.bias": (width,)}
+    for prefix in ("embedding_norm", "norm"):
+        expected |= {f"{prefix}.{n}": shape for n, shape in norm.items()}
+    for layer in ("layers.0", "layers.1"):
+        expected |= {f"{layer}.{n}": shape for n, shape in square.items()}
+        for prefix in ("attention_norm", "feedforward_norm"):
+            expected |= {f"{layer}.{prefix}.{n}": shape for n, shape in norm.items()}
+    assert {n: tuple(t.shape) for n, t in encoder().state_dict().items()} == expected

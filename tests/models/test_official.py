@@ -16,7 +16,14 @@ from avvp_dist.errors import CheckpointError
 from avvp_dist.models.export import load_parser
 from avvp_dist.models.official import import_checkpoint
 
-TAGS = ("han", "adv_skip", "adv_skip_gcaa_corrected", "adv_gcaa_corrected")
+TAGS = (
+    "han",
+    "adv_skip",
+    "adv_skip_gcaa_corrected",
+    "adv_gcaa_corrected",
+    "adv_skip_gcaa_released",
+    "adv_gcaa_released",
+)
 
 
 def official_state(shared: Path, tag: str) -> dict[str, Tensor]:
@@ -37,7 +44,13 @@ def official_state(shared: Path, tag: str) -> dict[str, Tensor]:
 def imported(state: dict[str, Tensor], tag: str, folder: Path) -> Path:
     torch.save(state, folder / "official.pt")
     format = "han" if tag == "han" else "cross_modal"
-    import_checkpoint(folder / "official.pt", format, folder / "model", skip="skip" in tag)
+    import_checkpoint(
+        folder / "official.pt",
+        format,
+        folder / "model",
+        skip="skip" in tag,
+        gcaa_first_snippet="released" in tag,
+    )
     return folder / "model"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from torch import Tensor
 
 from avvp_dist.config import Encoder as EncoderConfig
 from avvp_dist.config import Parser as ParserConfig
+from avvp_dist.config import Pretrained
+from avvp_dist.errors import ConfigError
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.models.parser import Parser
+from avvp_dist.models.export import build_parser, load_parser, save_model
+from avvp_dist.models.parser import Parser, ParserLayer
 
 LLP_DIMS = {"audio": 128, "visual": 2048, "motion": 512}
 HAN: dict[str, Any] = {
@@ -112,6 +116,73 @@ def test_the_discriminator_gets_audio_as_0_and_visual_as_1() -> None:
     torch.testing.assert_close(logits[truth == 1], visual)
 
 
+NO_FUSION: dict[str, Any] = {"fusion": "none", "skip": False}
+
+
+@torch.no_grad()
+def test_without_fusion_the_heads_read_the_inputs() -> None:
+    parser = small(**NO_FUSION)
+    modules = {name.partition(".")[0] for name in parser.state_dict()}
+    assert modules == {"embed", "prob", "frame_att", "modality_att"}
+    streams = clips()
+    parsed = parser(streams)
+    inputs = [parser.embed[name](streams[name]) for name in ("audio", "visual")]
+    torch.testing.assert_close(parsed.features, torch.stack(inputs, 2))
+    assert torch.equal(parsed.inputs, parsed.features)
+
+
+@torch.no_grad()
+def test_without_fusion_snippets_and_modalities_do_not_meet() -> None:
+    parser, streams = small(**NO_FUSION), clips()
+    before = parser(streams)
+    streams["visual"][:, 3] += 1.0
+    after = parser(streams)
+    changed = (before.frame_prob != after.frame_prob).any(-1)
+    assert changed[:, 3, 1].all()
+    changed[:, 3, 1] = False
+    assert not changed.any()
+    # Pooling still is over all of them.
+    assert (before.video_prob != after.video_prob).all()
+
+
+def test_a_skip_connection_needs_fusion() -> None:
+    with pytest.raises(ConfigError, match=r"parser\.skip=true .* parser\.fusion=none") as caught:
+        small(fusion="none", skip=True)
+    assert caught.value.exit_code == 2
+
+
+def layer_input(config: ParserConfig, x: Tensor, other: Tensor) -> Tensor:
+    """What a layer's attention adds to `x`, `[B, T, width]`."""
+    torch.manual_seed(0)
+    layer = ParserLayer(config, own=True, cross=True).eval()
+    found = []
+    layer.norm1.register_forward_hook(lambda _, inputs, __: found.append(inputs[0]))
+    layer(x, other)
+    return found[0] - x
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+@torch.no_grad()
+def test_the_released_gcaa_gives_all_snippets_the_first_ones_output(faulty: bool) -> None:
+    torch.manual_seed(1)
+    x, other = torch.randn(2, 3, 5, 16)
+    gcaa = dataclasses.replace(SMALL, attention="gcaa")
+    added = layer_input(dataclasses.replace(gcaa, gcaa_first_snippet=faulty), x, other)
+    first = layer_input(gcaa, x, other)[:, :1]
+    same = torch.isclose(added, first, atol=1e-6).all(-1)
+    assert same[:, 0].all()
+    assert bool(same[:, 1:].all()) == bool(same[:, 1:].any()) == faulty
+
+
+@torch.no_grad()
+def test_only_gcaa_can_be_faulty() -> None:
+    plain, switched = small(), small(gcaa_first_snippet=True)
+    assert plain.state_dict().keys() == switched.state_dict().keys()
+    assert torch.equal(plain(clips()).frame_prob, switched(clips()).frame_prob)
+    gcaa = small(attention="gcaa", gcaa_first_snippet=True)
+    assert not torch.allclose(gcaa(clips()).frame_prob, small(attention="gcaa")(clips()).frame_prob)
+
+
 def with_encoder(tune: bool, **options: Any) -> Parser:
     torch.manual_seed(0)
     encoder = Encoder(EncoderConfig(size="tiny", dropout=0.5), DIMS, 5)
@@ -136,6 +207,44 @@ def test_a_frozen_encoder_is_in_eval_mode_from_the_start() -> None:
     assert parser.training
     assert parser.encoder is not None
     assert not parser.encoder.training
+
+
+@pytest.mark.parametrize("tune", [False, True])
+def test_heads_read_an_encoder_alone(tune: bool) -> None:
+    """The authors' Pretrain rows: encoder, one linear layer per modality, pooling."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(size="tiny"), DIMS, 5)
+    config = dataclasses.replace(SMALL, **NO_FUSION)
+    parser = Parser(config, DIMS, 7, encoder, raw=False, tune=tune).eval()
+    own = {name.partition(".")[0] for name, _ in parser.named_parameters()}
+    assert own == {"encoder", "embed_encoded", "prob", "frame_att", "modality_att"}
+    parsed = parser(clips())
+    assert parsed.frame_prob.shape == (3, 5, 2, 7)
+    parsed.video_prob.sum().backward()
+    for name, p in encoder.named_parameters():
+        assert (p.grad is not None and bool(p.grad.any())) == tune, name
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@torch.no_grad()
+def test_an_encoder_with_a_token_for_each_stream_comes_back(raw: bool, tmp_path: Path) -> None:
+    dims = {**DIMS, "motion": 3}
+    encoder = {"encoder": dataclasses.asdict(EncoderConfig("tiny", visual_tokens="separate"))}
+    front = {"config": dataclasses.asdict(Pretrained(raw=raw))}
+    front["meta"] = {**encoder, "dims": dims, "snippets": 5}
+    parser = {"parser": dataclasses.asdict(SMALL), "dims": dims, "classes": list("abcdefg")}
+    meta = {"kind": "parser", "pretrained": front, **parser}
+    made, streams = build_parser(meta).eval(), clips()
+    streams["motion"] = torch.randn(3, 5, 3)
+    assert ("fuse_visual.weight" in made.state_dict()) == raw
+    assert made.fuse_encoded.weight.shape == (16, 2 * 16)
+    save_model(tmp_path / "model", made.state_dict(), meta)
+    loaded, _ = load_parser(tmp_path / "model")
+    loaded.eval()
+    assert torch.equal(loaded(streams).frame_prob, made(streams).frame_prob)
+    for name in dims:
+        other = loaded({**streams, name: torch.randn_like(streams[name])})
+        assert not torch.allclose(other.frame_prob, made(streams).frame_prob), name
 
 
 @torch.no_grad()
@@ -167,6 +276,6 @@ def test_the_clips_probability_may_pass_one_but_not_two() -> None:
         head.weight.zero_()
         head.weight[:, 0] = slope
         head.bias.fill_(20.0)
-    parsed = parser._pool(features)
+    parsed = parser._pool(features, list(features.unbind(2)))
     assert parsed.video_prob.min() == pytest.approx(2.0, abs=1e-4)
     assert parsed.modality_prob.max() == pytest.approx(1.0, abs=1e-4)

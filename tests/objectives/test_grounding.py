@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -136,6 +137,72 @@ def test_one_anchor_has_the_expectation_of_all() -> None:
     draws = [grounding_loss(*repeated, replace(PLAIN, anchors="one"))[0] for _ in range(40)]
     assert float(torch.stack(draws).mean()) == pytest.approx(float(every), rel=0.02)
     assert len({float(draw) for draw in draws}) > 30
+
+
+def telling_batch(clips: int, snippets: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Equal clips without errors but for <a_i, v_i> = i / 10, which only the anchor i pays for."""
+    every = torch.eye(2 * snippets)
+    own = torch.arange(snippets)[:, None] / 10
+    visual = own * every[:snippets] + (1 - own**2).sqrt() * every[snippets:]
+    batch = every[:snippets].expand(clips, -1, -1), visual.expand(clips, -1, -1)
+    return *batch, torch.arange(snippets, dtype=torch.uint8).expand(clips, -1)
+
+
+TELLING = replace(PLAIN, name="cross", positive_margin=0.9)
+
+
+def told(loss: Tensor, snippets: int) -> float:
+    """The mean anchor of a `telling_batch`, from its loss: 2 (0.9 - i / 10) / T for anchor i."""
+    return (0.9 - float(loss) * snippets / 2) * 10
+
+
+def test_a_shared_anchor_is_one_draw_for_all_clips_and_all_snippets_have_their_turn() -> None:
+    batch = telling_batch(6, 5)
+    config = replace(TELLING, anchors="shared")
+    torch.manual_seed(0)
+    draws = [told(grounding_loss(*batch, config)[0], 5) for _ in range(500)]
+    assert max(abs(draw - round(draw)) for draw in draws) < 1e-4
+    counts = Counter(round(draw) for draw in draws)
+    assert sorted(counts) == list(range(5))
+    # 100 each with deviation 9.
+    assert all(abs(count - 100) < 40 for count in counts.values())
+    one = told(grounding_loss(*batch, replace(TELLING, anchors="one"))[0], 5)
+    assert abs(one - round(one)) > 0.1  # a mean of six draws, or this test sees nothing
+
+
+def test_a_shared_anchor_counts_for_the_clips_that_reach_it() -> None:
+    audio, visual, components = telling_batch(2, 5)
+    components = torch.tensor([[0, 1, 2, 3, 4], [0, 1, PADDING, PADDING, PADDING]])
+    torch.manual_seed(0)
+    found = set()
+    for _ in range(60):
+        loss, _ = grounding_loss(audio, visual, components, replace(TELLING, anchors="shared"))
+        found.add(round(float(loss), 4))
+    long, short = ([2 * (0.9 - i / 10) / length for i in range(5)] for length in (5, 2))
+    both = [(long[i] + short[i]) / 2 for i in range(2)]
+    assert found == {round(loss, 4) for loss in both + long[2:]}
+
+
+@pytest.mark.parametrize("epoch", range(4))
+def test_alternating_multi_is_cross_in_even_epochs_and_uni_in_odd_ones(epoch: int) -> None:
+    config = replace(PLAIN, name="multi", alternate=True, other_clips=1.0)
+    loss, parts = grounding_loss(*batch(), config, epoch)
+    alone = replace(PLAIN, name="uni" if epoch % 2 else "cross", other_clips=1.0)
+    expected, expected_parts = grounding_loss(*batch(), alone)
+    assert float(loss) == float(expected)
+    assert parts == expected_parts
+
+
+@pytest.mark.parametrize("name", ["uni", "cross"])
+def test_only_multi_alternates(name: str) -> None:
+    config = replace(PLAIN, name=name)
+    expected, _ = grounding_loss(*batch(), config)
+    for epoch in (0, 1):
+        loss, _ = grounding_loss(*batch(), replace(config, alternate=True), epoch)
+        assert float(loss) == float(expected)
+    multi = replace(PLAIN, name="multi")
+    first, second = (float(grounding_loss(*batch(), multi, epoch)[0]) for epoch in (0, 1))
+    assert first == second
 
 
 @pytest.mark.parametrize("name", ["uni", "cross", "multi"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,14 @@ from torch import Tensor
 from avvp_dist.config import Parser as ParserConfig
 from avvp_dist.config import ParsingLoss
 from avvp_dist.models.parser import Parsed, Parser
-from avvp_dist.objectives.parsing import bce, parsing_loss, reversal_ramp, smooth, weak_labels
+from avvp_dist.objectives.parsing import (
+    bce,
+    contrastive_loss,
+    parsing_loss,
+    reversal_ramp,
+    smooth,
+    weak_labels,
+)
 
 FULL = ParsingLoss(ramp=False)
 WEAK = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
@@ -93,6 +101,7 @@ def adversarial_gradients(
         parsed.modality_prob.detach(),
         parsed.video_prob.detach(),
         features,
+        parsed.inputs.detach(),
     )
     loss, _ = parsing_loss(model, alone, WEAK, config, progress)
     weight = model.discriminator.layers[0].weight
@@ -142,6 +151,92 @@ def test_the_ramp_goes_from_nothing_to_full() -> None:
     assert reversal_ramp(1.0) == pytest.approx(1, abs=1e-4)
     ramp = [reversal_ramp(step / 20) for step in range(21)]
     assert ramp == sorted(ramp)
+
+
+# MA: labels that refinement took away, and the contrastive loss.
+
+KEPT = torch.tensor(
+    [
+        [[0.0, 1.0, 1.0], [1.0, 1.0, 0.0]],  # the first label is only seen, the last only heard
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]],
+    ]
+)
+"""Of WEAK; a label that a clip does not have is not taken away."""
+
+
+@pytest.mark.parametrize("alias", [False, True])
+def test_a_label_taken_away_is_0_for_its_modality(alias: bool) -> None:
+    model = parser(discriminator=False)
+    parsed = parse(model)
+    config = ParsingLoss(alias_audio_labels=alias, smooth_audio=0.8, smooth_visual=0.9)
+    _, parts = parsing_loss(model, parsed, WEAK, config, 0.0, KEPT)
+    audio = torch.tensor([[0.0, 0.1, 0.9], [0.1, 0.1, 0.9]])
+    visual = torch.tensor([[0.95, 0.05, 0.0], [0.05, 0.05, 0.0]])
+    # MA's loader loses a label of the video too, but only where it was taken from the audio.
+    video = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]) if alias else WEAK
+    expected = {
+        "weak": cross_entropy(parsed.video_prob, video),
+        "audio": cross_entropy(parsed.modality_prob[:, 0], audio),
+        "visual": cross_entropy(parsed.modality_prob[:, 1], visual),
+    }
+    assert {name: float(part) for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("alias", [False, True])
+def test_labels_that_all_stay_change_nothing(alias: bool) -> None:
+    model = parser()
+    parsed = parse(model)
+    config = ParsingLoss(alias_audio_labels=alias)
+    loss, parts = parsing_loss(model, parsed, WEAK, config, 0.5, torch.ones(2, 2, 3))
+    expected, expected_parts = parsing_loss(model, parsed, WEAK, config, 0.5)
+    assert torch.equal(loss, expected)
+    assert parts == expected_parts
+
+
+def contrast_by_loops(audio: Tensor, visual: Tensor, temperature: float) -> float:
+    """MA's `LabelSmoothingLoss(T, smoothing=0.1)` over cosines: `audio`, `visual` `[B, T, D]`."""
+    terms = []
+    for heard, seen in zip(audio.double().numpy(), visual.double().numpy(), strict=True):
+        for t, x in enumerate(heard):
+            cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for y in seen]
+            logits = np.array(cosines) / temperature
+            log_softmax = logits - np.log(np.exp(logits).sum())
+            truth = np.full(len(seen), 0.1 / (len(seen) - 1))
+            truth[t] = 0.9
+            terms.append(-(truth * log_softmax).sum())
+    return float(np.mean(terms))
+
+
+def parsed_of(features: Tensor, inputs: Tensor) -> Parsed:
+    nothing = torch.zeros(())
+    return Parsed(nothing, nothing, nothing, features, inputs)
+
+
+@pytest.mark.parametrize("snippets", [10, 4])
+def test_the_contrastive_loss_is_mas(snippets: int) -> None:
+    torch.manual_seed(0)
+    features, inputs = torch.randn(2, 3, snippets, 2, 6)
+    inputs[:, :, 1] += features[:, :, 0]
+    found = contrastive_loss(parsed_of(features, inputs), 0.2, 0.9)
+    expected = contrast_by_loops(features[:, :, 0], inputs[:, :, 1], 0.2)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    colder = contrastive_loss(parsed_of(features, inputs), 0.1, 0.9)
+    assert float(colder) == pytest.approx(
+        contrast_by_loops(features[:, :, 0], inputs[:, :, 1], 0.1), rel=1e-5
+    )
+
+
+def test_the_contrastive_loss_is_added_with_its_weight_and_only_then() -> None:
+    model = parser(discriminator=False)
+    parsed = parse(model)
+    without, parts = parsing_loss(model, parsed, WEAK, ParsingLoss(), 0.0)
+    assert "contrastive" not in parts
+    loss, parts = parsing_loss(model, parsed, WEAK, ParsingLoss(lambda_contrastive=2.0), 0.0)
+    expected = contrast_by_loops(
+        parsed.features[:, :, 0].detach(), parsed.inputs[:, :, 1].detach(), 0.2
+    )
+    assert float(parts["contrastive"]) == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(without.item() + 2 * expected, rel=1e-5)
 
 
 def test_weak_labels_are_one_row_a_clip() -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning through the real launcher, from a pretrained encoder, then evaluation."""
+"""Fine-tuning: through the real launcher with evaluation after it, and alone in this process."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from avvp_dist.config import Encoder as EncoderConfig
 from avvp_dist.config import FinetuneConfig
 from avvp_dist.data.llp import read_annotations
+from avvp_dist.data.refined import save_refined
+from avvp_dist.data.schema import LLP_CLASSES
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.predictions import Predictions, report
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import load_parser, save_model
-from avvp_dist.tracking.records import read_series
-from avvp_dist.training.parsing import ParsingTask, _pretrained
+from avvp_dist.tracking.records import read_records, read_series
+from avvp_dist.training.parsing import SELECT, ParsingTask, _pretrained, finetune
 from avvp_dist.training.ranks import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -75,7 +80,7 @@ def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_th
     assert found["scores"]["segment_type_av"] == pytest.approx(best, abs=1e-6)
     annotations, path = read_annotations(features, "val"), tmp_path / "scores" / "predictions.npz"
     saved = Predictions.load(path).ordered(annotations, path)
-    assert report(saved, annotations, "video", 0.5)["scores"] == found["scores"]
+    assert report([saved], annotations, "video", 0.5)["scores"] == found["scores"]
     for picture in ("classes.png", "timeline.png"):
         assert (tmp_path / "scores" / picture).stat().st_size > 10_000
     _, meta = load_parser(tmp_path / "model")
@@ -120,3 +125,114 @@ def test_missing_validation_clips_are_refused(
     annotations = read_annotations(features, "test")
     with pytest.raises(DataError, match="lacks 24 of the 24 test clips"):
         ParsingTask(config, packed["train"], packed["val"], annotations, None, None)
+
+
+# In this process.
+
+ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+
+
+@pytest.fixture
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `connect` would put into the environment for good."""
+    for key, value in {**ONE_RANK, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(key, value)
+
+
+def short_config(packed: dict[str, ShardSet], features: Path, out: Path) -> FinetuneConfig:
+    """Two steps an epoch."""
+    config = config_of(packed, features, out)
+    config.parser.width, config.parser.dropout = 16, 0.0
+    config.trainer.batch_size, config.trainer.log_every = 48, 1
+    config.tracking.enabled = False
+    return config
+
+
+def weights_at(out: Path, step: int) -> dict[str, Tensor]:
+    """The parser in a checkpoint, by its own names."""
+    folder = out / "checkpoints" / f"step-{step:08d}" / "state"
+    (file,) = folder.glob("*model_states.pt")
+    state = torch.load(file, map_location="cpu", weights_only=False)["module"]
+    return {name.removeprefix("parser."): tensor for name, tensor in state.items()}
+
+
+def registered(out: Path) -> dict[str, Any]:
+    (record,) = (r for r, _ in read_records(out) if r["kind"] == "register")
+    return record
+
+
+def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    assert ours.keys() == theirs.keys()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("export", "epoch"), [("best", 3), ("last", 4)])
+def test_the_best_or_the_last_epoch_is_exported(
+    packed: dict[str, ShardSet],
+    features: Path,
+    one_rank: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    export: str,
+    epoch: int,
+) -> None:
+    scores = iter([5.0, 7.0, 7.0, 6.0])  # of equal ones the later is taken
+    monkeypatch.setattr(ParsingTask, "validate", lambda *_: {SELECT: next(scores)})
+    config = short_config(packed, features, tmp_path)
+    config.trainer.epochs = config.trainer.keep = 4
+    config.trainer.export = export
+    finetune(config)
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    assert [equal(exported, weights_at(tmp_path, 2 * n)) for n in range(1, 5)] == [
+        n == epoch for n in range(1, 5)
+    ]
+    # A score of an epoch that is not exported says nothing.
+    assert registered(tmp_path)["tags"].get(SELECT) == ("7.000" if export == "best" else None)
+
+
+def test_training_follows_refined_labels(
+    packed: dict[str, ShardSet], features: Path, one_rank: None, tmp_path: Path
+) -> None:
+    train, rng = packed["train"], np.random.default_rng(0)
+    weak = np.array([[name in names for name in LLP_CLASSES] for names in train.labels])
+    labels = weak[:, None] & (rng.random((len(weak), 2, 25)) < 0.7)
+    save_refined(tmp_path / "labels.npz", train.ids, labels)
+    first = {}
+    for name, file in (("plain", ""), ("refined", str(tmp_path / "labels.npz"))):
+        config = short_config(packed, features, tmp_path / name)
+        config.data.refined_labels, config.trainer.max_steps = file, 1
+        config.loss.lambda_contrastive = 1.0
+        finetune(config)
+        series = read_series(tmp_path / name)
+        first[name] = {key: series[key][1] for key in series if key.startswith("train/")}
+    plain, refined = first["plain"], first["refined"]
+    assert plain.keys() >= {"train/weak", "train/adversarial", "train/contrastive"}
+    different = {key for key in plain if plain[key] != refined[key]}
+    assert different == {"train/audio", "train/visual"}
+
+
+def test_refined_labels_of_other_clips_are_refused(
+    packed: dict[str, ShardSet], features: Path, tmp_path: Path
+) -> None:
+    val = packed["val"]
+    save_refined(tmp_path / "labels.npz", val.ids, np.zeros((len(val), 2, 25), bool))
+    config = config_of(packed, features, tmp_path)
+    config.data.refined_labels = str(tmp_path / "labels.npz")
+    with pytest.raises(DataError, match=r"labels\.npz lacks 96 of 96 clips"):
+        ParsingTask(config, packed["train"], val, read_annotations(features, "val"), None, None)
+
+
+def test_an_encoder_is_tuned_under_nothing_but_pooling(
+    packed: dict[str, ShardSet], features: Path, encoder: Path, one_rank: None, tmp_path: Path
+) -> None:
+    """configs/finetune/pretrain_*_mmil.yaml."""
+    config = short_config(packed, features, tmp_path)
+    config.encoder.checkpoint, config.encoder.tune = str(encoder), True
+    config.encoder.raw = config.parser.skip = config.parser.discriminator = False
+    config.parser.fusion, config.trainer.epochs = "none", 1
+    finetune(config)
+    parser, _ = load_parser(tmp_path / "model")
+    before = load_file(encoder / "model.safetensors")
+    after = {n: t for n, t in parser.state_dict().items() if n.startswith("encoder.")}
+    assert after.keys() == {f"encoder.{name}" for name in before}
+    assert not any(torch.equal(after[f"encoder.{name}"], before[name]) for name in before)

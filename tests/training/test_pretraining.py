@@ -1,19 +1,29 @@
-"""Pretraining through the real launcher: two ranks, kill -9, resume, exported encoder."""
+"""Pretraining: two ranks, kill -9, resume through the real launcher; the rest in this process."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from avvp_dist.config import Encoder as EncoderConfig
+from avvp_dist.config import Objective, PretrainConfig
 from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import ConfigError
+from avvp_dist.grounding.version import Grounding
+from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import load_encoder
+from avvp_dist.objectives.grounding import grounding_loss
 from avvp_dist.tracking.records import read_records, read_series
+from avvp_dist.training.pretraining import GroundingModel, PretrainingTask, pretrain
 
 pytestmark = pytest.mark.launch
 
@@ -112,3 +122,120 @@ def _wait_for(path: Path, process: Any) -> None:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     raise AssertionError(f"{path} did not appear")
+
+
+# In this process.
+
+ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+
+
+@pytest.fixture
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `connect` would put into the environment for good."""
+    for key, value in {**ONE_RANK, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(key, value)
+
+
+def config_of(shards: ShardSet, out: Path) -> PretrainConfig:
+    """Three epochs of two steps, with all that the authors' code does otherwise."""
+    config = PretrainConfig()
+    config.data.shards, config.trainer.out = str(shards.folder), str(out)
+    config.data.heldout, config.trainer.batch_size = 0.2, 32
+    config.encoder = EncoderConfig(
+        "tiny", visual_tokens="separate", frozen_positions=True, mask_vectors=True
+    )
+    config.objective = Objective(anchors="shared", alternate=True)
+    config.trainer.epochs = config.trainer.keep = 3
+    config.tracking.enabled = False
+    return config
+
+
+@torch.no_grad()
+def test_the_validation_loss_is_that_of_the_exported_encoder(
+    grounded: ShardSet, one_rank: None, tmp_path: Path
+) -> None:
+    config = config_of(grounded, tmp_path)
+    with torch.enable_grad():
+        pretrain(config)
+    losses = read_series(tmp_path)["val/loss"]
+    assert list(losses) == [2, 4, 6]
+    encoder, _ = load_encoder(tmp_path / "model")
+    grounding = Grounding(grounded)
+    heldout = PretrainingTask(config, grounded, grounding).heldout
+    assert 5 < len(heldout) < 40
+    streams = {n: torch.from_numpy(x).float() for n, x in grounded.gather(heldout).items()}
+    components = torch.from_numpy(grounding.gather(heldout))
+    # Neither draws nor takes turns: epochs are compared by it.
+    objective = replace(config.objective, anchors="all", alternate=False, other_clips=0.0)
+    expected, _ = grounding_loss(*encoder.eval()(streams), components, objective)
+    assert losses[6] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_epoch_of_the_lowest_validation_loss_is_exported(
+    grounded: ShardSet, one_rank: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    losses, epochs = iter([3.0, 1.0, 2.0]), []
+    validate, forward = PretrainingTask.validate, GroundingModel.forward
+
+    def validated(task: PretrainingTask, *arguments: Any) -> dict[str, float]:
+        return {**validate(task, *arguments), "val/loss": next(losses)}
+
+    def told(model: GroundingModel, batch: Any) -> Any:
+        epochs.append(batch["epoch"])
+        return forward(model, batch)
+
+    monkeypatch.setattr(PretrainingTask, "validate", validated)
+    monkeypatch.setattr(GroundingModel, "forward", told)
+    config = config_of(grounded, tmp_path)
+    config.trainer.export, config.objective.name = "best", "cross"
+    pretrain(config)
+    assert epochs == [0, 0, 1, 1, 2, 2]
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    (file,) = (tmp_path / "checkpoints" / "step-00000004").rglob("*model_states.pt")
+    second = torch.load(file, map_location="cpu", weights_only=False)["module"]
+    assert second.keys() == {f"encoder.{name}" for name in exported}
+    assert all(torch.equal(exported[name], second[f"encoder.{name}"]) for name in exported)
+    (record,) = (r for r, _ in read_records(tmp_path) if r["kind"] == "register")
+    assert record["aliases"] == ["candidate", "cross"]
+    assert record["tags"]["objective"] == "cross"
+
+
+@pytest.mark.parametrize("hidden", [["motion"], ["audio"], ["visual"], ["visual", "audio"]])
+def test_streams_that_cannot_be_hidden_are_named(
+    grounded: ShardSet, tmp_path: Path, hidden: list[str]
+) -> None:
+    config = config_of(grounded, tmp_path)
+    config.data.hidden_streams = hidden
+    with pytest.raises(ConfigError) as caught:
+        PretrainingTask(config, grounded, Grounding(grounded))
+    assert str(caught.value).startswith(f"data.hidden_streams={hidden}: ")
+
+
+@pytest.mark.parametrize("heldout", [0.0, 1e-6])
+def test_the_best_epoch_needs_held_out_clips(
+    grounded: ShardSet, tmp_path: Path, heldout: float
+) -> None:
+    config = config_of(grounded, tmp_path)
+    config.data.heldout = heldout
+    PretrainingTask(config, grounded, Grounding(grounded))
+    config.trainer.export = "best"
+    with pytest.raises(ConfigError, match=r"trainer\.export=best .* data\.heldout"):
+        PretrainingTask(config, grounded, Grounding(grounded))
+
+
+@pytest.mark.parametrize("tokens", ["summed", "separate"])
+@torch.no_grad()
+def test_pretraining_does_not_see_hidden_streams(tokens: str) -> None:
+    dims = {"audio": 4, "visual": 6, "motion": 5}
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig("tiny", visual_tokens=tokens), dims, 5).eval()
+    streams = {name: torch.randn(3, 5, dim) for name, dim in dims.items()}
+    batch = {"lengths": torch.full((3,), 5), "epoch": 0}
+    batch["components"] = torch.tensor([[0, 1, 0, 1, 0]]).repeat(3, 1)
+    objective = Objective(positive_margin=1.0, negative_margin=-1.0)
+    for hidden in ((), ("motion",)):
+        model = GroundingModel(encoder, objective, hidden)
+        losses = {float(model({**batch, "streams": streams})[0])}
+        other = {**streams, "motion": torch.randn(3, 5, 5)}
+        losses.add(float(model({**batch, "streams": other})[0]))
+        assert len(losses) == (1 if hidden else 2)
