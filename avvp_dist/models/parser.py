@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from avvp_dist.config import Parser as ParserConfig
 from avvp_dist.data.schema import AUDIO
-from avvp_dist.errors import ConfigError
 from avvp_dist.models.adversary import ModalityDiscriminator, reverse_gradient
 from avvp_dist.models.attention import ATTENTION
 from avvp_dist.models.encoder import Encoder
@@ -72,10 +71,6 @@ class Parser(nn.Module):
                 self.fuse_encoded = nn.Linear(width * (len(encoder.groups) - 1), width)
         if len(self.visual_streams) > 1 and inputs:
             self.fuse_visual = nn.Linear(width * len(self.visual_streams), width)
-        if config.skip and config.fusion == "none":
-            raise ConfigError(
-                "parser.skip=true adds self-attended features, parser.fusion=none has none"
-            )
         copies = 2 if config.separate_self_attention else 1
         if config.fusion != "none":
             self.self_layers = nn.ModuleList(
@@ -85,7 +80,7 @@ class Parser(nn.Module):
         if config.fusion == "attended":
             self.cross_layer = ParserLayer(config, own=False, cross=True)
             self.shared = nn.Linear(width, width)
-        if config.skip:
+        if config.skip and config.fusion != "none":
             self.skip_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         if config.discriminator:
             self.discriminator = ModalityDiscriminator(width)
@@ -97,13 +92,13 @@ class Parser(nn.Module):
         if self.config.fusion == "none":
             return self._pool(torch.stack(inputs, 2), inputs)
         first, second = self.self_layers[0], self.self_layers[-1]
-        own = [first(inputs[0], inputs[1]), second(inputs[1], inputs[0])]
+        if first is second:
+            own = _both_ways(first, inputs)
+        else:
+            own = [first(inputs[0], inputs[1]), second(inputs[1], inputs[0])]
         mixed = own
         if self.config.fusion == "attended":
-            mixed = [
-                self.shared(self.cross_layer(x, other))
-                for x, other in ((own[0], own[1]), (own[1], own[0]))
-            ]
+            mixed = [self.shared(x) for x in _both_ways(self.cross_layer, own)]
         if self.config.skip:
             mixed = [
                 norm(x + skipped)
@@ -158,6 +153,11 @@ class Parser(nn.Module):
             features=features,
             inputs=torch.stack(inputs, 2),
         )
+
+
+def _both_ways(layer: nn.Module, pair: list[Tensor]) -> list[Tensor]:
+    """`layer(a, b)` and `layer(b, a)` of a pair `[B, T, D]` each, as one batch `[2B, T, D]`."""
+    return list(layer(torch.cat(pair), torch.cat(pair[::-1])).chunk(2))
 
 
 class ParserLayer(nn.Module):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 
 from avvp_dist.config import Optimizer, TrainerSection
@@ -22,10 +20,16 @@ def make_engine(
     ranks: Ranks,
 ) -> Any:
     """A DeepSpeed engine around `module`, with AdamW over parameter `groups`."""
-    adam = torch.optim.AdamW(groups, lr=optimizer.lr, fused=ranks.device.type == "cuda")
+    # Not at the top: it looks for an accelerator at once, and `connect` tells it of none first.
+    import deepspeed
+
+    adam = torch.optim.AdamW(groups, lr=optimizer.lr, fused=ranks.device.type in ("cpu", "cuda"))
     engine, *_ = deepspeed.initialize(
         model=module, optimizer=adam, config=engine_config(optimizer, trainer, ranks.size)
     )
+    if ranks.size == 1 and trainer.zero_stage == 0:
+        # It would flatten all gradients, reduce them with nobody and copy them back.
+        engine.enable_backward_allreduce = False
     return engine
 
 
@@ -72,6 +76,8 @@ def lr_factor(optimizer: Optimizer, step: int, steps: int, steps_per_epoch: int)
 
 def full_state(engine: Any) -> dict[str, Tensor]:
     """The module's whole state dict in float32, whatever the ZeRO stage; all ranks must call it."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
     state = {name: t.detach().float() for name, t in engine.module.named_buffers() if t.ndim}
     counters = {name: t.detach() for name, t in engine.module.named_buffers() if not t.ndim}
     for name, parameter in engine.module.named_parameters():

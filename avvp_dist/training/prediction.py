@@ -59,7 +59,7 @@ def load_streams(
 ) -> dict[str, Tensor]:
     """Features of `clips [B]` as tensors `[B, T, D]` by stream."""
     gathered = shards.gather(clips)
-    return {name: torch.from_numpy(array).to(device, dtype) for name, array in gathered.items()}
+    return {name: torch.from_numpy(array).to(device).to(dtype) for name, array in gathered.items()}
 
 
 def check_fit(
