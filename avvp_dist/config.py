@@ -273,7 +273,7 @@ class Parser:
     fusion: str = option(
         "attended",
         "what cross-attention reads: self-attended features (Base) or the inputs (HAN); none: no "
-        "attention at all, the heads read the inputs (the authors' Pretrain rows)",
+        "attention and no skip, the heads read the inputs (the authors' Pretrain rows)",
         choices=("attended", "inputs", "none"),
     )
     skip: bool = option(True, "self-attended features are added after cross-attention")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,9 @@ def load_refined(path: Path, ids: Sequence[str], weak: NDArray[np.bool_]) -> NDA
         with np.load(path, allow_pickle=False) as file:
             rows = {str(clip): row for row, clip in enumerate(file["filenames"])}
             labels = file["labels"].astype(bool)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no file of refined labels: {error}") from None
+    except Exception as error:  # a file that is damaged or something else fails in many ways
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise DataError(f"{path} is no file of refined labels: {reason}") from None
     if labels.shape != (len(rows), 2, weak.shape[1]):
         raise DataError(
             f"{path}: labels is {list(labels.shape)}, expected {[len(rows), 2, weak.shape[1]]}"

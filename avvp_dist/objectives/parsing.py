@@ -67,11 +67,9 @@ def contrastive_loss(parsed: Parsed, temperature: float, confidence: float) -> T
     audio, visual = parsed.features[:, :, 0].float(), parsed.inputs[:, :, 1].float()
     similarity = F.normalize(audio, dim=-1) @ F.normalize(visual, dim=-1).transpose(1, 2)
     snippets = similarity.shape[1]
-    truth = torch.arange(snippets, device=audio.device).repeat(len(audio))
-    # PyTorch spreads its smoothing over all snippets, t among them.
-    smoothing = (1 - confidence) * snippets / max(1, snippets - 1)
-    logits = similarity.flatten(0, 1) / temperature
-    return F.cross_entropy(logits, truth, label_smoothing=smoothing)
+    truth = torch.full_like(similarity[0], (1 - confidence) / max(1, snippets - 1))
+    truth.fill_diagonal_(confidence)
+    return -(truth * (similarity / temperature).log_softmax(-1)).sum(-1).mean()
 
 
 def bce(probability: Tensor, target: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 from avvp_dist import __version__
 from avvp_dist.commit import write_json
+from avvp_dist.errors import ConfigError
 from avvp_dist.tracking.records import read_records
 
 STATE = "mlflow.json"
@@ -186,8 +187,18 @@ class Feed:
 
 
 def _run_id(folder: Path) -> str:
-    """The MLflow run of a folder's records; OSError until they have been sent."""
-    run_id: str = json.loads((folder / STATE).read_text())["run_id"]
+    """The MLflow run of a folder's records.
+
+    Raises:
+        ConfigError: until they have been sent.
+    """
+    try:
+        run_id: str = json.loads((folder / STATE).read_text())["run_id"]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"tracking.parent: no records of {folder} were sent yet",
+            remedy=f"python tools/sync_mlflow.py {folder}, then this run",
+        ) from None
     return run_id
 
 

@@ -59,7 +59,7 @@ class Run:
             config=asdict(config),
             tags=tags,
             inputs=inputs or {},
-            parent=tracking.parent,
+            parent=str(Path(tracking.parent).absolute()) if tracking.parent else "",
         )
         self._feeder = Feeder(folder) if tracking.enabled else None
 

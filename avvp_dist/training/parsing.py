@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from avvp_dist.commit import sha256
 from avvp_dist.config import FinetuneConfig, ParsingLoss
 from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.data.refined import load_refined
@@ -54,12 +55,16 @@ def finetune(config: FinetuneConfig) -> None:
     lineage = {"manifest": train.digest, "encoder": front["version"] if front else "none"}
     if front:
         lineage["grounding"] = front["meta"]["grounding"]
+    inputs = {str(s.folder.absolute()): s.digest for s in (train, val)}
+    if config.data.refined_labels:
+        labels = Path(config.data.refined_labels).absolute()
+        inputs[str(labels)] = sha256(labels)
     with Run(
         "finetune",
         Path(config.trainer.out),
         config,
         lineage,
-        inputs={str(s.folder.absolute()): s.digest for s in (train, val)},
+        inputs=inputs,
         resume=config.trainer.resume == "auto",
         active=ranks.first,
     ) as run:
@@ -77,7 +82,11 @@ class ParsingTask:
 
     panels: Panels = (
         ("loss", ["loss"], "loss"),
-        ("its parts", ["train/weak", "train/audio", "train/visual", "train/adversarial"], "BCE"),
+        (
+            "its parts",
+            [f"train/{part}" for part in ("weak", "audio", "visual", "adversarial", "contrastive")],
+            "cross-entropy",
+        ),
         (
             "validation, segment level",
             [f"val/segment_{name}" for name in ("audio", "visual", "av", "type_av")],
@@ -95,8 +104,8 @@ class ParsingTask:
         front: dict[str, Any] | None,
     ) -> None:
         self.config, self.train, self.val = config, train, val
-        _check_parsable(train)
-        _check_parsable(val, like=train)
+        check_parsable(train)
+        check_parsable(val, like=train)
         self.clips: NDArray[np.integer] = np.arange(len(train))
         self.weak = read_weak_labels(train, annotations.classes)
         self.kept = self._kept(config.data.refined_labels)
@@ -173,10 +182,22 @@ def read_weak_labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:
             f"{shards.ids[unlabelled[0]]}",
             remedy="Pack them with annotations=FOLDER",
         )
+    unknown = [
+        (shards.ids[n], name)
+        for n, names in enumerate(shards.labels)
+        for name in names or ()
+        if name not in classes
+    ]
+    if unknown:
+        clip, name = unknown[0]
+        raise DataError(
+            f"{shards.folder}: clip {clip} has the label {name}, which is no class here"
+        )
     return weak_labels(shards.labels, classes)
 
 
-def _check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
+def check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
+    """Raise `DataError` unless all clips are whole, and of the sizes of `like`."""
     short = np.flatnonzero(shards.lengths < shards.snippets)
     if short.size:
         raise DataError(

@@ -147,15 +147,22 @@ class PretrainingTask:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cosines within audio, within vision and across, `[B, 3, T, T]`, and the loss, `[B]`."""
         batch = self.batch(clips, device, dtype)
-        audio, visual, *_ = self.encoder(
-            batch["streams"], batch["lengths"], self.config.data.hidden_streams
-        )
+        audio, visual = compared(self.encoder, batch, self.config.data.hidden_streams)
         # Within the clips and from all anchors: the same clips must give the same value again.
         objective = replace(self.config.objective, anchors="all", other_clips=0.0, alternate=False)
         loss, _ = grounding_loss(audio, visual, batch["components"], objective)
         a, v = (F.normalize(x.float(), dim=-1) for x in (audio, visual))
         pairs = [x @ y.transpose(1, 2) for x, y in ((a, a), (v, v), (a, v))]
         return torch.stack(pairs, 1).cpu().numpy(), np.full(len(clips), float(loss), np.float32)
+
+
+def compared(encoder: Encoder, batch: Batch, hidden: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The representations that grounding compares, `[B, T, D]` each: audio, and vision as the mean
+    of the visual tokens that are not hidden."""
+    audio, *visual = encoder(batch["streams"], batch["lengths"], hidden)
+    _, *streams = encoder.groups.values()
+    seen = [x for names, x in zip(streams, visual, strict=True) if not set(names) <= set(hidden)]
+    return audio, torch.stack(seen).mean(0)
 
 
 class GroundingModel(nn.Module):
@@ -166,7 +173,7 @@ class GroundingModel(nn.Module):
         self.encoder, self.objective, self.hidden = encoder, objective, hidden
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        audio, visual, *_ = self.encoder(batch["streams"], batch["lengths"], self.hidden)
+        audio, visual = compared(self.encoder, batch, self.hidden)
         components, epoch = batch["components"], batch["epoch"]
         return grounding_loss(audio, visual, components, self.objective, epoch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.models.export import load_parser
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import stage_run
-from avvp_dist.training.parsing import read_weak_labels
+from avvp_dist.training.parsing import check_parsable, read_weak_labels
 from avvp_dist.training.prediction import check_fit, predict
 from avvp_dist.training.ranks import alone
 
@@ -36,13 +37,15 @@ def refine(config: RefineConfig) -> Path:
     parser, meta = load_parser(folder)
     classes = tuple(meta["classes"])
     check_fit(folder, meta, shards, classes)
+    check_parsable(shards)
     weak = read_weak_labels(shards, classes).numpy() > 0
-    partners = draw_partners(weak, config.seed)
+    partners = draw_partners(weak, shards.ids, config.seed)
     ranks = alone()
     parser.to(ranks.device)
     clips = np.arange(len(shards))
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}
-    with stage_run("refine", out.parent, config, lineage, {config.shards: shards.digest}) as run:
+    inputs = {str(shards.folder.absolute()): shards.digest}
+    with stage_run("refine", out.with_name(f"{out.stem}.run"), config, lineage, inputs) as run:
         # Of the clips as they are, of their sound beside foreign pictures, and the reverse.
         own, heard, seen = (
             predict(parser, shards, sound, ranks, batch_size=config.batch_size, pictures=pictures)
@@ -62,8 +65,8 @@ def refine(config: RefineConfig) -> Path:
     return out
 
 
-def draw_partners(weak: Mask, seed: int) -> NDArray[np.integer]:
-    """For each of N clips with labels `[N, C]` another one that shares none of them, `[N]`.
+def draw_partners(weak: Mask, ids: Sequence[str], seed: int) -> NDArray[np.integer]:
+    """For each of the clips `ids`, with labels `[N, C]`, another one that shares none, `[N]`.
 
     Raises:
         DataError: if a clip has no such partner.
@@ -78,9 +81,8 @@ def draw_partners(weak: Mask, seed: int) -> NDArray[np.integer]:
         others = np.flatnonzero(~(weak & weak[clip]).any(1))
         if not len(others):
             raise DataError(
-                f"clip number {clip} shares a label with every other clip: its tracks cannot be "
-                "swapped",
-                remedy="Refine a shard set with more varied labels",
+                f"clip {ids[int(clip)]} shares a label with every other clip",
+                remedy="Its tracks cannot be swapped: refine a shard set with more varied labels",
             )
         partners[clip] = rng.choice(others)
     return partners

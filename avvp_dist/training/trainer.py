@@ -150,7 +150,7 @@ class Trainer:
             drawn = {name for _, names, _ in self.task.panels for name in names}
             shown = ", ".join(f"{n} {value:.4g}" for n, value in metrics.items() if n in drawn)
             tqdm.write(f"epoch {self.step / self.steps_per_epoch:.3g}: {shown}")
-        score = self.task.score(metrics) if self.config.export == "best" else self.step
+        score = self.task.score(metrics) if self.config.export == "best" else self.best
         if score >= self.best:
             self.best = score
             state = full_state(self.engine)

@@ -104,3 +104,27 @@ def test_labels_that_others_refined(shared: Path, tmp_path: Path) -> None:
     assert weak.sum() == 16_057
     assert gone.sum((0, 2)).tolist() == [1_583, 3_509]
     assert gone[:, 1, LLP_CLASSES.index("Speech")].sum() == 3_172
+
+
+@pytest.mark.parametrize("damage", ["flipped", "array", "scalar"])
+def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "labels.npz"
+    rng = np.random.default_rng(0)
+    weak = rng.random((300, 25)) < 0.2
+    ids = [f"clip {n}" for n in range(300)]
+    save_refined(path, ids, np.stack([weak, weak], 1) & (rng.random((300, 2, 25)) < 0.7))
+    whole = path.read_bytes()
+    if damage == "array":
+        np.save(tmp_path / "labels.npy", weak)
+        (tmp_path / "labels.npy").rename(path)
+    elif damage == "scalar":
+        np.savez(path, filenames=np.array("a"), labels=LABELS)
+    for at in range(0, len(whole), 17) if damage == "flipped" else [-1]:
+        if at >= 0:
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            load_refined(path, ids, weak)
+        except DataError as error:
+            assert str(path) in str(error)
+        else:
+            assert damage == "flipped"

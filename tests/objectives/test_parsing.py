@@ -243,3 +243,10 @@ def test_weak_labels_are_one_row_a_clip() -> None:
     rows = weak_labels([("Dog", "Car"), None, (), ("Cat",)], ("Cat", "Dog", "Car"))
     assert rows.dtype == torch.float32
     assert rows.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.05, 1.0])
+def test_any_confidence_in_a_snippet_will_do(confidence: float) -> None:
+    torch.manual_seed(0)
+    features, inputs = torch.randn(2, 3, 10, 2, 6)
+    assert torch.isfinite(contrastive_loss(parsed_of(features, inputs), 0.2, confidence))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from avvp_dist.config import CalibrateConfig
+from avvp_dist.errors import ConfigError
 from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
 from avvp_dist.tracking.run import stage_run
 
@@ -27,6 +29,7 @@ CALLS = [
     ("create_registered_model", 1),
     ("create_model_version", 1),
     ("set_registered_model_alias", 1),
+    ("set_registered_model_alias", 2),
     ("set_terminated", 1),
 ]
 
@@ -45,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
         run.log(1, loss=2.0)
         run.artifact(note)
         run.log(2, loss=1.0)
-        run.register("avvp-fed", export, {})
+        run.register("avvp-fed", export, {}, ("candidate", "uni"))
     return tmp_path / "run"
 
 
@@ -74,8 +77,10 @@ def assert_all_sent_once(client: MlflowClient) -> None:
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert files >= {"config.yaml", "note.txt"}
     (version,) = client.search_model_versions("name='avvp-fed'")
-    alias = client.get_model_version_by_alias("avvp-fed", "candidate")
-    assert (version.run_id, alias.version) == (run.info.run_id, version.version)
+    assert version.run_id == run.info.run_id
+    for alias in ("candidate", "uni"):
+        named = client.get_model_version_by_alias("avvp-fed", alias)
+        assert named.version == version.version
     assert run.info.status == "FINISHED"
 
 
@@ -96,6 +101,51 @@ def test_a_call_that_fails_is_made_up_for(
     feed = Feed(folder) if again == "a new feed" else feed
     feed.flush()
     assert_all_sent_once(client)
+
+
+def test_records_of_older_versions_are_sent(folder: Path, client: MlflowClient) -> None:
+    """They have no parent, and a model's one alias goes without saying."""
+    path = folder / "records.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    old = [{k: v for k, v in r.items() if k not in ("parent", "aliases")} for r in records]
+    assert old != records
+    path.write_text("".join(json.dumps(record) + "\n" for record in old))
+    Feed(folder).flush()
+    (version,) = client.search_model_versions("name='avvp-fed'")
+    named = client.get_model_version_by_alias("avvp-fed", "candidate")
+    assert named.version == version.version
+    assert list(client.get_registered_model("avvp-fed").aliases) == ["candidate"]
+    assert "mlflow.parentRunId" not in client.get_run(version.run_id).data.tags
+
+
+def part_of(parent: Path, folder: Path) -> Path:
+    """Records of a run that is a part of another one."""
+    config = CalibrateConfig(shards="somewhere")
+    config.tracking.enabled, config.tracking.parent = False, str(parent)
+    with stage_run("part", folder, config, {}) as run:
+        run.log(0, loss=1.0)
+    return folder
+
+
+def test_a_part_is_sent_after_the_run_it_belongs_to(
+    folder: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    part = part_of(folder, tmp_path / "part")
+    before, feed = (part / "records.jsonl").read_bytes(), Feed(part)
+    for _ in range(2):
+        with pytest.raises(Exception, match=str(folder)):
+            feed.flush()
+    experiment = client.get_experiment_by_name("avvp-part")
+    assert experiment is None or not client.search_runs([experiment.experiment_id])
+    assert (part / "records.jsonl").read_bytes() == before
+    Feed(folder).flush()
+    feed.flush()
+    experiment = client.get_experiment_by_name("avvp-part")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    parent = json.loads((folder / "mlflow.json").read_text())["run_id"]
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert (run.data.metrics["loss"], run.info.status) == (1.0, "FINISHED")
 
 
 def test_a_flush_without_news_sends_nothing(folder: Path, client: MlflowClient) -> None:
@@ -133,3 +183,25 @@ def test_without_a_server_the_store_is_in_the_working_folder(
     assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     assert tracking_uri() == "http://server"
+
+
+def test_a_part_is_sent_from_any_working_folder(
+    folder: Path, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    part = part_of(Path(folder.name), tmp_path / "part")
+    Feed(folder).flush()
+    monkeypatch.chdir(Path("/"))
+    Feed(part).flush()
+    experiment = client.get_experiment_by_name("avvp-part")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    parent = json.loads((folder / "mlflow.json").read_text())["run_id"]
+    assert run.data.tags["mlflow.parentRunId"] == parent
+
+
+def test_a_part_sent_too_early_is_one_line(
+    folder: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"tracking.parent: no records of {folder} were sent yet"):
+        Feed(part_of(folder, tmp_path / "part")).flush()

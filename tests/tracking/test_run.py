@@ -19,6 +19,7 @@ import pytest
 
 from avvp_dist.config import CalibrateConfig
 from avvp_dist.tracking import run as tracked
+from avvp_dist.tracking.mlflow_feed import Feed
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import Run, stage_run
@@ -97,6 +98,55 @@ def test_a_registered_model_is_a_candidate_to_download(
         folder, version = resolve(f"models:/avvp-encoder{name}", tmp_path / f"into{number}")
         assert version == f"avvp-encoder/{number}"
         assert (folder / "model.safetensors").read_bytes() == b"weights %d" % number
+
+
+def test_a_model_has_the_aliases_it_was_registered_with(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    for number, objective in enumerate(("uni", "cross"), 1):
+        export = tmp_path / f"model{number}"
+        export.mkdir()
+        (export / "model.safetensors").write_bytes(objective.encode())
+        with stage_run("pretrain", tmp_path / f"run{number}", config(), {}) as run:
+            run.register("avvp-encoder", export, {}, ("candidate", objective))
+    expected = {"uni": b"uni", "cross": b"cross", "candidate": b"cross"}
+    for alias, weights in expected.items():
+        folder, _ = resolve(f"models:/avvp-encoder@{alias}", tmp_path / alias)
+        assert (folder / "model.safetensors").read_bytes() == weights
+    assert set(client.get_registered_model("avvp-encoder").aliases) == set(expected)
+
+
+def test_a_part_is_nested_in_its_whole(client: MlflowClient, tmp_path: Path) -> None:
+    with stage_run("tables", tmp_path / "whole", config(), {}) as run:
+        run.log(0, loss=1.0)
+    part = config()
+    part.tracking.parent = str(tmp_path / "whole")
+    with stage_run("finetune", tmp_path / "part", part, {}) as run:
+        run.log(0, loss=2.0)
+    (whole,), (nested,) = sent(client, "avvp-tables"), sent(client, "avvp-finetune")
+    assert nested.data.tags["mlflow.parentRunId"] == whole.info.run_id
+    assert "mlflow.parentRunId" not in whole.data.tags
+    assert points(client, nested.info.run_id) == [(0, 2.0)]
+
+
+def test_a_part_whose_whole_was_not_sent_goes_on(
+    client: MlflowClient, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quiet, part = config(), config()
+    quiet.tracking.enabled = False
+    part.tracking.parent = str(tmp_path / "whole")
+    with stage_run("tables", tmp_path / "whole", quiet, {}):
+        pass
+    with stage_run("finetune", tmp_path / "part", part, {}) as run:
+        run.log(0, loss=2.0)
+    hint = f"send them with: python tools/sync_mlflow.py {tmp_path / 'part'}"
+    assert hint in capfd.readouterr().err
+    assert read_series(tmp_path / "part") == {"loss": {0: 2.0}}
+    for folder in (tmp_path / "whole", tmp_path / "part"):
+        Feed(folder).flush()
+    (whole,), (nested,) = sent(client, "avvp-tables"), sent(client, "avvp-finetune")
+    assert nested.data.tags["mlflow.parentRunId"] == whole.info.run_id
+    assert points(client, nested.info.run_id) == [(0, 2.0)]
 
 
 def test_a_version_keeps_its_weights_when_its_run_goes_on(

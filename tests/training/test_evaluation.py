@@ -1,16 +1,21 @@
-"""What evaluation refuses."""
+"""Evaluation: thresholds by class, and what it refuses."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from avvp_dist.config import EvaluateConfig, Parser, Tracking
+from avvp_dist.data.llp import read_annotations
 from avvp_dist.data.schema import LLP_CLASSES
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.errors import CheckpointError, ConfigError
+from avvp_dist.errors import CheckpointError, ConfigError, DataError
+from avvp_dist.evaluation.predictions import Predictions
+from avvp_dist.evaluation.scores import score
 from avvp_dist.models.export import build_parser, save_model
 from avvp_dist.training.evaluation import evaluate
 
@@ -55,3 +60,32 @@ def test_an_unknown_clip_to_draw_is_named(
     config.clip = "nobody"
     with pytest.raises(ConfigError, match="clip=nobody"):
         evaluate(config)
+
+
+def test_a_file_gives_each_class_its_threshold(
+    packed: dict[str, ShardSet], features: Path, tmp_path: Path
+) -> None:
+    config = config_of(packed, features, tmp_path)
+    at_half = evaluate(config)
+    first = Predictions.load(tmp_path / "scores" / "predictions.npz")
+    # Such that half of the snippets are on in every class.
+    limits = np.median(first.frame_prob, (0, 1))
+    np.save(tmp_path / "limits.npy", limits)
+    config.threshold = str(tmp_path / "limits.npy")
+    found = evaluate(config)
+    truth = read_annotations(features, "test").events
+    assert truth is not None
+    assert found == score(first.decided("video", limits), truth) != at_half
+    written = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert np.array_equal(np.float32(written["threshold"]), limits)
+
+
+def test_a_threshold_file_of_other_classes_is_refused_before_anything_is_done(
+    packed: dict[str, ShardSet], features: Path, tmp_path: Path
+) -> None:
+    config = config_of(packed, features, tmp_path)
+    np.save(tmp_path / "limits.npy", np.full((2, 3), 0.5))
+    config.threshold = str(tmp_path / "limits.npy")
+    with pytest.raises(DataError, match=r"limits\.npy is \[2, 3\]"):
+        evaluate(config)
+    assert not (tmp_path / "scores").exists()

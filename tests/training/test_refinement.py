@@ -21,6 +21,7 @@ from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.models.export import build_parser, load_parser, save_model
 from avvp_dist.tracking.records import read_series
+from avvp_dist.tracking.run import stage_run
 from avvp_dist.training.parsing import ParsingTask
 from avvp_dist.training.prediction import load_streams, predict
 from avvp_dist.training.ranks import Ranks
@@ -33,19 +34,23 @@ Probabilities = NDArray[np.float32]
 # Partners.
 
 
+def names(weak: Mask) -> list[str]:
+    return [f"n{number}" for number in range(len(weak))]
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_partners_share_no_label(share: float) -> None:
     rng = np.random.default_rng(0)
     weak = rng.random((200, 6)) < share
     for seed in range(5):
-        partners = draw_partners(weak, seed)
+        partners = draw_partners(weak, names(weak), seed)
         assert partners.shape == (200,) and partners.min() >= 0
         assert not (weak & weak[partners]).any()
 
 
 def test_partners_are_drawn_by_the_seed() -> None:
     weak = np.eye(10, dtype=bool)[np.arange(300) % 10]
-    first, again, other = (draw_partners(weak, seed) for seed in (3, 3, 4))
+    first, again, other = (draw_partners(weak, names(weak), seed) for seed in (3, 3, 4))
     assert np.array_equal(first, again)
     assert (first != other).mean() > 0.9
     assert len(np.unique(first)) > 150  # not everybody has the same one
@@ -55,7 +60,7 @@ def test_the_only_possible_partner_is_found() -> None:
     weak = np.zeros((500, 2), bool)
     weak[:, 0] = True
     weak[321] = [False, True]
-    partners = draw_partners(weak, 0)
+    partners = draw_partners(weak, names(weak), 0)
     assert (np.delete(partners, 321) == 321).all()
     assert partners[321] != 321
 
@@ -63,8 +68,8 @@ def test_the_only_possible_partner_is_found() -> None:
 def test_a_clip_without_a_possible_partner_is_an_error() -> None:
     weak = np.eye(3, dtype=bool)[np.arange(60) % 3]
     weak[17] = True
-    with pytest.raises(DataError, match="clip number 17 shares a label with every other clip"):
-        draw_partners(weak, 0)
+    with pytest.raises(DataError, match="clip n17 shares a label with every other clip"):
+        draw_partners(weak, names(weak), 0)
 
 
 # The rule.
@@ -182,7 +187,7 @@ def test_refined_labels_are_those_of_the_rule(packed: dict[str, ShardSet], refin
     train, model = packed["train"], refined.parent / "model"
     weak, clips = weak_labels(train), np.arange(len(train))
     streams = load_streams(train, clips, ALONE.device, torch.float32)
-    partners = draw_partners(weak, 5)
+    partners = draw_partners(weak, names(weak), 5)
     own, heard, seen = (
         asked(model, streams, audio, visual)
         for audio, visual in ((clips, clips), (clips, partners), (partners, clips))
@@ -192,7 +197,7 @@ def test_refined_labels_are_those_of_the_rule(packed: dict[str, ShardSet], refin
     assert np.array_equal(found, expected)
     gone = (weak[:, None] & ~found).sum((0, 2))
     assert gone.min() > 10 and gone.max() < weak.sum() - 10
-    series = read_series(refined.parent)
+    series = read_series(refined.with_name("labels.run"))
     for count, name in zip(gone, ("audio", "visual"), strict=True):
         assert series[f"{name}_labels_dropped"] == {0: count}
 
@@ -256,3 +261,38 @@ def test_foreign_pictures_are_those_of_the_other_clip(
     plain = predict(parser, train, clips, ALONE)
     moved = abs(plain.frame_prob - found.frame_prob).max((1, 2, 3)) > 1e-3
     assert moved.tolist() == [True, True, False, True, True]
+
+
+def test_refining_beside_a_parser_leaves_its_records_alone(
+    packed: dict[str, ShardSet], tmp_path: Path
+) -> None:
+    """RUN/labels.npz is a likely place, and RUN may be resumed."""
+    train = packed["train"]
+    with stage_run("finetune", tmp_path, RefineConfig(tracking=Tracking(enabled=False)), {}) as run:
+        run.log(3, loss=1.0)
+    refine(
+        RefineConfig(
+            parser=str(exported(tmp_path / "model", train)),
+            shards=str(train.folder),
+            out=str(tmp_path / "labels.npz"),
+            tracking=Tracking(enabled=False),
+        )
+    )
+    assert read_series(tmp_path) == {"loss": {3: 1.0}}
+
+
+def test_clips_with_padding_are_refused(packed: dict[str, ShardSet], tmp_path: Path) -> None:
+    streams = packed["train"].gather(np.arange(2))
+    clips = [
+        Clip(f"clip {n}", {name: x[n] for name, x in streams.items()}, labels, length)
+        for n, (labels, length) in enumerate([(("Dog",), 10), (("Car",), 7)])
+    ]
+    short = write_shard_set(clips, tmp_path / "short", extractor="simulated")
+    config = RefineConfig(
+        parser=str(exported(tmp_path / "model", short)),
+        shards=str(short.folder),
+        out=str(tmp_path / "labels.npz"),
+        tracking=Tracking(enabled=False),
+    )
+    with pytest.raises(DataError, match="1 clips have fewer than 10 snippets, first clip 1"):
+        refine(config)
