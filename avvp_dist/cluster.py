@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from contextlib import suppress
 from typing import Any
 
 from avvp_dist.errors import AvvpError, ClusterError
@@ -19,21 +21,42 @@ def start_ray(cpus: int = 0) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The default of a coming Ray; unset, it warns in every task without a GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    _check_reachable(os.environ.get("RAY_ADDRESS", ""))
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level="ERROR")
         else:
             ray.init(
+                "local",
                 num_cpus=cpus or None,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"Ray did not start: {str(error).splitlines()[0]}",
             remedy="Check RAY_ADDRESS, or unset it to start Ray here",
         ) from None
+
+
+def _check_reachable(address: str) -> None:
+    """Raise `ClusterError` where nobody listens: Ray itself tries for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdigit():
+        return  # nothing, `auto`, `local`, `ray://HOST:PORT`
+    import ray
+
+    hosts = [host.strip("[]")]
+    if hosts[0] in ("localhost", "127.0.0.1", "::1"):
+        hosts.append(ray.util.get_node_ip_address())  # what Ray takes it for
+    for one in hosts:
+        with suppress(OSError), socket.create_connection((one, int(port)), timeout=5):
+            return
+    raise ClusterError(
+        f"no Ray cluster answers at RAY_ADDRESS={address}",
+        remedy="Check RAY_ADDRESS, or unset it to start Ray here",
+    )
 
 
 def result(reference: Any, what: str) -> Any:

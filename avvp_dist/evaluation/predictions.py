@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +59,9 @@ class Predictions:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is no whole npz file: {error}") from None
+        except Exception as error:  # a file that is damaged or something else fails in many ways
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise DataError(f"{path} is no whole npz file: {reason}") from None
         for name in ("filenames", "frame_prob", "video_prob"):
             if name not in arrays:
                 raise DataError(f"{path} has no array {name}", remedy=f"It has {sorted(arrays)}")
@@ -179,13 +180,22 @@ def read_threshold(text: str, classes: int) -> Threshold:
         DataError: if it is neither.
     """
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        pass
+        return _class_thresholds(text, classes)
+    if not math.isfinite(number):
+        raise DataError(f"threshold {text} is not a finite number")
+    return number
+
+
+def _class_thresholds(text: str, classes: int) -> NDArray[np.floating]:
     try:
-        found: NDArray[np.floating] = np.load(text, allow_pickle=False)
+        with Path(text).open("rb") as file:
+            found: NDArray[np.floating] = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"threshold {text} is no number and no .npy file: {error}") from None
+    if not np.issubdtype(found.dtype, np.number):
+        raise DataError(f"threshold {text} is {found.dtype}, expected numbers")
     if found.shape != (2, classes) or not np.isfinite(found).all():
         raise DataError(
             f"threshold {text} is {list(found.shape)}, expected finite [2, {classes}] "

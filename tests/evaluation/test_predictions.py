@@ -10,8 +10,8 @@ import pytest
 
 from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.errors import DataError
-from avvp_dist.evaluation.predictions import Predictions, report, table
-from avvp_dist.evaluation.scores import decide, score
+from avvp_dist.evaluation.predictions import Predictions, read_threshold, report, table
+from avvp_dist.evaluation.scores import decide, score, score_one_modality, summarise
 
 RNG = np.random.default_rng(0)
 
@@ -120,3 +120,93 @@ def test_a_file_that_is_no_npz_is_named(tmp_path: Path) -> None:
     (tmp_path / "p.npz").write_bytes(b"text")
     with pytest.raises(DataError, match=r"p\.npz is no whole npz file"):
         Predictions.load(tmp_path / "p.npz")
+
+
+# Several seeds.
+
+
+def loaded(arrays: dict[str, Any], annotations: Annotations, folder: Path) -> Predictions:
+    path = written(arrays, folder)
+    return Predictions.load(path).ordered(annotations, path)
+
+
+def test_several_seeds_are_reported_by_mean_and_deviation(
+    arrays: dict[str, Any], annotations: Annotations, tmp_path: Path
+) -> None:
+    first = loaded(arrays, annotations, tmp_path)
+    arrays["frame_prob"] = RNG.random(arrays["frame_prob"].shape, np.float32)
+    second = loaded(arrays, annotations, tmp_path)
+    alone = report([first], annotations, "video", 0.5)
+    found = report([first, second], annotations, "video", 0.5)
+    assert set(found) - set(alone) == {"deviations"}
+    assert (alone["seeds"], found["seeds"]) == (1, 2)
+    truth = annotations.events
+    assert truth is not None
+    masks = [one.decided("video", 0.5) for one in (first, second)]
+    summary = summarise(masks, truth)
+    assert found["scores"] == {key: one.mean for key, one in summary.items()}
+    assert found["deviations"] == {key: one.deviation for key, one in summary.items()}
+    assert found["intervals_95"] == {key: (one.low, one.high) for key, one in summary.items()}
+    for key, value in found["one_modality_scores"].items():
+        both = [score_one_modality(mask, truth)[key] for mask in masks]
+        assert value == pytest.approx(sum(both) / 2)
+    mean, deviation = (found[kind]["segment_audio"] for kind in ("scores", "deviations"))
+    assert f"{mean:.1f} ± {deviation:.1f}" in table(found)
+    assert "mean ± deviation over 2 files" in table(found) and "±" not in table(alone)
+
+
+# Thresholds.
+
+
+def test_a_threshold_is_a_number_or_a_file_of_one_per_class(tmp_path: Path) -> None:
+    assert read_threshold("0.25", 25) == 0.25
+    limits = RNG.random((2, 25))
+    np.save(tmp_path / "limits.npy", limits)
+    np.testing.assert_array_equal(read_threshold(str(tmp_path / "limits.npy"), 25), limits)
+
+
+def test_a_class_has_its_own_threshold(
+    arrays: dict[str, Any], annotations: Annotations, tmp_path: Path
+) -> None:
+    found = loaded(arrays, annotations, tmp_path)
+    limits = np.full((2, 25), 0.5)
+    limits[1, 7] = 0.9
+    np.save(tmp_path / "limits.npy", limits)
+    for rule in ("video", "modality"):
+        before = found.decided(rule, 0.5)
+        after = found.decided(rule, read_threshold(str(tmp_path / "limits.npy"), 25))
+        changed = np.zeros((2, 25), bool)
+        changed[1, 7] = True
+        assert np.array_equal((before != after).any((0, 1)), changed)
+        assert np.array_equal(after[:, :, 1, 7], found.decided(rule, 0.9)[:, :, 1, 7])
+
+
+SPOILT: dict[str, tuple[Any, str]] = {
+    "other classes": (np.full((2, 24), 0.5), r"is \[2, 24\], expected finite \[2, 25\]"),
+    "one row": (np.full(25, 0.5), r"is \[25\], expected"),
+    "nan": (np.where(np.arange(50).reshape(2, 25) == 3, np.nan, 0.5), "expected finite"),
+    "infinite": (np.full((2, 25), np.inf), "expected finite"),
+    "words": (np.full((2, 25), "half"), "limits.npy"),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_a_wrong_threshold_file_is_told_what_is_wrong(fault: str, tmp_path: Path) -> None:
+    spoilt, message = SPOILT[fault]
+    np.save(tmp_path / "limits.npy", spoilt)
+    with pytest.raises(DataError, match=message) as error:
+        read_threshold(str(tmp_path / "limits.npy"), 25)
+    assert "limits.npy" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["half", "nan", "inf", "-inf", "", "."])
+def test_what_is_neither_number_nor_file_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match="threshold") as error:
+        read_threshold(text, 25)
+    assert "\n" not in str(error.value)
+
+
+def test_a_threshold_archive_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "limits.npz", limits=np.full((2, 25), 0.5))
+    with pytest.raises(DataError, match=r"limits\.npz"):
+        read_threshold(str(tmp_path / "limits.npz"), 25)

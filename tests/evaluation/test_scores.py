@@ -21,9 +21,11 @@ from avvp_dist.evaluation.scores import (
     bootstrap,
     decide,
     grounding_auc,
+    mean_per_class,
     score,
     score_one_modality,
     score_per_class,
+    summarise,
 )
 
 Mask = NDArray[np.bool_]
@@ -310,3 +312,59 @@ def test_one_modality_scores_leave_out_what_is_heard_and_seen() -> None:
     }
     predicted[0, 0, 0, 0] = False
     assert score_one_modality(predicted, truth)["segment_audible_only"] == pytest.approx(600 / 7)
+
+
+# Several seeds.
+
+
+def seeds_of(truth: Mask, *wrong: float) -> list[Mask]:
+    """Predictions of `truth`, each wrong about another share of it."""
+    rng = np.random.default_rng(4)
+    return [truth ^ (rng.random(truth.shape) < share) for share in wrong]
+
+
+def test_a_summary_is_mean_and_sample_deviation_of_the_seeds_scores() -> None:
+    truth = np.random.default_rng(4).random((40, 10, 2, 5)) < 0.3
+    predictions = seeds_of(truth, 0.1, 0.2, 0.4)
+    scores = [score(predicted, truth) for predicted in predictions]
+    summary = summarise(predictions, truth)
+    assert list(summary) == list(scores[0])
+    for key, found in summary.items():
+        values = [one[key] for one in scores]
+        mean = sum(values) / 3
+        assert found.mean == pytest.approx(mean)
+        squares = sum((value - mean) ** 2 for value in values)
+        assert found.deviation == pytest.approx(math.sqrt(squares / 2))
+        assert found.low < found.mean < found.high
+
+
+def test_one_seed_has_no_deviation() -> None:
+    truth = np.random.default_rng(4).random((40, 10, 2, 5)) < 0.3
+    (predicted,) = seeds_of(truth, 0.2)
+    summary, intervals = summarise([predicted], truth), bootstrap([predicted], truth)
+    assert {key: one.mean for key, one in summary.items()} == score(predicted, truth)
+    assert all(math.isnan(one.deviation) for one in summary.values())
+    assert {key: (one.low, one.high) for key, one in summary.items()} == intervals
+
+
+def test_the_interval_is_over_clips_and_not_over_seeds() -> None:
+    truth = np.random.default_rng(4).random((40, 10, 2, 5)) < 0.3
+    (predicted,) = seeds_of(truth, 0.2)
+    assert bootstrap([predicted, predicted], truth) == bootstrap([predicted], truth)
+    # Where one seed is right the other is wrong: their mean is 50 whichever clips are drawn.
+    truth = np.ones((40, 2, 2, 1), bool)
+    even = truth & (np.arange(40) % 2 == 0)[:, None, None, None]
+    low, high = bootstrap([even, ~even], truth)["segment_audio"]
+    assert low == pytest.approx(50) and high == pytest.approx(50)
+
+
+def test_the_mean_per_class_is_over_the_seeds_in_which_the_class_occurs() -> None:
+    truth, first, second = np.zeros((3, 2, 10, 2, 3), bool)
+    truth[0, :4, 0, 0] = first[0, :4, 0, 0] = second[0, 2:6, 0, 0] = True
+    second[1, :, 0, 1] = True  # the first seed says nothing of class 1, and it is not there
+    found = mean_per_class([first, second], truth)
+    assert list(found) == list(score_per_class(first, truth))
+    np.testing.assert_allclose(found["segment_audio"], [75.0, 0.0, math.nan])
+    np.testing.assert_allclose(found["segment_visual"], [math.nan] * 3)
+    for key, values in mean_per_class([second], truth).items():
+        np.testing.assert_array_equal(values, score_per_class(second, truth)[key])
