@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 from avvp_dist.commit import digest, sha256
 from avvp_dist.config import Tracking
+from avvp_dist.errors import ConfigError
 from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
 from avvp_dist.tracking.records import Records, finite, read_records
 
 _SECONDS_BETWEEN_FLUSHES = 5.0
 _SECONDS_TO_CLOSE = 60.0
+_SECONDS_FOR_PARENT = 20.0
 
 
 class Run:
@@ -31,6 +34,8 @@ class Run:
         inputs: data the run read: path to hash.
         resume: go on with the folder's newest run instead of a new one.
         active: False on ranks other than 0: everything does nothing.
+
+    `attempt` counts how often it was resumed.
     """
 
     def __init__(
@@ -45,11 +50,12 @@ class Run:
         active: bool = True,
     ) -> None:
         tracking: Tracking = config.tracking
-        self.folder, self.active = folder, active
+        self.folder, self.active, self.attempt = folder, active, 0
         if not active:
             return
         keys = [r["key"] for r, _ in read_records(folder) if r["kind"] == "run"]
         key = keys[-1] if resume and keys else uuid.uuid4().hex
+        self.attempt = keys.count(key)
         self._records = Records(folder)
         self._records.write(
             "run",
@@ -135,13 +141,26 @@ class Feeder:
     def _work(self) -> None:
         feed = None
         pause = _SECONDS_BETWEEN_FLUSHES
+        patient = time.monotonic() + _SECONDS_FOR_PARENT
+        failures = 0
         while True:
             last = self._stop.is_set()
             try:
                 feed = feed or Feed(self.folder)
                 feed.flush()
-                self._left, pause = False, _SECONDS_BETWEEN_FLUSHES
+                self._left, pause, failures = False, _SECONDS_BETWEEN_FLUSHES, 0
+            except ConfigError as error:
+                if time.monotonic() < patient:
+                    # Its thread began at the same time, and sends it any moment.
+                    time.sleep(0.2)
+                    continue
+                self._warn(error)
             except Exception as error:  # whatever MLflow raises, the run goes on without it
+                failures += 1
+                if failures == 1:
+                    # Of two processes that create the same thing at once, one fails, once.
+                    time.sleep(0.5)
+                    continue
                 self._left, pause = True, min(2 * pause, 60.0)
                 self._warn(error)
             if last:

@@ -130,8 +130,12 @@ def test_a_part_is_nested_in_its_whole(client: MlflowClient, tmp_path: Path) -> 
 
 
 def test_a_part_whose_whole_was_not_sent_goes_on(
-    client: MlflowClient, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    client: MlflowClient,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tracked, "_SECONDS_FOR_PARENT", 0.5)
     quiet, part = config(), config()
     quiet.tracking.enabled = False
     part.tracking.parent = str(tmp_path / "whole")
