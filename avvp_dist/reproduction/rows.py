@@ -1,0 +1,204 @@
+"""The rows of the paper's tables, and the jobs that make them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avvp_dist import __version__
+from avvp_dist.command_line import load
+from avvp_dist.commit import digest, sha256
+from avvp_dist.config import (
+    CalibrateConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    GroundConfig,
+    PretrainConfig,
+    RefineConfig,
+    TablesConfig,
+    Tracking,
+)
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import ConfigError
+from avvp_dist.grounding.version import SUMMARY, Grounding
+from avvp_dist.reproduction.jobs import Job, Stage
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+UNTRAINED = ["optimizer.lr=0", "trainer.max_steps=1"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the tables: the config in configs/finetune that trains it, and what comes before."""
+
+    method: str
+    paper: str
+    file: str
+    encoder: str = ""
+    """Name of the encoder it stands on."""
+    refines: str = ""
+    """Config of the parser that refines its labels first."""
+    released: str = "released"
+    """Config of what the authors' code does otherwise; empty: nothing."""
+    rule: str = "video"
+    """The decision rule that the paper's figures of it were made with."""
+
+
+def _pretrained(objective: str) -> dict[str, Row]:
+    name, file = f"Pretrain ({objective})", f"pretrain_{objective}"
+    return {
+        file: Row(name, name, file, objective),
+        f"{file}_mmil": Row(
+            f"{name}, MMIL head only", name, f"{file}_mmil", objective, released="released_mmil"
+        ),
+    }
+
+
+ROWS = {
+    "han": Row("HAN", "HAN", "han", released=""),
+    "ma": Row("MA (Wu et al.)", "MA", "ma", refines="ma_contrastive", released="", rule="modality"),
+    "base": Row("Base", "Base", "base"),
+    "base_gcaa": Row("Base+GCAA", "Base+GCAA", "base_gcaa"),
+    "base_adv_skip": Row("Base+Adv+Skip", "Base+Adv+Skip", "base_adv_skip"),
+    "base_adv_skip_gcaa": Row("Base+Adv+Skip+GCAA", "Base+Adv+Skip+GCAA", "base_adv_skip_gcaa"),
+    **_pretrained("uni"),
+    **_pretrained("cross"),
+    **_pretrained("multi"),
+    "untrained": Row("control: untrained encoder", "", "pretrain_multi", "untrained"),
+}
+"""Every row, by the name that `rows=` knows."""
+
+
+def chosen_rows(config: TablesConfig) -> dict[str, Row]:
+    """The rows that `config` asks for.
+
+    Raises:
+        ConfigError: for an unknown row, or outside a checkout.
+    """
+    if not (CONFIGS / "finetune").is_dir():
+        raise ConfigError(f"{CONFIGS} does not exist: the tables are made from a checkout")
+    for key, names in (("rows", config.rows), ("compare", config.compare)):
+        unknown = [name for name in names if name not in ROWS]
+        if unknown:
+            raise ConfigError(f"{key}: there is no row {unknown[0]}, there are {', '.join(ROWS)}")
+    return {name: row for name, row in ROWS.items() if not config.rows or name in config.rows}
+
+
+def encoder_jobs(config: TablesConfig, out: Path, rows: dict[str, Row]) -> dict[str, Job]:
+    """One job for each encoder that a row stands on; grounds its clips first if nobody did."""
+    names = sorted({row.encoder for row in rows.values() if row.encoder})
+    if not names:
+        return {}
+    shards = ShardSet(config.pretraining or Path(config.shards) / "train")
+    if not any(shards.folder.glob(f"grounding/*/{SUMMARY}")):
+        from avvp_dist.grounding.calibrate import calibrate
+        from avvp_dist.grounding.job import ground
+
+        if not (shards.folder / "thresholds.yaml").is_file():
+            calibrate(CalibrateConfig(shards=str(shards.folder), tracking=config.tracking))
+        ground(GroundConfig(shards=str(shards.folder), tracking=config.tracking))
+    jobs = {}
+    for name in names:
+        folder = out / "encoders" / name
+        objective = "multi" if name == "untrained" else name
+        files = [CONFIGS / "pretrain" / f"{objective}.yaml"]
+        if config.released:
+            files.append(CONFIGS / "pretrain" / "released.yaml")
+        keys = [
+            *config.pretrain,
+            *(UNTRAINED if name == "untrained" else []),
+            f"data.shards={shards.folder.absolute()}",
+        ]
+        stage = _training("pretrain", PretrainConfig, files, keys, folder / "pretrain", config)
+        grounding = Grounding(shards, stage.config.data.grounding)
+        read = digest([__version__, shards.digest, grounding.version])
+        jobs[name] = Job(f"encoder {name}", folder, read, (stage,))
+    return jobs
+
+
+def row_jobs(
+    config: TablesConfig,
+    out: Path,
+    rows: dict[str, Row],
+    shards: dict[str, ShardSet],
+    encoders: dict[str, Job],
+) -> dict[tuple[str, int], Job]:
+    """One job for each row and seed."""
+    csvs = {path.name: sha256(path) for path in sorted(Path(config.annotations).glob("AVVP_*"))}
+    read = [__version__, csvs, *(one.digest for one in shards.values())]
+    jobs = {}
+    for seed in range(1, config.seeds + 1):
+        for name, row in rows.items():
+            folder = out / "rows" / f"{name}-seed{seed}"
+            stages = _stages(config, row, seed, folder, shards, encoders)
+            jobs[name, seed] = Job(
+                f"{row.method}, seed {seed}",
+                folder,
+                digest(read),
+                tuple(stages),
+                encoders.get(row.encoder),
+            )
+    return jobs
+
+
+def _stages(
+    config: TablesConfig,
+    row: Row,
+    seed: int,
+    folder: Path,
+    shards: dict[str, ShardSet],
+    encoders: dict[str, Job],
+) -> list[Stage]:
+    """What trains and scores a row."""
+    train, val, test = (str(one.folder.absolute()) for one in shards.values())
+    annotations = str(Path(config.annotations).absolute())
+    keys = [
+        *config.finetune,
+        f"data.train={train}",
+        f"data.val={val}",
+        f"data.annotations={annotations}",
+        f"data.audio_annotations={config.audio_annotations}",
+        f"trainer.seed={seed}",
+    ]
+    released = [row.released] if config.released and row.released else []
+    stages = []
+    if row.refines:
+        first, labels = folder / row.refines, folder / "refined" / "labels.npz"
+        files = [CONFIGS / "finetune" / f"{row.refines}.yaml"]
+        stages.append(_training("finetune", FinetuneConfig, files, keys, first, config))
+        refining = RefineConfig(
+            parser=str(first / "model"), shards=train, out=str(labels), seed=seed,
+            tracking=_nested(config, folder),
+        )  # fmt: skip
+        stages.append(Stage("refine", refining, labels.parent))
+        keys = [*keys, f"data.refined_labels={labels}"]
+    if row.encoder:
+        keys = [*keys, f"encoder.checkpoint={encoders[row.encoder].folder / 'pretrain' / 'model'}"]
+    files = [CONFIGS / "finetune" / f"{name}.yaml" for name in [row.file, *released]]
+    run, scores = folder / "parser", folder / "scores"
+    stages.append(_training("finetune", FinetuneConfig, files, keys, run, config))
+    judged = EvaluateConfig(
+        parser=str(run / "model"), shards=test, annotations=annotations, out=str(scores),
+        audio_annotations=config.audio_annotations, rule=config.rule,
+        tracking=_nested(config, folder),
+    )  # fmt: skip
+    return [*stages, Stage("evaluate", judged, scores)]
+
+
+def _training(
+    kind: str,
+    schema: type[Any],
+    files: list[Path],
+    keys: list[str],
+    out: Path,
+    config: TablesConfig,
+) -> Stage:
+    made = load(schema, files, [*keys, f"trainer.out={out}", "trainer.resume=auto"])
+    made.tracking = _nested(config, out.parent)
+    return Stage(kind, made, out)
+
+
+def _nested(config: TablesConfig, job: Path) -> Tracking:
+    """Not registered: dozens of parsers for a table are not candidates for use."""
+    return Tracking(enabled=config.tracking.enabled, register=False, parent=str(job))

@@ -1,0 +1,160 @@
+"""Tables 1 and 2 in one command: every row from several seeds, and the figures beside them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from avvp_dist.commit import staged
+from avvp_dist.config import TablesConfig
+from avvp_dist.data.llp import Annotations, read_annotations
+from avvp_dist.data.schema import HAN_EXTRACTOR
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import ClusterError
+from avvp_dist.evaluation.figures import comparison_figure, distribution_figure, event_counts
+from avvp_dist.evaluation.predictions import Predictions
+from avvp_dist.evaluation.scores import Mask, mean_per_class, summarise
+from avvp_dist.evaluation.tables import Line, markdown, write_csv
+from avvp_dist.reproduction.jobs import Job, run_jobs
+from avvp_dist.reproduction.rows import ROWS, Row, chosen_rows, encoder_jobs, row_jobs
+from avvp_dist.tracking.run import Run
+
+THRESHOLD = 0.5
+
+Jobs = dict[tuple[str, int], Job]
+
+
+def reproduce_tables(config: TablesConfig) -> Path:
+    """Make what is missing, write `tables.md`, `tables.csv` and two figures into `config.out`.
+
+    Raises:
+        ConfigError: for an unknown row, or outside a checkout.
+        ClusterError: if trainings failed, after all others are done and the tables are written.
+    """
+    rows, out = chosen_rows(config), Path(config.out).absolute()
+    shards = {split: ShardSet(Path(config.shards) / split) for split in ("train", "val", "test")}
+    annotations = read_annotations(
+        config.annotations,
+        "test",
+        audio_version=config.audio_annotations,
+        snippets=shards["test"].snippets,
+    )
+    inputs = {str(one.folder.absolute()): one.digest for one in shards.values()}
+    tags = {f"manifest.{split}": one.digest for split, one in shards.items()}
+    with Run("tables", out, config, tags, inputs=inputs, resume=True) as run:
+        encoders = encoder_jobs(config, out, rows)
+        jobs = row_jobs(config, out, rows, shards, encoders)
+        failed = run_jobs([*encoders.values(), *jobs.values()], config.cpus, config.gpus)
+        features = _features(shards["test"])
+        _write(run, config, out, _lines(config, rows, jobs, annotations), features, annotations)
+        _draw(run, config, out, jobs, features, annotations)
+        if failed:
+            name, error = next(iter(failed.items()))
+            raise ClusterError(
+                f"{len(failed)} of {len(encoders) + len(jobs)} jobs failed, first {name}: {error}",
+                remedy=f"Their logs are {out}/*/*/log.txt; the same command goes on with them",
+            )
+    return out
+
+
+def _features(test: ShardSet) -> str:
+    """What the numbers belong to, for every title."""
+    extractor = test.manifest["extractor"]
+    if extractor == HAN_EXTRACTOR:
+        return "HAN's features"
+    if "simulated" in extractor:
+        return "Simulated features: no statement about LLP"
+    return f"Features of {extractor or 'an unnamed extractor'}: not comparable with the paper's"
+
+
+def _decided(jobs: Jobs, row: str, annotations: Annotations, rule: str) -> list[Mask]:
+    """What the finished parsers of a row predict, one a seed."""
+    found = []
+    for (name, _), job in jobs.items():
+        if name == row and job.finished == len(job.stages):
+            path = job.stages[-1].out / "predictions.npz"
+            predictions = Predictions.load(path).ordered(annotations, path)
+            found.append(predictions.decided(rule, THRESHOLD))
+    return found
+
+
+def _lines(
+    config: TablesConfig, rows: dict[str, Row], jobs: Jobs, annotations: Annotations
+) -> list[Line]:
+    """A line for each row; one more where the paper's figures were made under another rule."""
+    assert annotations.events is not None
+    lines = []
+    for name, row in rows.items():
+        for rule in dict.fromkeys((config.rule, row.rule)):
+            masks = _decided(jobs, name, annotations, rule)
+            summary = summarise(masks, annotations.events) if masks else {}
+            method = row.method if rule == config.rule else f"{row.method}, rule {rule}"
+            paper = row.paper if rule == row.rule else ""
+            lines.append(Line(method, paper, len(masks), summary))
+    return lines
+
+
+def _write(
+    run: Run,
+    config: TablesConfig,
+    out: Path,
+    lines: list[Line],
+    features: str,
+    annotations: Annotations,
+) -> None:
+    code = "the released code's faults and schedules" if config.released else "correct forms"
+    caption = (
+        f"{features}. {len(annotations.ids)} test clips, audio annotations "
+        f"{annotations.audio_version}, rule {config.rule} unless said, threshold {THRESHOLD}; "
+        f"{code}. Mean ± deviation over seeds [95 % interval over clips] (the paper's figure)"
+    )
+    faults = {name: count for name, count in annotations.faults.items() if count}
+    text = markdown(lines, caption)
+    if faults:
+        text += f"\nFaults in the annotation files, counted and handled: {faults}\n"
+    with staged(out / "tables.md") as temporary:
+        temporary.write_text(text)
+    write_csv(out / "tables.csv", lines, features)
+    for name in ("tables.md", "tables.csv"):
+        run.artifact(out / name)
+    for line in lines:
+        # MLflow takes letters, digits and a few signs, no plus and no brackets.
+        method = re.sub(r"[^\w /-]", " ", line.method)
+        run.log(
+            run.attempt, **{f"{method}/{key}": found.mean for key, found in line.summary.items()}
+        )
+    print(f"\n{text}\n{out / 'tables.md'}\n{out / 'tables.csv'}")
+
+
+def _draw(
+    run: Run,
+    config: TablesConfig,
+    out: Path,
+    jobs: Jobs,
+    features: str,
+    annotations: Annotations,
+) -> None:
+    """Figure 1, and Figure 4 of the rows to compare that are there."""
+    truth = annotations.events
+    assert truth is not None
+    figures = [
+        distribution_figure(
+            out / "distribution.png",
+            annotations.classes,
+            event_counts(truth),
+            f"events by class, {len(truth)} test clips, audio annotations "
+            f"{annotations.audio_version}",
+        )
+    ]
+    masks = {name: _decided(jobs, name, annotations, config.rule) for name in config.compare}
+    means = {ROWS[n].method: mean_per_class(m, truth) for n, m in masks.items() if m}
+    if means:
+        panels = {
+            stream: {method: found[f"segment_{stream}"] for method, found in means.items()}
+            for stream in ("audio", "visual")
+        }
+        title = f"segment F by class, rule {config.rule}. {features}"
+        figures.append(comparison_figure(out / "classes.png", annotations.classes, panels, title))
+    for path in figures:
+        run.figure(path)
+        print(path)

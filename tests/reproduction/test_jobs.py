@@ -1,0 +1,248 @@
+"""Jobs: what is done stays done, what changed is made anew, a failure stops its own job only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avvp_dist.commit import write_json
+from avvp_dist.config import EvaluateConfig, Parser, Tracking
+from avvp_dist.data.schema import LLP_CLASSES
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import CheckpointError
+from avvp_dist.models.export import build_parser, save_model
+from avvp_dist.reproduction import jobs
+from avvp_dist.reproduction.jobs import Job, Stage, run_job, run_jobs
+from avvp_dist.tracking.run import Run
+
+QUIET = Tracking(enabled=False)
+
+
+# One job, with stages that only leave their mark.
+
+
+def mark(stage: Stage) -> None:
+    """In a stage's place: leave a line for each call, and say so."""
+    with (stage.out.parent / "calls").open("a") as calls:
+        calls.write(f"{stage.out.name} ")
+    stage.out.mkdir(exist_ok=True)
+    with (stage.out / "made").open("a") as made:
+        made.write(stage.config.clip)
+    if stage.config.clip == "fail":
+        raise CheckpointError("no parser")
+    value = 100.0 if stage.config.clip == "better" else 1.0
+    write_json(stage.out / "scores.json", {"scores": {"segment_audio": value}})
+    print(f"this is {stage.out.name}")
+
+
+@pytest.fixture(autouse=True)
+def marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mark` instead of real stages, but for tests on Ray, whose workers do not see it."""
+    if request.node.get_closest_marker("launch") is None:
+        monkeypatch.setattr(jobs, "_call", mark)
+
+
+def job(out: Path, *clips: str, before: str = "data", **changes: Any) -> Job:
+    """A job whose stages are told apart by a key of their config."""
+    folder = out / "rows" / "one"
+    stages = [
+        Stage("evaluate", EvaluateConfig(clip=clip, tracking=QUIET), folder / f"stage{number}")
+        for number, clip in enumerate(clips)
+    ]
+    return replace(Job("one", folder, before, tuple(stages)), **changes)
+
+
+def calls(out: Path) -> list[str]:
+    """The stages called since this was last asked."""
+    path = out / "rows" / "one" / "calls"
+    found = path.read_text().split() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return found
+
+
+def made(out: Path, number: int) -> str:
+    return (out / "rows" / "one" / f"stage{number}" / "made").read_text()
+
+
+def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
+    one = job(tmp_path, "a", "b", "c")
+    assert one.finished == 0
+    assert run_job(one) == one.folder
+    assert one.finished == 3
+    assert calls(tmp_path) == ["stage0", "stage1", "stage2"]
+    run_job(one)
+    assert calls(tmp_path) == []
+    assert run_jobs([one], cpus=1, gpus=0) == {}
+
+
+def test_a_changed_stage_is_made_anew_with_all_after_it(tmp_path: Path) -> None:
+    run_job(job(tmp_path, "a", "b", "c"))
+    calls(tmp_path)
+    changed = job(tmp_path, "a", "x", "c")
+    assert changed.finished == 1
+    run_job(changed)
+    assert calls(tmp_path) == ["stage1", "stage2"]
+    assert [made(tmp_path, number) for number in range(3)] == ["a", "x", "c"]
+    assert job(tmp_path, "a", "b", "c").finished == 1
+
+
+@pytest.mark.parametrize("changes", [{"before": "other data"}, {"needs": "another encoder"}])
+def test_what_is_read_from_elsewhere_counts_too(tmp_path: Path, changes: dict[str, str]) -> None:
+    def standing_on(encoder: str, before: str = "data") -> Job:
+        return job(tmp_path, "a", before=before, needs=job(tmp_path / "encoders", encoder))
+
+    run_job(standing_on("encoder"))
+    assert standing_on("encoder").finished == 1
+    changed = standing_on(changes.get("needs", "encoder"), changes.get("before", "data"))
+    assert changed.finished == 0
+    run_job(changed)
+    assert calls(tmp_path) == ["stage0"] * 2
+
+
+def test_where_it_is_tracked_does_not_matter(tmp_path: Path) -> None:
+    one = job(tmp_path, "a")
+    run_job(one)
+    other = replace(one.stages[0], config=EvaluateConfig(clip="a", tracking=Tracking(name="x")))
+    assert replace(one, stages=(other,)).finished == 1
+
+
+def test_a_cut_off_stage_goes_on_in_its_folder(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(CheckpointError):
+            run_job(job(tmp_path, "a", "fail", "c"))
+    assert calls(tmp_path) == ["stage0", "stage1", "stage1"]
+    assert made(tmp_path, 1) == "failfail"
+    assert job(tmp_path, "a", "fail", "c").finished == 1
+
+
+def test_a_stage_cut_off_under_another_config_leaves_nothing(tmp_path: Path) -> None:
+    run_job(job(tmp_path, "a", "b", "c"))
+    with pytest.raises(CheckpointError):
+        run_job(job(tmp_path, "a", "fail", "c"))
+    assert not (tmp_path / "rows" / "one" / "stage2").exists()
+    run_job(job(tmp_path, "a", "x", "c"))
+    assert [made(tmp_path, number) for number in range(3)] == ["a", "x", "c"]
+
+
+def test_a_change_of_what_comes_later_lets_a_cut_off_stage_go_on(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        run_job(job(tmp_path, "a", "fail", "c"))
+    with pytest.raises(CheckpointError):
+        run_job(job(tmp_path, "a", "fail", "x"))
+    assert made(tmp_path, 1) == "failfail"
+
+
+def test_the_log_holds_what_the_stages_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_job(job(tmp_path, "a", "b"))
+    log = (tmp_path / "rows" / "one" / "log.txt").read_text()
+    assert log == "this is stage0\nthis is stage1\n"
+    assert "stage" not in capsys.readouterr().out
+
+
+def test_the_log_says_why_a_stage_failed(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        run_job(job(tmp_path, "a", "fail"))
+    log = (tmp_path / "rows" / "one" / "log.txt").read_text()
+    assert "Traceback" in log and log.endswith("CheckpointError: no parser\n")
+
+
+# What MLflow is told.
+
+
+def runs_of(uri: str) -> dict[str, Any]:
+    """The runs of the tables' experiment by name, which must be one run each."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri, uri)
+    found = client.get_experiment_by_name("avvp-tables")
+    runs = client.search_runs([found.experiment_id])
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    return {run.info.run_name: run for run in runs}
+
+
+def test_mlflow_has_the_scores_of_the_newest_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    out = tmp_path / "tables"
+    with Run("tables", out, EvaluateConfig(), {}):
+        pass
+    for clip in ("a", "better"):
+        one = job(out, clip)
+        stage = replace(one.stages[0], config=EvaluateConfig(clip=clip))
+        run_job(replace(one, stages=(stage,)))
+    runs = runs_of(uri)
+    assert set(runs) == {"tables", "one"}
+    assert runs["one"].data.tags["mlflow.parentRunId"] == runs["tables"].info.run_id
+    assert runs["one"].info.status == "FINISHED"
+    scores = json.loads((one.stages[0].out / "scores.json").read_text())["scores"]
+    assert runs["one"].data.metrics["segment_audio"] == scores["segment_audio"] == 100
+
+
+# Several jobs on Ray, with real stages: a parser is scored.
+
+
+def parser(folder: Path, shards: ShardSet) -> Path:
+    """An exported parser with fresh weights."""
+    meta = {
+        "kind": "parser",
+        "parser": asdict(Parser(width=16)),
+        "pretrained": None,
+        "dims": shards.dims,
+        "snippets": shards.snippets,
+        "classes": list(LLP_CLASSES),
+        "extractor": "simulated",
+    }
+    save_model(folder, build_parser(meta).state_dict(), meta)
+    return folder
+
+
+def scoring(
+    name: str, out: Path, parsers: Iterable[Path], test: ShardSet, features: Path, **more: Any
+) -> Job:
+    """A job that scores parsers in turn."""
+    folder, data = out / "rows" / name, {"shards": str(test.folder), "annotations": str(features)}
+    stages = []
+    for number, one in enumerate(parsers):
+        scores = folder / f"scores{number}"
+        config = EvaluateConfig(parser=str(one), out=str(scores), tracking=QUIET, **data)
+        stages.append(Stage("evaluate", config, scores))
+    return Job(name, folder, "", tuple(stages), **more)
+
+
+@pytest.mark.launch
+def test_a_failure_stops_its_own_job_and_those_that_need_it(
+    packed: dict[str, ShardSet],
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    good, missing = parser(tmp_path / "parser", packed["test"]), tmp_path / "missing"
+    data = (packed["test"], features)
+    fails = scoring("fails", tmp_path, [good, missing], *data)
+    needs = scoring("needs", tmp_path, [good], *data, needs=fails)
+    works = scoring("works", tmp_path, [good], *data)
+    failed = run_jobs([fails, needs, works], cpus=1, gpus=0)
+    assert set(failed) == {"fails", "needs"}
+    for error in failed.values():
+        assert isinstance(error, CheckpointError)
+        assert str(error) == f"{missing} does not exist. Give an exported model"
+    assert [one.finished for one in (fails, needs, works)] == [1, 0, 1]
+    assert "segment" in (works.folder / "log.txt").read_text()
+    scores = [one.stages[0].out / "scores.json" for one in (fails, works)]
+    times = [path.stat().st_mtime_ns for path in scores]
+
+    parser(missing, packed["test"])
+    for one in (fails, needs, works):
+        run_job(one)
+    assert [one.finished for one in (fails, needs, works)] == [2, 1, 1]
+    assert [path.stat().st_mtime_ns for path in scores] == times

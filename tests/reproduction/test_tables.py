@@ -1,0 +1,413 @@
+"""The tables in one command, whole: its files, its runs, what it redoes, and what it survives."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from avvp_dist.config import PackConfig, SimulateConfig, Tracking
+from avvp_dist.data.llp import read_annotations
+from avvp_dist.data.schema import HAN_EXTRACTOR
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.simulate import simulate
+from avvp_dist.data.sources import pack
+from avvp_dist.errors import ClusterError, ConfigError
+from avvp_dist.evaluation.predictions import Predictions
+from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES, score
+from avvp_dist.evaluation.tables import PAPER
+from avvp_dist.reproduction.rows import ROWS
+from avvp_dist.reproduction.tables import _features
+
+NAMES = ["han", "ma", "base_gcaa", "pretrain_multi", "pretrain_multi_mmil", "untrained"]
+"""Every kind of row; all thirteen take two minutes more."""
+ENCODERS = ["multi", "untrained"]
+TINY = [
+    "seeds=1",
+    "finetune=[trainer.epochs=1,trainer.batch_size=32,parser.width=16]",
+    "pretrain=[trainer.epochs=1,trainer.batch_size=32,encoder.size=tiny]",
+]
+
+
+class Reproduction:
+    """`tools/reproduce_tables.py` with a folder, a copy of the shards and an MLflow of its own."""
+
+    def __init__(self, root: Path, folder: Path, packed: dict[str, ShardSet], features: Path):
+        self.root, self.out = root, folder / "tables"
+        self.store = f"sqlite:///{folder / 'mlflow.db'}"
+        for split, one in packed.items():
+            # Without the grounding that another test may have left there.
+            ignored = shutil.ignore_patterns("grounding", "records.jsonl", "mlflow.json")
+            shutil.copytree(one.folder, folder / "shards" / split, ignore=ignored)
+        self.keys = [f"shards={folder / 'shards'}", f"annotations={features}", f"out={self.out}"]
+
+    def start(self, *keys: str, **environment: str) -> subprocess.Popen[str]:
+        inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        command = [sys.executable, str(self.root / "tools" / "reproduce_tables.py")]
+        return subprocess.Popen(
+            [*command, *self.keys, *keys],
+            env={**inherited, "MLFLOW_TRACKING_URI": self.store, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *keys: str, code: int = 0, seconds: float = 600, **environment: str) -> str:
+        """Run to its end; returns what it said on stderr."""
+        process = self.start(*keys, **environment)
+        try:
+            _, err = process.communicate(timeout=seconds)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == code, err
+        return err
+
+    def markdown(self) -> dict[str, dict[str, list[str]]]:
+        """The cells of every row, by level and method."""
+        text = (self.out / "tables.md").read_text()
+        tables: dict[str, dict[str, list[str]]] = {}
+        for level, part in zip(LEVELS, text.split("**Table ")[1:], strict=True):
+            rows = [row for row in part.splitlines() if row.startswith("| ")][1:]
+            cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+            tables[level] = {method: found for method, *found in cells}
+        return tables
+
+    def csv(self) -> dict[tuple[str, str], dict[str, str]]:
+        """The rows of tables.csv by method and `segment_audio` or alike."""
+        with (self.out / "tables.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        found = {(row["method"], f"{row['level']}_{row['score']}"): row for row in rows}
+        assert len(found) == len(rows)
+        return found
+
+    def scores(self, row: str) -> dict[str, float]:
+        path = self.out / "rows" / f"{row}-seed1" / "scores" / "scores.json"
+        found: dict[str, float] = json.loads(path.read_text())["scores"]
+        return found
+
+    def runs(self) -> dict[str, Any]:
+        """The runs of the tables by name; none is there twice."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.store, self.store)
+        runs = client.search_runs([client.get_experiment_by_name("avvp-tables").experiment_id])
+        assert len({run.info.run_name for run in runs}) == len(runs)
+        return {run.info.run_name: run for run in runs}
+
+    def models(self) -> dict[str, int]:
+        """When each trained thing was last written."""
+        files = [*self.out.rglob("*.safetensors"), *self.out.rglob("labels.npz")]
+        return {str(path.relative_to(self.out)): path.stat().st_mtime_ns for path in files}
+
+
+def methods(*names: str) -> list[str]:
+    """The lines that rows have in the tables."""
+    lines = [ROWS[name].method for name in names]
+    if "ma" in names:
+        lines.insert(names.index("ma") + 1, "MA (Wu et al.), rule modality")
+    return lines
+
+
+# All kinds of rows.
+
+
+@pytest.fixture(scope="module")
+def made(
+    root: Path,
+    packed: dict[str, ShardSet],
+    features: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Reproduction:
+    """The tables of all kinds of rows."""
+    found = Reproduction(root, tmp_path_factory.mktemp("made"), packed, features)
+    found.run(*TINY, f"rows=[{','.join(NAMES)}]")
+    return found
+
+
+@pytest.mark.launch
+def test_both_tables_have_every_row(made: Reproduction) -> None:
+    for level, rows in made.markdown().items():
+        assert list(rows) == methods(*NAMES)
+        for method, (seeds, *cells) in rows.items():
+            assert seeds == "1" and len(cells) == 5
+            paper = [cell.partition(" (")[2] for cell in cells]
+            assert all(re.match(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", cell) for cell in cells)
+            alone = [row.paper for row in ROWS.values() if row.method == method]
+            (name,) = alone or ["MA"]
+            known = PAPER[name] if name and method != "MA (Wu et al.)" else ()
+            numbers = known[:5] if level == "segment" else known[5:]
+            assert [text for text in paper if text] == [f"{number:.1f})" for number in numbers]
+
+
+@pytest.mark.launch
+def test_both_titles_say_what_was_scored_and_how(made: Reproduction) -> None:
+    text = (made.out / "tables.md").read_text()
+    titles = [line for line in text.splitlines() if line.startswith("**Table")]
+    assert len(titles) == 2
+    for title in titles:
+        for words in (
+            "Simulated features: no statement about LLP",
+            "24 test clips",
+            "audio annotations 2024",
+            "rule video unless said",
+            "threshold 0.5",
+            "correct forms",
+        ):
+            assert words in title
+
+
+@pytest.mark.launch
+def test_the_csv_holds_the_scores_of_every_row(made: Reproduction, features: Path) -> None:
+    found = made.csv()
+    keys = [f"{level}_{stream}" for level in LEVELS for stream in STREAM_SCORES]
+    assert set(found) == {(method, key) for method in methods(*NAMES) for key in keys}
+    assert {row["features"] for row in found.values()} == {
+        "Simulated features: no statement about LLP"
+    }
+    assert {row["deviation"] for row in found.values()} == {""}
+    expected = {ROWS[name].method: made.scores(name) for name in NAMES}
+    predictions = made.out / "rows" / "ma-seed1" / "scores" / "predictions.npz"
+    annotations = read_annotations(features, "test")
+    assert annotations.events is not None
+    ma = Predictions.load(predictions).ordered(annotations, predictions)
+    expected["MA (Wu et al.), rule modality"] = score(
+        ma.decided("modality", 0.5), annotations.events
+    )
+    for (method, key), row in found.items():
+        assert row["mean"] == f"{expected[method][key]:.4f}"
+        assert float(row["low_95"]) <= float(row["mean"]) <= float(row["high_95"])
+
+
+@pytest.mark.launch
+def test_the_figures_are_there(made: Reproduction) -> None:
+    for name in ("distribution.png", "classes.png"):
+        assert (made.out / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.launch
+def test_mlflow_has_one_run_for_each_job_under_that_of_the_tables(made: Reproduction) -> None:
+    runs, found = made.runs(), made.csv()
+    children = [f"{ROWS[name].method}, seed 1" for name in NAMES]
+    children += [f"encoder {name}" for name in ENCODERS]
+    assert set(runs) == {"tables", *children}
+    parent = runs["tables"]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    for name in children:
+        assert runs[name].data.tags["mlflow.parentRunId"] == parent.info.run_id
+    for name in NAMES:
+        assert runs[f"{ROWS[name].method}, seed 1"].data.metrics == made.scores(name)
+    for (method, key), row in found.items():
+        metric = f"{re.sub('[^a-zA-Z0-9_ /-]', ' ', method)}/{key}"
+        assert f"{parent.data.metrics[metric]:.4f}" == row["mean"]
+
+
+@pytest.mark.launch
+def test_no_job_says_that_mlflow_is_away(made: Reproduction) -> None:
+    logs = [path.read_text() for path in made.out.glob("*/*/log.txt")]
+    assert len(logs) == len(NAMES) + len(ENCODERS)
+    assert [line for log in logs for line in log.splitlines() if line.startswith("MLflow")] == []
+
+
+@pytest.mark.launch
+def test_the_same_command_again_trains_nothing_and_needs_no_ray(made: Reproduction) -> None:
+    models, text = made.models(), (made.out / "tables.md").read_text()
+    assert len(models) == len(NAMES) + len(ENCODERS) + 2  # MA has a first parser, and labels
+    (made.out / "tables.md").unlink()
+    made.run(*TINY, f"rows=[{','.join(NAMES)}]", RAY_ADDRESS="127.0.0.1:1")
+    assert made.models() == models
+    assert (made.out / "tables.md").read_text() == text
+    assert len(made.runs()) == 1 + len(NAMES) + len(ENCODERS)
+
+
+@pytest.mark.launch
+def test_another_rule_scores_anew_and_trains_nothing(made: Reproduction) -> None:
+    models = made.models()  # the last test of `made`: its tables are others afterwards
+    made.run(*TINY, "rows=[ma]", "rule=modality")
+    assert made.models() == models
+    assert list(made.markdown()["segment"]) == ["MA (Wu et al.)"]
+    parent = made.runs()["tables"].data.metrics
+    child = made.runs()["MA (Wu et al.), seed 1"].data.metrics
+    assert child == made.scores("ma")
+    for (_, key), row in made.csv().items():
+        assert row["mean"] == f"{child[key]:.4f}" == f"{parent[f'MA  Wu et al  /{key}']:.4f}"
+        assert row["paper"]
+
+
+# What goes wrong.
+
+
+@pytest.mark.launch
+def test_a_killed_command_goes_on_and_keeps_what_was_done(
+    root: Path, packed: dict[str, ShardSet], features: Path, tmp_path: Path
+) -> None:
+    found = Reproduction(root, tmp_path, packed, features)
+    keys = ["seeds=1", "rows=[han,ma]", "finetune=[trainer.epochs=12,parser.width=16]"]
+    process = found.start(*keys)
+    family: list[psutil.Process] = []
+    try:
+        wait_for(lambda: len(done(found, "ma")) > 0, 120, process)
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    psutil.wait_procs(family, timeout=60)  # a worker lives on for a moment
+    assert 1 <= len(done(found, "ma")) < 4
+    models = found.models()
+    kept = [name for name in models if name.startswith("rows/ma-seed1/ma_contrastive/model")]
+    assert kept
+    if len(done(found, "han")) > 0:
+        kept.append("rows/han-seed1/parser/model/model.safetensors")
+
+    found.run(*keys)
+    assert [len(done(found, row)) for row in ("han", "ma")] == [2, 4]
+    assert {name: found.models()[name] for name in kept} == {name: models[name] for name in kept}
+    assert all(cells[1] != "-" for cells in found.markdown()["segment"].values())
+    assert set(found.runs()) == {"tables", "HAN, seed 1", "MA (Wu et al.), seed 1"}
+    assert {run.info.status for run in found.runs().values()} == {"FINISHED"}
+
+
+def done(found: Reproduction, row: str) -> list[str]:
+    """The stages of a row that its ledger calls done."""
+    path = found.out / "rows" / f"{row}-seed1" / "job.json"
+    stages: list[str] = json.loads(path.read_text())["done"] if path.exists() else []
+    return stages
+
+
+def wait_for(condition: Any, seconds: float, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline, f"nothing after {seconds} s"
+        time.sleep(0.02)
+
+
+@pytest.mark.launch
+def test_a_failing_row_is_a_gap_in_the_tables(
+    root: Path, packed: dict[str, ShardSet], features: Path, tmp_path: Path
+) -> None:
+    found = Reproduction(root, tmp_path, packed, features)
+    blocked = found.out / "rows" / "base-seed1"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("not a folder")
+    err = found.run(*TINY, "rows=[han,base]", code=ClusterError.exit_code)
+    (line,) = [line for line in err.splitlines() if line.startswith("error")]
+    assert "1 of 2 jobs failed, first Base, seed 1" in line and "FileExistsError" in line
+    assert f"{found.out}/*/*/log.txt" in line
+    for level, rows in found.markdown().items():
+        numbers = PAPER["Base"][:5] if level == "segment" else PAPER["Base"][5:]
+        assert rows["Base"] == ["0", *(f"- ({number:.1f})" for number in numbers)]
+        assert rows["HAN"][0] == "1" and re.match(r"\d+\.\d \[", rows["HAN"][1])
+    assert found.csv()["HAN", "segment_audio"]["mean"]
+    assert found.csv()["Base", "segment_audio"]["mean"] == ""
+    assert found.runs()["tables"].info.status == "FAILED"
+
+
+@pytest.mark.launch
+def test_more_cores_than_any_node_has_are_refused(
+    root: Path, packed: dict[str, ShardSet], features: Path, tmp_path: Path
+) -> None:
+    found = Reproduction(root, tmp_path, packed, features)
+    keys = [*TINY, "rows=[han]", "cpus=1000", "tracking.enabled=false"]
+    err = found.run(*keys, code=ConfigError.exit_code, seconds=60)
+    (line,) = [line for line in err.splitlines() if line.startswith("error")]
+    assert line.startswith("error: cpus=1000")
+
+
+def test_a_wrong_row_is_one_line(
+    root: Path, packed: dict[str, ShardSet], features: Path, tmp_path: Path
+) -> None:
+    found = Reproduction(root, tmp_path, packed, features)
+    err = found.run("rows=[han,hann]", code=ConfigError.exit_code)
+    assert re.fullmatch(r"error: rows: there is no row hann, there are han, ma, .*\n", err)
+    assert not found.out.exists()
+
+
+# What the numbers belong to.
+
+
+@pytest.mark.parametrize(
+    ("extractor", "words"),
+    [
+        ("simulated", "Simulated features: no statement about LLP"),
+        (HAN_EXTRACTOR, "HAN's features"),
+        ("clip-vit", "Features of clip-vit: not comparable with the paper's"),
+        ("", "Features of an unnamed extractor: not comparable with the paper's"),
+    ],
+)
+def test_the_features_are_named(
+    extractor: str, words: str, packed: dict[str, ShardSet], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(packed["test"].folder, tmp_path / "test")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "extractor": extractor}))
+    assert _features(ShardSet(folder)) == words
+
+
+# LLP's own clips and labels, with simulated features.
+
+FLOOR = 63.0
+"""Segment Type@AV of the true weak labels on every snippet; predicting nothing has 8.4."""
+
+
+@pytest.fixture
+def llp(shared: Path, tmp_path: Path) -> Iterator[Path]:
+    """Shard sets of LLP's val and test clips and the first 3,840 of train; csv files beside."""
+    csvs, source, shards = (tmp_path / name for name in ("csvs", "features", "shards"))
+    csvs.mkdir()
+    for path in (shared / "llp").glob("AVVP_*.csv"):
+        lines = path.read_text().splitlines(keepends=True)
+        (csvs / path.name).write_text("".join(lines[: 3841 if path.stem == "AVVP_train" else None]))
+    simulate(
+        SimulateConfig(
+            out=str(source), annotations=str(csvs), audio_dim=512, visual_dim=1024, noise=0.5
+        )
+    )
+    for split in ("train", "val", "test"):
+        pack(
+            PackConfig(
+                source=str(source),
+                annotations=str(csvs),
+                split=split,
+                out=str(shards / split),
+                extractor="simulated",
+                tracking=Tracking(enabled=False),
+            )
+        )
+    shutil.rmtree(source)
+    yield tmp_path
+    shutil.rmtree(shards)
+
+
+@pytest.mark.shared
+@pytest.mark.launch
+def test_rows_learn_llps_labels_from_simulated_features(llp: Path, root: Path) -> None:
+    found = Reproduction(root, llp, {}, llp / "csvs")
+    # The paper's batch, rate and steps; of its 40 epochs the first ten, in which most is learnt.
+    schedule = "optimizer.lr=3e-4,optimizer.decay=0.5,optimizer.decay_every=5"
+    found.run(
+        "seeds=1",
+        "rows=[han,base_adv_skip_gcaa]",
+        f"finetune=[trainer.batch_size=64,trainer.epochs=10,parser.width=96,{schedule}]",
+        "tracking.enabled=false",
+    )
+    scores = found.csv()
+    for name in ("han", "base_adv_skip_gcaa"):
+        assert float(scores[ROWS[name].method, "segment_type_av"]["mean"]) > FLOOR + 2
+    text = (found.out / "tables.md").read_text()
+    assert "1200 test clips, audio annotations 2024" in text
+    faults = "{'empty_event': 6, 'duplicate_row': 8, 'overlapping_row': 14, 'unknown_clip': 25}"
+    assert f"Faults in the annotation files, counted and handled: {faults}" in text
