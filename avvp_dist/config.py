@@ -389,9 +389,7 @@ class TablesConfig:
         "2024", "version of the dense audio labels", choices=("2020", "2024")
     )
     rule: str = option("video", "decision rule, see evaluate.py", choices=("video", "modality"))
-    released: bool = option(
-        False, "fidelity: the faults, weights and schedules of the authors' released code"
-    )
+    released: bool = option(False, "fidelity: the authors' code, with its faults and schedules")
     finetune: list[str] = option([], "KEY=VALUE for every parser, such as trainer.epochs=2")
     pretrain: list[str] = option([], "KEY=VALUE for every encoder, such as encoder.size=tiny")
     compare: list[str] = option(

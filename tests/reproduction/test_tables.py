@@ -41,6 +41,9 @@ TINY = [
 ]
 
 
+pytestmark = pytest.mark.launch
+
+
 class Reproduction:
     """`tools/reproduce_tables.py` with a folder, a copy of the shards and an MLflow of its own."""
 
@@ -122,9 +125,6 @@ def methods(*names: str) -> list[str]:
     return lines
 
 
-# All kinds of rows.
-
-
 @pytest.fixture(scope="module")
 def made(
     root: Path,
@@ -138,7 +138,6 @@ def made(
     return found
 
 
-@pytest.mark.launch
 def test_both_tables_have_every_row(made: Reproduction) -> None:
     for level, rows in made.markdown().items():
         assert list(rows) == methods(*NAMES)
@@ -153,7 +152,6 @@ def test_both_tables_have_every_row(made: Reproduction) -> None:
             assert [text for text in paper if text] == [f"{number:.1f})" for number in numbers]
 
 
-@pytest.mark.launch
 def test_both_titles_say_what_was_scored_and_how(made: Reproduction) -> None:
     text = (made.out / "tables.md").read_text()
     titles = [line for line in text.splitlines() if line.startswith("**Table")]
@@ -170,7 +168,6 @@ def test_both_titles_say_what_was_scored_and_how(made: Reproduction) -> None:
             assert words in title
 
 
-@pytest.mark.launch
 def test_the_csv_holds_the_scores_of_every_row(made: Reproduction, features: Path) -> None:
     found = made.csv()
     keys = [f"{level}_{stream}" for level in LEVELS for stream in STREAM_SCORES]
@@ -192,13 +189,11 @@ def test_the_csv_holds_the_scores_of_every_row(made: Reproduction, features: Pat
         assert float(row["low_95"]) <= float(row["mean"]) <= float(row["high_95"])
 
 
-@pytest.mark.launch
 def test_the_figures_are_there(made: Reproduction) -> None:
     for name in ("distribution.png", "classes.png"):
         assert (made.out / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.launch
 def test_mlflow_has_one_run_for_each_job_under_that_of_the_tables(made: Reproduction) -> None:
     runs, found = made.runs(), made.csv()
     children = [f"{ROWS[name].method}, seed 1" for name in NAMES]
@@ -215,14 +210,12 @@ def test_mlflow_has_one_run_for_each_job_under_that_of_the_tables(made: Reproduc
         assert f"{parent.data.metrics[metric]:.4f}" == row["mean"]
 
 
-@pytest.mark.launch
 def test_no_job_says_that_mlflow_is_away(made: Reproduction) -> None:
     logs = [path.read_text() for path in made.out.glob("*/*/log.txt")]
     assert len(logs) == len(NAMES) + len(ENCODERS)
     assert [line for log in logs for line in log.splitlines() if line.startswith("MLflow")] == []
 
 
-@pytest.mark.launch
 def test_the_same_command_again_trains_nothing_and_needs_no_ray(made: Reproduction) -> None:
     models, text = made.models(), (made.out / "tables.md").read_text()
     assert len(models) == len(NAMES) + len(ENCODERS) + 2  # MA has a first parser, and labels
@@ -233,7 +226,6 @@ def test_the_same_command_again_trains_nothing_and_needs_no_ray(made: Reproducti
     assert len(made.runs()) == 1 + len(NAMES) + len(ENCODERS)
 
 
-@pytest.mark.launch
 def test_another_rule_scores_anew_and_trains_nothing(made: Reproduction) -> None:
     models = made.models()  # the last test of `made`: its tables are others afterwards
     made.run(*TINY, "rows=[ma]", "rule=modality")
@@ -247,10 +239,6 @@ def test_another_rule_scores_anew_and_trains_nothing(made: Reproduction) -> None
         assert row["paper"]
 
 
-# What goes wrong.
-
-
-@pytest.mark.launch
 def test_a_killed_command_goes_on_and_keeps_what_was_done(
     root: Path, packed: dict[str, ShardSet], features: Path, tmp_path: Path
 ) -> None:
@@ -295,7 +283,6 @@ def wait_for(condition: Any, seconds: float, process: subprocess.Popen[str]) -> 
         time.sleep(0.02)
 
 
-@pytest.mark.launch
 def test_a_failing_row_is_a_gap_in_the_tables(
     root: Path, packed: dict[str, ShardSet], features: Path, tmp_path: Path
 ) -> None:
@@ -316,7 +303,6 @@ def test_a_failing_row_is_a_gap_in_the_tables(
     assert found.runs()["tables"].info.status == "FAILED"
 
 
-@pytest.mark.launch
 def test_more_cores_than_any_node_has_are_refused(
     root: Path, packed: dict[str, ShardSet], features: Path, tmp_path: Path
 ) -> None:
@@ -334,9 +320,6 @@ def test_a_wrong_row_is_one_line(
     err = found.run("rows=[han,hann]", code=ConfigError.exit_code)
     assert re.fullmatch(r"error: rows: there is no row hann, there are han, ma, .*\n", err)
     assert not found.out.exists()
-
-
-# What the numbers belong to.
 
 
 @pytest.mark.parametrize(
@@ -393,7 +376,6 @@ def llp(shared: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.shared
-@pytest.mark.launch
 def test_rows_learn_llps_labels_from_simulated_features(llp: Path, root: Path) -> None:
     found = Reproduction(root, llp, {}, llp / "csvs")
     # The paper's batch, rate and steps; of its 40 epochs the first ten, in which most is learnt.
