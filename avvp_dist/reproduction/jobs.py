@@ -61,7 +61,7 @@ class Job:
         """How many of its stages are done, and were made from what they would be made from now."""
         done = _ledger(self)["done"]
         wanted = enumerate(self.keys)
-        return next((n for n, key in wanted if done[n : n + 1] != [key]), len(done))
+        return next((n for n, key in wanted if done[n : n + 1] != [key]), len(self.stages))
 
 
 def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError]:

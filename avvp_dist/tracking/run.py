@@ -13,13 +13,12 @@ from typing import Any
 
 from avvp_dist.commit import digest, sha256
 from avvp_dist.config import Tracking
-from avvp_dist.errors import ConfigError
 from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
 from avvp_dist.tracking.records import Records, finite, read_records
 
 _SECONDS_BETWEEN_FLUSHES = 5.0
 _SECONDS_TO_CLOSE = 60.0
-_SECONDS_FOR_PARENT = 20.0
+_SECONDS_OF_PATIENCE = 5.0
 
 
 class Run:
@@ -140,28 +139,21 @@ class Feeder:
 
     def _work(self) -> None:
         feed = None
-        pause = _SECONDS_BETWEEN_FLUSHES
-        patient = time.monotonic() + _SECONDS_FOR_PARENT
-        failures = 0
+        pause, failing = _SECONDS_BETWEEN_FLUSHES, 0.0
         while True:
             last = self._stop.is_set()
             try:
                 feed = feed or Feed(self.folder)
                 feed.flush()
-                self._left, pause, failures = False, _SECONDS_BETWEEN_FLUSHES, 0
-            except ConfigError as error:
-                if time.monotonic() < patient:
-                    # Its thread began at the same time, and sends it any moment.
-                    time.sleep(0.2)
-                    continue
-                self._warn(error)
+                self._left, pause, failing = False, _SECONDS_BETWEEN_FLUSHES, 0.0
             except Exception as error:  # whatever MLflow raises, the run goes on without it
-                failures += 1
-                if failures == 1:
-                    # Of two processes that create the same thing at once, one fails, once.
+                self._left = True
+                failing = failing or time.monotonic()
+                if time.monotonic() - failing < _SECONDS_OF_PATIENCE:
+                    # Runs that start together collide in MLflow's tables, or wait for their parent.
                     time.sleep(0.5)
                     continue
-                self._left, pause = True, min(2 * pause, 60.0)
+                pause = min(2 * pause, 60.0)
                 self._warn(error)
             if last:
                 return

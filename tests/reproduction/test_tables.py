@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -252,7 +253,10 @@ def test_a_killed_command_goes_on_and_keeps_what_was_done(
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    psutil.wait_procs(family, timeout=60)  # a worker lives on for a moment
+    for one in family:  # like a machine that goes down: workers would live on for a while
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(family, timeout=60)
     assert 1 <= len(done(found, "ma")) < 4
     models = found.models()
     kept = [name for name in models if name.startswith("rows/ma-seed1/ma_contrastive/model")]

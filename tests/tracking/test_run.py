@@ -135,7 +135,7 @@ def test_a_part_whose_whole_was_not_sent_goes_on(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tracked, "_SECONDS_FOR_PARENT", 0.5)
+    monkeypatch.setattr(tracked, "_SECONDS_OF_PATIENCE", 0.5)
     quiet, part = config(), config()
     quiet.tracking.enabled = False
     part.tracking.parent = str(tmp_path / "whole")
