@@ -67,7 +67,8 @@ class PretrainingTask:
     """The encoder, its grounded clips, and the held-out grounding AUC."""
 
     panels: Panels = (
-        ("grounding loss", ["loss", "val/loss"], "hinge"),
+        # Of these only the own clip's part is what validation measures.
+        ("grounding loss", ["loss", "train/own", "val/loss"], "hinge"),
         ("held-out grounding", [f"auc/{pair}" for pair in PAIRS], "AUC"),
         ("similarity", ["train/positive", "train/negative"], "cosine"),
     )
