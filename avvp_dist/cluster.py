@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -79,3 +80,36 @@ def result(reference: Any, what: str) -> Any:
             f"{what} was lost: {str(error).splitlines()[0]}",
             remedy="Run the same command again: it goes on with what is missing",
         ) from None
+
+
+def map_tasks(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int, what: str
+) -> Iterator[Any]:
+    """The results of `function(*call)`, one Ray task each, as they come.
+
+    At most two tasks a core wait at once; a lost worker's task is tried three times.
+
+    Args:
+        workers: tasks at once where Ray starts here; 0: one per core.
+        what: names such a task in errors.
+
+    Raises:
+        AvvpError: as `start_ray` and `result` do.
+    """
+    import ray  # takes a second
+
+    start_ray(workers)
+    try:
+        task = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[OSError])(function)
+        window = 2 * int(ray.cluster_resources().get("CPU", 1))
+        running: list[Any] = []
+        for call in calls:
+            running.append(task.remote(*call))
+            if len(running) >= window:
+                done, running = ray.wait(running, num_returns=1)
+                yield result(done[0], what)
+        while running:
+            done, running = ray.wait(running, num_returns=1)
+            yield result(done[0], what)
+    finally:
+        ray.shutdown()

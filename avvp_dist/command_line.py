@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -68,6 +68,7 @@ def load(
     issues: list[str] = []
     config = OmegaConf.structured(kind)
     keys = {key: field for key, field, _ in _keys(kind)}
+    lists = {key for key, _, type_ in _keys(kind) if get_origin(type_) is list}
     listed = [files] if isinstance(files, str | Path) else files or []
     for source, values in _sources(listed, overrides or [], issues):
         for key, value in values:
@@ -75,6 +76,8 @@ def load(
                 near = difflib.get_close_matches(key, keys, 1, 0.0)[0]
                 issues.append(f"{source}: unknown key {key}, did you mean {near}?")
                 continue
+            if key in lists and isinstance(value, str):
+                value = [value]  # a list of one needs no brackets
             before = OmegaConf.select(config, key)
             try:
                 OmegaConf.update(config, key, value)
@@ -152,7 +155,7 @@ def _help_lines(kind: type) -> Iterator[str]:
 
 
 def _value_faults(key: str, value: Any, rules: Any) -> Iterator[str]:
-    if rules["required"] and value == "":
+    if rules["required"] and value in ("", []):
         yield f"{key} must be given: {rules['help']}"
     elif rules["choices"] and value not in rules["choices"]:
         near = difflib.get_close_matches(str(value), rules["choices"], 1, 0.0)

@@ -6,24 +6,28 @@ exists; nothing else does.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from avvp_dist.errors import StorageError
 
 MANIFEST = "manifest.json"
 
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
+    hasher, block = hashlib.sha256(), memoryview(bytearray(1 << 20))  # a core's cache holds it
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            hasher.update(block[:count])
     return hasher.hexdigest()
 
 
@@ -34,14 +38,27 @@ def digest(value: Any) -> str:
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success it is synced and renamed to `path`, else removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Yield a temporary path; on success it is synced and renamed to `path`, else removed.
+
+    The temporary name is nobody else's, on no host.
+
+    Raises:
+        StorageError: when the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"no space left for {path}",
+                remedy="Free some, or choose another folder; what was finished before is kept",
+            ) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

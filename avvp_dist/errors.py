@@ -40,6 +40,10 @@ class DataError(AvvpError):
     exit_code = 3
 
 
+class StorageError(DataError):
+    """A disk, a cache or a server: the data may be whole, but cannot be had from here."""
+
+
 class CheckpointError(AvvpError):
     """A checkpoint or an exported model that is missing, torn or of another shape."""
 

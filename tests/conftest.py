@@ -19,9 +19,9 @@ from avvp_dist.config import (
     SimulateConfig,
     Tracking,
 )
+from avvp_dist.data.packing import pack
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.simulate import simulate
-from avvp_dist.data.sources import pack
 from avvp_dist.grounding.calibrate import calibrate
 from avvp_dist.grounding.job import ground
 

@@ -10,7 +10,7 @@ from avvp_dist.errors import run
 
 def main() -> None:
     config = parse(PackConfig, __doc__)
-    from avvp_dist.data.sources import pack
+    from avvp_dist.data.packing import pack
 
     pack(config)
 

@@ -19,6 +19,9 @@ PADDING = 255
 HAN_EXTRACTOR = "VGGish, ResNet-152, R(2+1)D-18 (HAN)"
 """What made the features of HAN's release."""
 
+AUDIOSET_EXTRACTOR = "VGGish, PCA whitened, 8 bit (AudioSet)"
+"""What made AudioSet's official embeddings; other values than plain VGGish has."""
+
 LLP_CLASSES = (
     "Speech",
     "Car",
@@ -51,10 +54,10 @@ LLP_CLASSES = (
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: `streams[name]` is float `[T, D]`, row t describes second t.
+    """One clip: `streams[name]` is float `[t, D]`, row n describes second n.
 
-    `length` <= T is the number of real snippets, the rest is padding; `labels` are weak
-    (video-level) class names, `None` when unknown.
+    `length` is the number of real snippets, the rows that all streams have unless it is told;
+    `labels` are weak (video-level) class names, `None` when unknown.
     """
 
     id: str
@@ -62,30 +65,63 @@ class Clip:
     labels: tuple[str, ...] | None = None
     length: int | None = None
 
-    def check(self, snippets: int, dims: dict[str, int]) -> None:
-        """Raise `DataError` naming the clip unless it is whole, finite and of these sizes."""
+    def padded(self, snippets: int, dims: dict[str, int]) -> Clip:
+        """The clip as float16 `[snippets, D]`, zeros behind its `length`.
+
+        Raises:
+            DataError: naming the clip, unless it is finite, of these streams and dims, and no
+                longer than `snippets`.
+        """
+        if not self.id or not re.fullmatch("[^\0\ud800-\udfff]+", self.id):
+            raise DataError(f"{self.id!a} is no id of a clip")
         if set(self.streams) != set(dims):
             raise DataError(
                 f"clip {self.id} has the streams {sorted(self.streams)}, "
                 f"the shard set has {sorted(dims)}"
             )
-        if self.length is not None and not 0 < self.length <= snippets:
-            raise DataError(
-                f"clip {self.id}: length {self.length} is not within its {snippets} snippets"
-            )
+        length = self.length
+        if length is None:
+            length = min(array.shape[0] if array.ndim else 0 for array in self.streams.values())
+        if not 0 < length <= snippets:
+            raise DataError(f"clip {self.id}: length {length} is not within {snippets} snippets")
+        streams: dict[str, NDArray[np.floating]] = {}
         for name, dim in dims.items():
             array = self.streams[name]
-            if array.shape != (snippets, dim):
+            if array.ndim != 2 or array.shape[1] != dim or not length <= len(array) <= snippets:
                 raise DataError(
                     f"clip {self.id}: stream {name} is {list(array.shape)}, "
                     f"the shard set holds [{snippets}, {dim}]",
                     remedy="Pack clips of other sizes into a shard set of their own",
                 )
-            if not np.isfinite(array).all():
-                raise DataError(
-                    f"clip {self.id}: stream {name} holds values that are not finite",
-                    remedy="Extract its features again or leave the clip out",
-                )
+            streams[name] = np.zeros((snippets, dim), "<f2")
+            with np.errstate(over="ignore"):
+                streams[name][:length] = array[:length]
+            self._check_finite(name, array, streams[name])
+        return Clip(self.id, streams, self.labels, length)
+
+    def _check_finite(
+        self, name: str, array: NDArray[np.floating], half: NDArray[np.floating]
+    ) -> None:
+        if not np.isfinite(array).all():
+            raise DataError(
+                f"clip {self.id}: stream {name} holds values that are not finite",
+                remedy="Extract its features again or leave the clip out",
+            )
+        if not finite(half):
+            raise DataError(
+                f"clip {self.id}: stream {name} exceeds float16 (65504)",
+                remedy="Scale its features down before packing",
+            )
+
+
+def finite(half: NDArray[np.floating]) -> bool:
+    """Whether a float16 array is finite; NumPy's own test takes one number at a time.
+
+    Infinity and NaN are the largest of the positive numbers' bits, and of the negative ones'.
+    """
+    return not half.size or bool(
+        half.view(np.int16).max() < 0x7C00 and half.view(np.uint16).max() < 0xFC00
+    )
 
 
 def encode_key(clip_id: str) -> str:

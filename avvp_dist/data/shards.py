@@ -1,328 +1,373 @@
-"""Shard sets: plain WebDataset tars of fixed-size members, read as memory-mapped arrays.
+"""Shard sets, read as memory: plain WebDataset tars beside an index of where their arrays are.
 
-A shard set is a folder with `manifest.json`, `shard-NNNNNN.tar` and `shard-NNNNNN.index.json`.
-Each clip is `KEY.STREAM.npy` (float16 `[T, D]`) per stream and one `KEY.json`. Members are
-uncompressed and of fixed size, so record i of a tar starts at i times its stride.
+A shard set is a folder or a URL with `manifest.json`, `index.npy` and tars. A shard is *opened*
+before its first clip is read: fetched if it is remote, verified against the manifest, mapped.
 """
 
 from __future__ import annotations
 
-import io
-import json
+import hashlib
+import os
 import tarfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.commit import MANIFEST, sha256, staged, write_json
-from avvp_dist.data.schema import Clip, decode_key, encode_key
-from avvp_dist.errors import DataError
+from avvp_dist.commit import MANIFEST, sha256
+from avvp_dist.config import Reading
+from avvp_dist.data.adoption import adopt
+from avvp_dist.data.cache import Cache
+from avvp_dist.data.damage import refuse
+from avvp_dist.data.manifest import INDEX, NO_LABEL, UNKNOWN, load_index, parse_manifest
+from avvp_dist.data.mapping import Mapping
+from avvp_dist.data.openers import Openers
+from avvp_dist.data.remote import is_url, read_url
+from avvp_dist.data.schema import finite
+from avvp_dist.errors import DataError, StorageError
 
-FORMAT = "avvp-shards-1"
+OnBad = Callable[[Iterable[int], DataError], None]
+"""Is told which clips cannot be read and why; it may raise."""
+
+_OPENERS = 8
+_REMEDY = "It was cut off or changed: copy it again, or pack the shard set again"
 
 
-def write_shard_set(
-    clips: Iterable[Clip],
-    out: Path,
-    *,
-    clips_per_shard: int = 2000,
-    extractor: str = "",
-    source: dict[str, Any] | None = None,
-) -> ShardSet:
-    """Write `clips` in their order; the first one fixes T and the streams' dims.
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a shard set, as its manifest has it."""
 
-    Equal clips give equal bytes. The manifest is written last: without it there is no shard set.
+    name: str
+    clips: int
+    bytes: int
+    sha256: str
 
-    Raises:
-        DataError: for a clip of other sizes, not finite, twice the same id, or no clip at all.
-    """
-    clips = iter(clips)
-    first = next(clips, None)
-    if first is None:
-        raise DataError(f"no clips to write into {out}")
-    snippets = next(iter(first.streams.values())).shape[0]
-    dims = {name: array.shape[1] for name, array in sorted(first.streams.items())}
-    shards: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    rest = chain([first], clips)
-    while block := list(islice(rest, clips_per_shard)):
-        for clip in block:
-            clip.check(snippets, dims)
-            if clip.id in seen:
-                raise DataError(f"clip {clip.id} occurs twice", remedy="Ids must be unique")
-            seen.add(clip.id)
-        shards.append(_write_shard(block, out / f"shard-{len(shards):06d}.tar", snippets, dims))
-    manifest = {
-        "format": FORMAT,
-        "clips": len(seen),
-        "snippets": snippets,
-        "streams": {name: {"dim": dim, "dtype": "float16"} for name, dim in dims.items()},
-        "extractor": extractor,
-        "source": source or {},
-        "shards": shards,
-    }
-    write_json(out / MANIFEST, manifest)
-    return ShardSet(out)
+    @property
+    def stem(self) -> str:
+        return self.name.removesuffix(".tar")
 
 
 class ShardSet:
     """A shard set opened for reading; clips are numbered 0..len-1 in shard order.
 
+    A folder of tars that somebody else wrote becomes one at first sight: its index and manifest
+    are made beside the tars.
+
+    Args:
+        place: folder, or URL of fsspec.
+        reading: how its shards are verified, and where remote ones are kept.
+        on_bad: is told of local shards that are missing or have another size than their manifest
+            says, by the numbers of their clips; without it they are an error.
+
     Raises:
-        DataError: if the manifest is missing or a shard is missing or of another size than it
-            says, naming the shard.
+        DataError: if the manifest or the index is missing or damaged, or `on_bad` says so.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        path = self.folder / MANIFEST
-        try:
-            self.manifest: dict[str, Any] = json.loads(path.read_text())
-        except FileNotFoundError:
-            raise DataError(
-                f"{self.folder} is no shard set: {MANIFEST} is missing",
-                remedy="Make one with tools/pack.py, or let a cut-off run of it finish",
-            ) from None
-        except ValueError:
-            raise DataError(f"{path} is not JSON") from None
-        if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
-            raise DataError(f"{path} is no manifest of the format {FORMAT}")
-        self.digest = sha256(path)
+    def __init__(
+        self, place: str | Path, reading: Reading | None = None, on_bad: OnBad = refuse
+    ) -> None:
+        self.reading = reading or Reading()
+        self.remote = is_url(str(place))
+        self.name = str(place).rstrip("/") if self.remote else str(Path(place).absolute())
+        self._cache = _cache(self.reading)
+        text = self._manifest_text()
+        self.digest = hashlib.sha256(text).hexdigest()
+        self.manifest = parse_manifest(text, f"{self.name}/{MANIFEST}")
         self.snippets: int = self.manifest["snippets"]
         self.dims = {name: spec["dim"] for name, spec in self.manifest["streams"].items()}
-        self.shards = [Shard(self.folder, entry, self) for entry in self.manifest["shards"]]
-        for shard in self.shards:
-            shard.check_size()
+        self.extractor: str = self.manifest["extractor"]
+        self.shards = [Shard(**entry) for entry in self.manifest["shards"]]
         self.starts = np.cumsum([0] + [shard.clips for shard in self.shards])
+        self.index = self._load_index()
+        self._mapping = Mapping([shard.bytes for shard in self.shards])
+        self._opening: dict[int, Future[None]] = {}
+        self._verified: set[int] = set()
+        self._lock = threading.Lock()
+        self._openers: Openers | None = None
+        for number in range(0 if self.remote else len(self.shards)):
+            try:
+                self._check_size(number, self._path(number))
+            except DataError as error:
+                on_bad(self.clips_of(number), error)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    @property
+    def folder(self) -> Path:
+        """Where a local shard set lies.
+
+        Raises:
+            DataError: for a remote one.
+        """
+        if self.remote:
+            raise DataError(f"{self.name} is no local folder", remedy="Give out= a local one")
+        return Path(self.name)
+
+    def clips_of(self, shard: int) -> range:
+        """Numbers of the clips of a shard."""
+        return range(int(self.starts[shard]), int(self.starts[shard + 1]))
+
+    def owners(self, clips: NDArray[np.integer]) -> NDArray[np.integer]:
+        """The shard of each of `clips [B]`."""
+        return np.searchsorted(self.starts, clips, side="right") - 1
 
     def gather(self, clips: NDArray[np.integer]) -> dict[str, NDArray[np.float16]]:
         """The features of `clips [B]`: one float16 `[B, T, D]` per stream, in that order.
 
         Raises:
-            DataError: for a feature that is not finite, naming shard and clip.
+            DataError: for a shard or a clip that cannot be read, naming it.
         """
-        out = {
-            name: np.empty((len(clips), self.snippets, dim), np.float16)
-            for name, dim in self.dims.items()
-        }
-        owners = np.searchsorted(self.starts, clips, side="right") - 1
-        for owner in np.unique(owners):
-            (rows,) = np.nonzero(owners == owner)
-            shard = self.shards[owner]
-            for name, array in out.items():
-                array[rows] = shard.read(name, clips[rows] - self.starts[owner])
-        for name, array in out.items():
-            # NumPy tests float16 one number at a time; its bits say the same, ten times as fast.
-            largest = (array.view(np.uint16) & 0x7FFF).max((1, 2), initial=0)
-            bad = np.flatnonzero(largest >= 0x7C00)
-            if bad.size:
-                shard = self.shards[owners[bad[0]]]
-                clip = self.ids[clips[bad[0]]]
-                raise DataError(f"{shard.path}: clip {clip}: {name} is not finite")
-        return out
+        return self.read(clips)[0]
+
+    def read(
+        self,
+        clips: NDArray[np.integer],
+        on_bad: OnBad = refuse,
+        out: dict[str, NDArray[np.float16]] | None = None,
+    ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.bool_]]:
+        """As `gather`, and which of the clips could be read, `[B]`; the others are zeros.
+
+        Args:
+            on_bad: is told of each shard and each clip that cannot be read, and why.
+            out: `[B, T, D]` per stream to write into.
+        """
+        good = self._open_owners(clips, on_bad)
+        good &= self._whole(clips, good, on_bad)
+        arrays: dict[str, NDArray[np.float16]] = {}
+        owners = self.owners(clips)
+        # Where nothing may be read, something else is, and wiped again.
+        stand_in = int(np.argmax(good)) if good.any() else None
+        for column, (name, dim) in enumerate(self.dims.items()):
+            shape = (len(clips), self.snippets, dim)
+            if stand_in is None:
+                arrays[name] = np.zeros(shape, np.float16)
+                continue
+            places = self._mapping.starts[owners] + self.index["offsets"][clips, column].astype(
+                np.int64
+            )
+            places[~good] = places[stand_in]
+            flat = None if out is None else out[name].reshape(len(clips), -1)
+            arrays[name] = self._mapping.gather(places, shape[1] * dim, flat).reshape(shape)
+        if out is not None and stand_in is None:
+            for name, array in arrays.items():
+                out[name][:] = array
+            arrays = out
+        if self.reading.verify == "size":  # no hash vouches for them
+            good &= self._finite(clips, arrays, good, on_bad)
+        if not good.all():
+            for array in arrays.values():
+                array[~good] = 0
+        return arrays, good
+
+    def id(self, clip: int) -> str:
+        """Source id of a clip."""
+        return bytes(self.index["id"][clip]).decode()
 
     @cached_property
     def ids(self) -> list[str]:
         """Source ids, in shard order."""
-        return [clip for shard in self.shards for clip in shard.index["ids"]]
+        return [name.decode() for name in self.index["id"].tolist()]
 
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """The first 8 bytes of the SHA-256 of each clip's id, `[N]`."""
+        return self.index["hash"]
+
+    @property
+    def lengths(self) -> NDArray[np.uint8]:
         """Real snippets of each clip, `[N]`; the rest up to T is padding."""
-        return np.array([n for shard in self.shards for n in shard.index["lengths"]])
+        return self.index["length"]
 
     @cached_property
     def labels(self) -> list[tuple[str, ...] | None]:
         """Weak labels of each clip, `None` where unknown."""
-        rows = (row for shard in self.shards for row in shard.index["labels"])
-        return [None if row is None else tuple(row) for row in rows]
+        classes = self.manifest["classes"]
+        return [
+            None if row[0] == UNKNOWN else tuple(classes[code] for code in row if code != NO_LABEL)
+            for row in self.index["labels"].tolist()
+        ]
 
+    # Opening
 
-@dataclass(frozen=True)
-class Shard:
-    """One tar of a shard set."""
+    def prepare(self, shards: Iterable[int], *, warm: bool = False) -> None:
+        """Begin to open shards in the background; `warm`: and to read them from the disk."""
+        for number in shards:
+            future = self._future(int(number))
+            if warm and self._openers is not None:
+                self._openers.submit(self._warm, int(number), future)
 
-    folder: Path
-    entry: dict[str, Any]
-    owner: ShardSet
+    def release(self, shards: Iterable[int]) -> None:
+        """Close shards: their addresses and their places on the disk become free."""
+        with self._lock:
+            for number in map(int, shards):
+                if number in self._opening and self._opening[number].done():
+                    self._opening.pop(number)
+                    self._mapping.unmap(number)
 
-    @property
-    def path(self) -> Path:
-        return self.folder / str(self.entry["name"])
+    def close(self) -> None:
+        """Stop opening shards; what is open stays so."""
+        with self._lock:
+            if self._openers is not None:
+                self._openers.close()
+                self._openers = None
+            for number in [n for n, future in self._opening.items() if future.cancelled()]:
+                self._opening.pop(number)
 
-    @property
-    def clips(self) -> int:
-        return int(self.entry["clips"])
+    def _future(self, number: int) -> Future[None]:
+        with self._lock:
+            if number not in self._opening:
+                if self._openers is None:
+                    self._openers = Openers(min(_OPENERS, (os.cpu_count() or 1) + 2))
+                self._opening[number] = self._openers.submit(self._open, number)
+            return self._opening[number]
 
-    def check_size(self) -> None:
-        """Raise `DataError` if the tar is missing or has another size than the manifest says."""
-        if not self.path.is_file():
-            raise DataError(
-                f"shard {self.path} is missing",
-                remedy="Copy it again, or pack the shard set again",
-            )
-        size = self.path.stat().st_size
-        if size != self.entry["bytes"]:
-            raise DataError(
-                f"shard {self.path} has {size} bytes, its manifest says {self.entry['bytes']}",
-                remedy="It was cut off or changed: copy it again, or pack the shard set again",
-            )
+    def _open(self, number: int) -> None:
+        for last in (False, True):
+            path = self._fetched(number)
+            try:
+                self._check_size(number, path)  # a map of a cut file would end the process
+                if number not in self._verified:
+                    self._verify(number, path)
+                self._mapping.map(number, path)
+                self._verified.add(number)
+                return
+            except FileNotFoundError:  # another process made room in the cache just now
+                if last:
+                    raise DataError(f"shard {path} is missing", remedy=_REMEDY) from None
+            except StorageError:
+                raise
+            except DataError:
+                if not self.remote or last:
+                    raise
+                self._cache.remove(path)  # the copy went bad, not the shard
+            except OSError as error:
+                raise DataError(f"shard {path} cannot be read: {error}", remedy=_REMEDY) from None
 
-    @cached_property
-    def index(self) -> dict[str, Any]:
-        """Ids, lengths, labels and offsets; built from the tar when the file is missing."""
-        path = self.path.with_suffix(".index.json")
+    def _fetched(self, number: int) -> Path:
+        if not self.remote:
+            return self._path(number)
+        shard = self.shards[number]
+        return self._cache.fetch(f"{self.name}/{shard.name}", shard.bytes, shard.sha256)
+
+    def _verify(self, number: int, path: Path) -> None:
+        """Raise `DataError` unless a shard is what the manifest says, as far as `verify` looks."""
+        shard = self.shards[number]
+        if self.reading.verify == "sha256":
+            if sha256(path) != shard.sha256:
+                raise DataError(
+                    f"shard {path} has another SHA-256 than its manifest says", remedy=_REMEDY
+                )
+            return
+        with path.open("rb") as file:
+            header = file.read(tarfile.BLOCKSIZE)
         try:
-            index: dict[str, Any] = json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
-            index = index_shard(self.path, self.owner.snippets, self.owner.dims)
-        if len(index["ids"]) != self.clips:
+            tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise DataError(f"shard {path} is no tar: {error}", remedy=_REMEDY) from None
+
+    def _check_size(self, number: int, path: Path) -> None:
+        size = self.shards[number].bytes
+        try:
+            found = path.stat().st_size
+        except OSError:
             raise DataError(
-                f"{self.path} holds {len(index['ids'])} clips, its manifest says {self.clips}"
+                f"shard {path} is missing", remedy="Copy it again, or pack the shard set again"
+            ) from None
+        if found != size:
+            raise DataError(
+                f"shard {path} has {found} bytes, its manifest says {size}", remedy=_REMEDY
             )
-        return index
 
-    @cached_property
-    def _records(self) -> NDArray[np.uint8]:
-        stride = self.index["stride"]
-        data = np.memmap(self.path, np.uint8, "r")
-        return data[: self.clips * stride].reshape(self.clips, stride)
+    def _warm(self, number: int, opened: Future[None]) -> None:
+        if opened.exception() is None:
+            self._mapping.populate(number)
 
-    def read(self, stream: str, rows: NDArray[np.integer]) -> NDArray[np.float16]:
-        """Features of the clips in `rows [B]` of this shard: float16 `[B, T, D]`."""
-        snippets, dim = self.owner.snippets, self.owner.dims[stream]
-        start = self.index["offsets"][stream]
-        raw = self._records[:, start : start + 2 * snippets * dim][rows]
-        return raw.view("<f2").reshape(len(rows), snippets, dim)
+    def _open_owners(self, clips: NDArray[np.integer], on_bad: OnBad) -> NDArray[np.bool_]:
+        """Open the shards of `clips`; which of the clips lie in good ones."""
+        owners = self.owners(clips)
+        needed = np.unique(owners)
+        for number in needed:
+            self._future(int(number))
+        good = np.ones(len(clips), bool)
+        for number in needed:
+            error = self._future(int(number)).exception()
+            if isinstance(error, DataError) and not isinstance(error, StorageError):
+                on_bad(self.clips_of(int(number)), error)
+                good &= owners != number
+            elif error is not None:
+                raise error
+        return good
 
+    def _whole(
+        self, clips: NDArray[np.integer], good: NDArray[np.bool_], on_bad: OnBad
+    ) -> NDArray[np.bool_]:
+        """Which clips were finite when the index was made."""
+        whole = self.index["length"][clips] > 0
+        for clip in clips[good & ~whole]:
+            on_bad([int(clip)], DataError(f"{self.name}: clip {self.id(clip)} is not finite"))
+        return whole
 
-def index_shard(path: Path, snippets: int, dims: dict[str, int]) -> dict[str, Any]:
-    """Walk a tar once and tell where its arrays are.
+    def _finite(
+        self,
+        clips: NDArray[np.integer],
+        arrays: dict[str, NDArray[np.float16]],
+        good: NDArray[np.bool_],
+        on_bad: OnBad,
+    ) -> NDArray[np.bool_]:
+        fine = np.ones(len(clips), bool)
+        for name, array in arrays.items():
+            if finite(array):
+                continue
+            for row in np.flatnonzero(good & fine):
+                if not finite(array[row]):
+                    fine[row] = False
+                    shard = self.shards[int(self.owners(clips[row : row + 1])[0])]
+                    where = f"{self.name}/{shard.name}: clip {self.id(clips[row])}"
+                    on_bad([int(clips[row])], DataError(f"{where}: {name} is not finite"))
+        return fine
 
-    Raises:
-        DataError: naming tar and clip, for a missing or foreign member, an array of other dims
-            than `[snippets, dims[stream]]` float16, or records that are not of one size.
-    """
-    ids, lengths, labels = [], [], []
-    starts: list[int] = []
-    layouts: set[tuple[tuple[str, int], ...]] = set()
-    suffixes = [*(f"{name}.npy" for name in dims), "json"]
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = iter(tar)
-            while record := list(islice(members, len(suffixes))):
-                key = record[0].name.partition(".")[0]
-                if [m.name for m in record] != [f"{key}.{suffix}" for suffix in suffixes]:
-                    raise DataError(
-                        f"{path}: clip {decode_key(key)} has the members "
-                        f"{[m.name for m in record]}, expected {suffixes}"
-                    )
-                starts.append(record[0].offset)
-                try:
-                    offsets = {
-                        name: _array_offset(tar, member, path, [snippets, dim])
-                        for (name, dim), member in zip(dims.items(), record[:-1], strict=True)
-                    }
-                    meta = json.loads(_file(tar, record[-1], path).read())
-                    ids.append(meta["id"])
-                    lengths.append(meta["length"])
-                    labels.append(meta["labels"])
-                except (ValueError, KeyError, TypeError) as error:
-                    raise DataError(
-                        f"{path}: clip {decode_key(key)} is damaged or foreign: {error!r}"
-                    ) from None
-                layouts.add(tuple((name, at - starts[-1]) for name, at in offsets.items()))
-            end = tar.offset
-    except (tarfile.TarError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}", remedy="Copy or pack it again") from None
-    strides = set(np.diff([*starts, end]).tolist())
-    if len(layouts) != 1 or len(strides) != 1 or starts[0] != 0:
-        raise DataError(f"{path}: its records are not of one size", remedy="Pack it again")
-    return {
-        "stride": strides.pop(),
-        "offsets": dict(layouts.pop()),
-        "ids": ids,
-        "lengths": lengths,
-        "labels": labels,
-    }
+    # The manifest and the index
 
+    def _path(self, number: int) -> Path:
+        return Path(self.name) / self.shards[number].name
 
-def _array_offset(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, shape: list[int]
-) -> int:
-    """Where the numbers of an npy member begin in the tar."""
-    file = _file(tar, member, path)
-    np.lib.format.read_magic(file)
-    found, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if list(found) != shape or fortran or dtype != np.dtype("<f2"):
-        raise DataError(
-            f"{path}: {member.name} is {dtype} {list(found)}, the manifest says float16 {shape}",
-            remedy="Clips of other sizes belong into a shard set of their own",
-        )
-    return member.offset_data + file.tell()
+    def _manifest_text(self) -> bytes:
+        if self.remote:
+            try:
+                return read_url(f"{self.name}/{MANIFEST}")
+            except FileNotFoundError:
+                raise DataError(
+                    f"{self.name} is no shard set: {MANIFEST} is missing",
+                    remedy="For tars that others wrote, make it where they lie on a disk, with "
+                    "tools/inspect_shards.py, and copy it with index.npy beside them",
+                ) from None
+        path = Path(self.name) / MANIFEST
+        if not path.exists():
+            adopt(Path(self.name))
+        return path.read_bytes()
 
-
-def _file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> IO[bytes]:
-    file = tar.extractfile(member) if member.isreg() else None
-    if file is None:
-        raise DataError(f"{path}: {member.name} is not a plain file")
-    return file
+    def _load_index(self) -> NDArray[np.void]:
+        entry = self.manifest["index"]
+        if not self.remote:
+            return load_index(Path(self.name) / INDEX, self.manifest)
+        url = f"{self.name}/{INDEX}"
+        path = self._cache.fetch(url, entry["bytes"], entry["sha256"])
+        try:
+            return load_index(path, self.manifest)
+        except DataError:  # the copy went bad, or another process made room
+            self._cache.remove(path)
+            return load_index(
+                self._cache.fetch(url, entry["bytes"], entry["sha256"]), self.manifest
+            )
 
 
-def _write_shard(
-    clips: list[Clip], path: Path, snippets: int, dims: dict[str, int]
-) -> dict[str, Any]:
-    metas = [_meta(clip) for clip in clips]
-    width = max(map(len, metas))
-    with staged(path) as temporary:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for clip, meta in zip(clips, metas, strict=True):
-                key = encode_key(clip.id)
-                if len(key) + max(map(len, dims)) + len("..npy") > 100:
-                    raise DataError(f"clip {clip.id}: its id is too long for a tar")
-                for name in dims:
-                    _add(tar, f"{key}.{name}.npy", _npy(clip, name))
-                _add(tar, f"{key}.json", meta.ljust(width))
-        index = index_shard(temporary, snippets, dims)
-        write_json(path.with_suffix(".index.json"), index)
-        return {
-            "name": path.name,
-            "clips": len(clips),
-            "bytes": temporary.stat().st_size,
-            "sha256": sha256(temporary),
-        }
-
-
-def _meta(clip: Clip) -> bytes:
-    length = clip.length or next(iter(clip.streams.values())).shape[0]
-    labels = None if clip.labels is None else list(clip.labels)
-    return json.dumps({"id": clip.id, "length": length, "labels": labels}).encode()
-
-
-def _npy(clip: Clip, stream: str) -> bytes:
-    with np.errstate(over="ignore"):
-        half = np.ascontiguousarray(clip.streams[stream], "<f2")
-    if not np.isfinite(half).all():
-        raise DataError(
-            f"clip {clip.id}: stream {stream} exceeds float16 (65504)",
-            remedy="Scale its features down before packing",
-        )
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, half, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    info.mode = 0o644
-    tar.addfile(info, io.BytesIO(data))
+def _cache(reading: Reading) -> Cache:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(reading.cache) if reading.cache else Path(home) / "avvp_dist"
+    return Cache(folder, int(reading.cache_gib * 2**30))

@@ -1,71 +1,121 @@
-"""The clip stream: an order that is a pure function of (seed, epoch, clips)."""
+"""The clip stream: which clips each step takes, a pure function of the step."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import threading
+from collections.abc import Sequence
+from typing import Any
 
-from avvp_dist.errors import ConfigError
+import numpy as np
+
+from avvp_dist.commit import digest
+from avvp_dist.data.order import Numbers, Pool, epoch_order
+from avvp_dist.errors import CheckpointError, ConfigError
+
+EMPTY = -1
+"""In the place of a clip: an incomplete last batch is filled up with these."""
 
 
 class ClipStream:
     """Global batches of clip numbers, the same ones for every number of ranks.
 
-    An epoch is a permutation of `clips [N]`; step s of it takes the s-th slice of `batch_size`,
-    rank r the r-th part of that slice, in `micro_batches` equal pieces. The last incomplete batch
-    is dropped. The state is (epoch, step), so going on from any step costs nothing.
+    Step s belongs to epoch s // steps_per_epoch and takes a slice of `batch_size` clips of that
+    epoch's order; rank r takes the r-th part of the slice. A stream has no state but the step, so
+    going on from any step costs nothing.
+
+    Args:
+        pools: the clips of each shard set, and how often an epoch sees them.
+        block: shards in a block, or 0 for a global order (`epoch_order`).
+        pad: fill the last incomplete batch of an epoch up with `EMPTY`; else it is dropped.
+        accumulate: micro-batches that each rank's part is cut into.
 
     Raises:
-        ConfigError: if the ranks do not divide the batch, or an epoch has no whole batch.
+        ConfigError: if the ranks do not divide the batch, or an epoch has no batch.
     """
 
     def __init__(
         self,
-        clips: NDArray[np.integer],
+        pools: Sequence[Pool],
         batch_size: int,
         *,
         seed: int,
+        block: int = 0,
+        pad: bool = False,
         rank: int = 0,
         world_size: int = 1,
-        micro_batches: int = 1,
+        accumulate: int = 1,
     ) -> None:
-        if batch_size % (world_size * micro_batches):
+        if batch_size % (world_size * accumulate):
             raise ConfigError(
                 f"trainer.batch_size={batch_size} is not a multiple of {world_size} ranks x "
-                f"trainer.accumulate={micro_batches}"
+                f"trainer.accumulate={accumulate}",
+                remedy="The ranks share each batch evenly: change one of them",
             )
-        if len(clips) < batch_size:
+        self.clips_per_epoch = sum(pool.share for pool in pools)
+        if self.clips_per_epoch < (1 if pad else batch_size):
             raise ConfigError(
-                f"trainer.batch_size={batch_size} is more than the {len(clips)} clips there are"
+                f"trainer.batch_size={batch_size} is more than the {self.clips_per_epoch} clips of "
+                "an epoch",
+                remedy="Lower it, or set data.last_batch=pad",
             )
-        self.clips, self.batch_size, self.seed = clips, batch_size, seed
-        self.rank, self.world_size, self.micro_batches = rank, world_size, micro_batches
-        self.steps_per_epoch = len(clips) // batch_size
-        self.epoch = self.step = 0
-        self._order: tuple[int, NDArray[np.integer]] | None = None
+        self.pools, self.batch_size, self.seed = pools, batch_size, seed
+        self.block, self.pad = block, pad
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+        whole, rest = divmod(self.clips_per_epoch, batch_size)
+        self.steps_per_epoch = whole + (1 if pad and rest else 0)
+        self._orders: dict[int, Numbers] = {}
+        self._lock = threading.Lock()
 
-    def next(self) -> list[NDArray[np.integer]]:
-        """This rank's micro-batches of the next global batch."""
-        part = self.batch_size // self.world_size
-        start = self.rank * part
-        batch = self.global_batch(self.epoch, self.step)[start : start + part]
-        self.step += 1
-        if self.step == self.steps_per_epoch:
-            self.epoch, self.step = self.epoch + 1, 0
-        return np.split(batch, self.micro_batches)
-
-    def global_batch(self, epoch: int, step: int) -> NDArray[np.integer]:
+    def global_batch(self, step: int) -> Numbers:
         """The clips of one step over all ranks, `[batch_size]`."""
-        if self._order is None or self._order[0] != epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.clips))
-            self._order = (epoch, self.clips[order])
-        start = step * self.batch_size
-        return self._order[1][start : start + self.batch_size]
+        epoch, within = divmod(step, self.steps_per_epoch)
+        start = within * self.batch_size
+        batch = self._order(epoch)[start : start + self.batch_size]
+        return np.append(batch, np.full(self.batch_size - len(batch), EMPTY))
 
-    def state(self) -> dict[str, int]:
-        """Where the stream stands, as plain data."""
-        return {"epoch": self.epoch, "step": self.step}
+    def batch(self, step: int) -> Numbers:
+        """This rank's part of it, `[batch_size / ranks]`."""
+        part = self.batch_size // self.world_size
+        return self.global_batch(step)[self.rank * part : (self.rank + 1) * part]
 
-    def restore(self, state: dict[str, int]) -> None:
-        """Go on from a `state`."""
-        self.epoch, self.step = state["epoch"], state["step"]
+    def planned(self, step: int) -> int:
+        """Clips of the step over all ranks, without the empty places."""
+        within = step % self.steps_per_epoch
+        return min(self.batch_size, self.clips_per_epoch - within * self.batch_size)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything the order depends on, as plain data."""
+        return {
+            "trainer.seed": self.seed,
+            "trainer.batch_size": self.batch_size,
+            "data.order": f"block of {self.block}" if self.block else "global",
+            "data.last_batch": "pad" if self.pad else "drop",
+            "data.weights": [pool.weight for pool in self.pools],
+            "clips": digest([[len(p.clips), int(p.clips.sum())] for p in self.pools]),
+        }
+
+    def check_same(self, saved: dict[str, Any], data: list[str]) -> None:
+        """Raise `CheckpointError` naming what changed since `saved`, the identity of a checkpoint.
+
+        Args:
+            data: digests of the shard sets.
+        """
+        now = {**self.identity(), "shard sets": data}
+        changed = [
+            f"{key}: {saved.get(key)} then, {value} now"
+            for key, value in now.items()
+            if saved.get(key) != value
+        ]
+        if changed:
+            raise CheckpointError(
+                "the checkpoint belongs to another order of clips: " + "; ".join(changed),
+                remedy="Put these back, or train into another trainer.out",
+            )
+
+    def _order(self, epoch: int) -> Numbers:
+        with self._lock:
+            if epoch not in self._orders:
+                # The next epoch's is asked for while this one's is still needed.
+                self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
+                self._orders[epoch] = epoch_order(self.pools, self.seed, epoch, self.block)
+            return self._orders[epoch]

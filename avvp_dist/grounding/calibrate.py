@@ -55,15 +55,15 @@ def calibrate(config: CalibrateConfig) -> Path:
         ConfigError: for a stream the shard set lacks.
         DataError: for a shard set of fewer than two clips.
     """
-    shards = ShardSet(config.shards)
+    shards = ShardSet(config.shards, config)
     out = Path(config.out or shards.folder / "thresholds.yaml")
-    inputs = {str(shards.folder.absolute()): shards.digest}
+    inputs = {shards.name: shards.digest}
     with stage_run("calibrate", out.parent, config, {"manifest": shards.digest}, inputs) as run:
         found = calibrations(shards, config)
         chosen: dict[str, Any] = {
             "thresholds": {name: c.threshold for name, c in found.items()},
             "rates": {name: c.rates for name, c in found.items()},
-            "extractor": shards.manifest["extractor"],
+            "extractor": shards.extractor,
             "manifest": shards.digest,
             "config": {k: v for k, v in asdict(config).items() if k != "tracking"},
         }
@@ -81,7 +81,7 @@ def calibrations(shards: ShardSet, config: CalibrateConfig) -> dict[str, Calibra
                 f"streams: the shard set has no stream {name}, it has {sorted(shards.dims)}"
             )
     if len(shards) < 2:
-        raise DataError(f"{shards.folder} has {len(shards)} clip, calibration needs two")
+        raise DataError(f"{shards.name} has {len(shards)} clip, calibration needs two")
     rng = np.random.default_rng(config.seed)
     order = rng.permutation(len(shards))
     queries = np.sort(order[: config.queries])
@@ -137,7 +137,7 @@ def _report(run: Run, out: Path, found: dict[str, Calibration], shards: ShardSet
         for name, c in found.items()
     }
     limits = {name: c.threshold for name, c in found.items()}
-    title = f"{shards.folder.name}: {shards.manifest['extractor'] or 'unnamed extractor'}"
+    title = f"{Path(shards.name).name}: {shards.extractor or 'unnamed extractor'}"
     figure = similarity_figure(out.with_suffix(".png"), histograms, limits, title)
     run.figure(figure)
     run.artifact(out)

@@ -8,6 +8,7 @@ was killed goes on with what is missing.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from avvp_dist import __version__
-from avvp_dist.cluster import result, start_ray
+from avvp_dist.cluster import map_tasks
 from avvp_dist.commit import digest, sha256, staged, write_json
-from avvp_dist.config import GroundConfig
+from avvp_dist.config import GroundConfig, Reading
 from avvp_dist.data.schema import AUDIO, PADDING
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import ClusterError, ConfigError
 from avvp_dist.evaluation.figures import component_figure
 from avvp_dist.grounding.components import components, link, silent_snippets
-from avvp_dist.grounding.version import SUMMARY
+from avvp_dist.grounding.version import GROUNDINGS, SUMMARY
 from avvp_dist.tracking.run import Run, stage_run
 
 _CLIPS_AT_ONCE = 1024
@@ -38,31 +39,33 @@ def ground(config: GroundConfig) -> Path:
         DataError: for a damaged shard.
         ClusterError: if shards are missing after all retries.
     """
-    shards = ShardSet(config.shards)
+    shards = ShardSet(config.shards, config)
     plan = _plan(config, shards)
-    folder = shards.folder / "grounding" / plan["version"]
+    folder = Path(config.out or shards.folder / GROUNDINGS) / plan["version"]
     tags = {"manifest": shards.digest, "grounding": plan["version"]}
-    inputs = {str(shards.folder.absolute()): shards.digest}
+    inputs = {shards.name: shards.digest}
     with stage_run("ground", folder, config, tags, inputs) as run:
         missing = [n for n in range(len(shards.shards)) if not _done(folder, shards, n, plan)]
         if missing:
             # Until all are done again, nothing may vouch for a mixture of old and new labels.
             (folder / SUMMARY).unlink(missing_ok=True)
-            _run_tasks(shards, folder, plan, missing, config.workers)
+            _run_tasks(config, shards, folder, plan, missing)
         left = [n for n in range(len(shards.shards)) if not _done(folder, shards, n, plan)]
         if left:
             raise ClusterError(
                 f"{len(left)} of {len(shards.shards)} shards are not grounded, first "
-                f"{shards.shards[left[0]].path}",
+                f"{shards.name}/{shards.shards[left[0]].name}",
                 remedy="Run the same command again: it goes on with these",
             )
         _summarise(run, shards, folder, plan)
     return folder
 
 
-def ground_shard(folder: str, shard_set: str, number: int, plan: dict[str, Any]) -> int:
+def ground_shard(
+    folder: str, shard_set: str, reading: Reading, number: int, plan: dict[str, Any]
+) -> int:
     """Label one shard and write its two files; returns its number of clips."""
-    shards = ShardSet(shard_set)
+    shards = ShardSet(shard_set, reading)
     shard, start = shards.shards[number], shards.starts[number]
     reference = np.array(plan["silent_audio"], np.float32)
     ids, counts = [], {"links": 0.0, "silent": 0}
@@ -76,7 +79,7 @@ def ground_shard(folder: str, shard_set: str, number: int, plan: dict[str, Any])
         edges = link(streams, plan["thresholds"], plan["rule"], silent)
         counts["links"] += float(edges.mean((1, 2)).sum())
         ids.append(components(edges, shards.lengths[clips]))
-    path = Path(folder) / f"{shard.path.stem}.npy"
+    path = Path(folder) / f"{shard.stem}.npy"
     with staged(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(ids), allow_pickle=False)
     write_json(
@@ -94,10 +97,10 @@ def _plan(config: GroundConfig, shards: ShardSet) -> dict[str, Any]:
             f"thresholds: {path} does not exist", remedy="Make it with tools/calibrate.py"
         )
     chosen: Any = OmegaConf.to_container(OmegaConf.load(path))
-    if chosen["extractor"] != shards.manifest["extractor"]:
+    if chosen["extractor"] != shards.extractor:
         raise ConfigError(
             f"thresholds: {path} belongs to the extractor {chosen['extractor']!r}, the shard "
-            f"set to {shards.manifest['extractor']!r}",
+            f"set to {shards.extractor!r}",
             remedy="Calibrate on this shard set",
         )
     for name in chosen["thresholds"]:
@@ -133,51 +136,30 @@ def _silent(path: str) -> list[float]:
 
 
 def _made_from(shards: ShardSet, number: int, plan: dict[str, Any]) -> str:
-    return digest([shards.manifest["shards"][number]["sha256"], plan])
+    return digest([shards.shards[number].sha256, plan])
 
 
 def _done(folder: Path, shards: ShardSet, number: int, plan: dict[str, Any]) -> bool:
-    path = folder / f"{shards.shards[number].path.stem}.json"
+    path = folder / f"{shards.shards[number].stem}.json"
     if not path.is_file() or not path.with_suffix(".npy").is_file():
         return False
     return bool(json.loads(path.read_text())["made_from"] == _made_from(shards, number, plan))
 
 
 def _run_tasks(
-    shards: ShardSet, folder: Path, plan: dict[str, Any], missing: list[int], workers: int
+    config: GroundConfig, shards: ShardSet, folder: Path, plan: dict[str, Any], missing: list[int]
 ) -> None:
-    import ray  # takes a second, and a finished grounding needs none
-
-    start_ray(workers)
-    try:
-        task = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[OSError])(ground_shard)
-        window = 2 * int(ray.cluster_resources().get("CPU", 1))
-        arguments = (str(folder.absolute()), str(shards.folder.absolute()))
-        running: list[Any] = []
-        with tqdm(total=sum(shards.shards[n].clips for n in missing), unit=" clips") as bar:
-            bar.set_description(f"grounding {len(missing)} shards")
-            for number in missing:
-                if len(running) >= window:
-                    running = _collect(running, bar)
-                running.append(task.remote(*arguments, number, plan))
-            while running:
-                running = _collect(running, bar)
-    finally:
-        ray.shutdown()
-
-
-def _collect(running: list[Any], bar: Any) -> list[Any]:
-    """Wait for one task."""
-    import ray
-
-    done, rest = ray.wait(running, num_returns=1)
-    bar.update(result(done[0], "a grounding task"))
-    return rest
+    reading = Reading(**{field.name: getattr(config, field.name) for field in fields(Reading)})
+    calls = [(str(folder.absolute()), shards.name, reading, number, plan) for number in missing]
+    clips = sum(shards.shards[number].clips for number in missing)
+    with tqdm(total=clips, desc=f"grounding {len(missing)} shards", unit=" clips") as bar:
+        for count in map_tasks(ground_shard, calls, config.workers, "a grounding task"):
+            bar.update(count)
 
 
 def _summarise(run: Run, shards: ShardSet, folder: Path, plan: dict[str, Any]) -> None:
-    ids = np.concatenate([np.load(folder / f"{s.path.stem}.npy") for s in shards.shards])
-    counts = [json.loads((folder / f"{s.path.stem}.json").read_text()) for s in shards.shards]
+    ids = np.concatenate([np.load(folder / f"{s.stem}.npy") for s in shards.shards])
+    counts = [json.loads((folder / f"{s.stem}.json").read_text()) for s in shards.shards]
     real = ids != PADDING
     members = (ids[:, None, :] == np.arange(shards.snippets)[None, :, None]).sum(2)
     sizes = np.bincount(members[members > 0], minlength=shards.snippets + 1)[1:]
@@ -193,7 +175,7 @@ def _summarise(run: Run, shards: ShardSet, folder: Path, plan: dict[str, Any]) -
     }
     summary = {"version": plan["version"], "manifest": shards.digest, "plan": plan, **figures}
     write_json(folder / SUMMARY, summary)
-    title = f"{shards.folder.name}, grounding {plan['version']}"
+    title = f"{Path(shards.name).name}, grounding {plan['version']}"
     figure = component_figure(folder / "components.png", sizes, per_clip, title)
     run.figure(figure)
     run.artifact(folder / SUMMARY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,36 +10,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.data.remote import is_url, read_url
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
 
+GROUNDINGS = "grounding"
+"""The folder in a shard set where its groundings lie."""
 SUMMARY = "grounding.json"
 """Written when every shard is done; a grounding without it is not finished."""
 
 
 class Grounding:
-    """A finished grounding of `shards`; `folder` may be empty when there is only one.
+    """A finished grounding of `shards`; `place`, a folder or URL, may be empty when there is one.
 
     Raises:
         DataError: if there is none, more than one to choose from, or it is of other shards.
     """
 
-    def __init__(self, shards: ShardSet, folder: str | Path = "") -> None:
-        self.folder = Path(folder) if folder else _only_one(shards)
-        path = self.folder / SUMMARY
-        if not path.is_file():
+    def __init__(self, shards: ShardSet, place: str | Path = "") -> None:
+        self.place = str(place).rstrip("/") or str(_only_one(shards))
+        try:
+            self.summary: dict[str, Any] = json.loads(_bytes(f"{self.place}/{SUMMARY}"))
+        except FileNotFoundError:
             raise DataError(
-                f"{path} is missing: no finished grounding",
+                f"{self.place}/{SUMMARY} is missing: no finished grounding",
                 remedy="Run tools/ground.py (again: it goes on where it stopped)",
-            )
-        self.summary: dict[str, Any] = json.loads(path.read_text())
+            ) from None
         if self.summary["manifest"] != shards.digest:
             raise DataError(
-                f"{self.folder} was made for another shard set than {shards.folder}",
+                f"{self.place} was made for another shard set than {shards.name}",
                 remedy="Run tools/ground.py on this one",
             )
         self.version: str = self.summary["version"]
-        parts = [np.load(self.folder / f"{shard.path.stem}.npy") for shard in shards.shards]
+        files = (f"{self.place}/{shard.stem}.npy" for shard in shards.shards)
+        parts = [np.load(io.BytesIO(_bytes(file)), allow_pickle=False) for file in files]
         self.components: NDArray[np.uint8] = np.concatenate(parts)
 
     def gather(self, clips: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -46,11 +51,17 @@ class Grounding:
         return self.components[clips]
 
 
+def _bytes(file: str) -> bytes:
+    return read_url(file) if is_url(file) else Path(file).read_bytes()
+
+
 def _only_one(shards: ShardSet) -> Path:
-    found = sorted(path.parent for path in (shards.folder / "grounding").glob(f"*/{SUMMARY}"))
+    if shards.remote:
+        raise DataError(f"{shards.name}: which grounding?", remedy="Set data.grounding=URL")
+    found = sorted(path.parent for path in (shards.folder / GROUNDINGS).glob(f"*/{SUMMARY}"))
     if len(found) != 1:
         raise DataError(
-            f"{shards.folder}/grounding holds {len(found)} finished groundings"
+            f"{shards.folder}/{GROUNDINGS} holds {len(found)} finished groundings"
             + "".join(f", {path.name}" for path in found),
             remedy="Run tools/ground.py, or choose one with data.grounding=FOLDER",
         )

@@ -108,10 +108,10 @@ def encoder_jobs(config: TablesConfig, out: Path, rows: dict[str, Row]) -> dict[
         keys = [
             *config.pretrain,
             *(UNTRAINED if name == "untrained" else []),
-            f"data.shards={shards.folder.absolute()}",
+            f"data.shards={shards.name}",
         ]
         stage = _training("pretrain", PretrainConfig, files, keys, folder / "pretrain", config)
-        grounding = Grounding(shards, stage.config.data.grounding)
+        grounding = Grounding(shards, next(iter(stage.config.data.grounding), ""))
         read = digest([__version__, shards.digest, grounding.version])
         jobs[name] = Job(f"encoder {name}", folder, read, (stage,))
     return jobs
@@ -151,7 +151,7 @@ def _stages(
     encoders: dict[str, Job],
 ) -> list[Stage]:
     """What trains and scores a row."""
-    train, val, test = (str(one.folder.absolute()) for one in shards.values())
+    train, val, test = (one.name for one in shards.values())
     annotations = str(Path(config.annotations).absolute())
     keys = [
         *config.finetune,

@@ -39,7 +39,7 @@ def reproduce_tables(config: TablesConfig) -> Path:
         audio_version=config.audio_annotations,
         snippets=shards["test"].snippets,
     )
-    inputs = {str(one.folder.absolute()): one.digest for one in shards.values()}
+    inputs = {one.name: one.digest for one in shards.values()}
     tags = {f"manifest.{split}": one.digest for split, one in shards.items()}
     with Run("tables", out, config, tags, inputs=inputs, resume=True) as run:
         encoders = encoder_jobs(config, out, rows)

@@ -25,7 +25,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
-    shards = ShardSet(config.shards)
+    shards = ShardSet(config.shards, config)
     annotations = read_annotations(
         config.annotations,
         config.split,
@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     ranks = alone()
     parser.to(ranks.device)
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}
-    with stage_run("evaluate", out, config, lineage, {config.shards: shards.digest}) as run:
+    with stage_run("evaluate", out, config, lineage, {shards.name: shards.digest}) as run:
         predictions = predict(parser, shards, clips, ranks, batch_size=config.batch_size)
         predictions.save(out / "predictions.npz")
         found = report([predictions], annotations, config.rule, threshold)

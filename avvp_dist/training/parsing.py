@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avvp_dist.commit import sha256
-from avvp_dist.config import FinetuneConfig, ParsingLoss
+from avvp_dist.config import FinetuneConfig, Loading, ParsingLoss
 from avvp_dist.data.llp import Annotations, read_annotations
+from avvp_dist.data.loader import Read
+from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.refined import load_refined
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, DataError
@@ -26,7 +27,7 @@ from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import check_unclaimed
 from avvp_dist.training.engine import parameter_groups
-from avvp_dist.training.prediction import load_streams, match_clips, predict
+from avvp_dist.training.prediction import match_clips, predict
 from avvp_dist.training.ranks import Ranks, connect
 from avvp_dist.training.trainer import Batch, Panels, Trainer
 
@@ -41,7 +42,8 @@ def finetune(config: FinetuneConfig) -> None:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
     check_unclaimed(Path(config.trainer.out), config.trainer.resume)
-    train, val = ShardSet(config.data.train), ShardSet(config.data.val)
+    data = Mixture.open([config.data.train], [], config.data)
+    train, val = data.sets[0], ShardSet(config.data.val, config.data)
     annotations = read_annotations(
         config.data.annotations,
         "val",
@@ -51,11 +53,11 @@ def finetune(config: FinetuneConfig) -> None:
     ranks = connect()
     torch.manual_seed(config.trainer.seed)
     encoder, front = _pretrained(config, train, ranks)
-    task = ParsingTask(config, train, val, annotations, encoder, front)
+    task = ParsingTask(config, data, val, annotations, encoder, front)
     lineage = {"manifest": train.digest, "encoder": front["version"] if front else "none"}
     if front:
         lineage["grounding"] = front["meta"]["grounding"]
-    inputs = {str(s.folder.absolute()): s.digest for s in (train, val)}
+    inputs = {s.name: s.digest for s in (train, val)}
     if config.data.refined_labels:
         labels = Path(config.data.refined_labels).absolute()
         inputs[str(labels)] = sha256(labels)
@@ -97,16 +99,18 @@ class ParsingTask:
     def __init__(
         self,
         config: FinetuneConfig,
-        train: ShardSet,
+        data: Mixture,
         val: ShardSet,
         annotations: Annotations,
         encoder: Encoder | None,
         front: dict[str, Any] | None,
     ) -> None:
-        self.config, self.train, self.val = config, train, val
+        self.config, self.data, self.val = config, data, val
+        self.loading: Loading = config.data
+        train = self.train = data.sets[0]
         check_parsable(train)
         check_parsable(val, like=train)
-        self.clips: NDArray[np.integer] = np.arange(len(train))
+        self.pools = data.pools()
         self.weak = read_weak_labels(train, annotations.classes)
         self.kept = self._kept(config.data.refined_labels)
         self.val_clips, self.val_events = match_clips(val, annotations)
@@ -117,7 +121,7 @@ class ParsingTask:
             "dims": train.dims,
             "snippets": train.snippets,
             "classes": list(annotations.classes),
-            "extractor": train.manifest["extractor"],
+            "extractor": train.extractor,
             "manifest": train.digest,
         }
         self.parser = build_parser(self.meta, encoder)
@@ -134,11 +138,11 @@ class ParsingTask:
             *parameter_groups(front, lr, optimizer.weight_decay),
         ]
 
-    def batch(self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype) -> Batch:
+    def batch(self, read: Read, device: torch.device, dtype: torch.dtype) -> Batch:
         return {
-            "streams": load_streams(self.train, clips, device, dtype),
-            "weak": self.weak[clips].to(device),
-            "kept": None if self.kept is None else self.kept[clips].to(device),
+            "streams": read.to(device, dtype),
+            "weak": self.weak[read.clips].to(device),
+            "kept": None if self.kept is None else self.kept[read.clips].to(device),
         }
 
     def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
@@ -178,21 +182,19 @@ def read_weak_labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:
     unlabelled = [n for n, names in enumerate(shards.labels) if names is None]
     if unlabelled:
         raise DataError(
-            f"{shards.folder}: {len(unlabelled)} clips have no weak labels, first "
-            f"{shards.ids[unlabelled[0]]}",
+            f"{shards.name}: {len(unlabelled)} clips have no weak labels, first "
+            f"{shards.id(unlabelled[0])}",
             remedy="Pack them with annotations=FOLDER",
         )
     unknown = [
-        (shards.ids[n], name)
+        (shards.id(n), name)
         for n, names in enumerate(shards.labels)
         for name in names or ()
         if name not in classes
     ]
     if unknown:
         clip, name = unknown[0]
-        raise DataError(
-            f"{shards.folder}: clip {clip} has the label {name}, which is no class here"
-        )
+        raise DataError(f"{shards.name}: clip {clip} has the label {name}, which is no class here")
     return weak_labels(shards.labels, classes)
 
 
@@ -201,13 +203,13 @@ def check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
     short = np.flatnonzero(shards.lengths < shards.snippets)
     if short.size:
         raise DataError(
-            f"{shards.folder}: {short.size} clips have fewer than {shards.snippets} snippets, "
-            f"first {shards.ids[short[0]]}",
-            remedy="The parser reads whole clips: pack without these",
+            f"{shards.name}: {short.size} clips have fewer than {shards.snippets} snippets, "
+            f"first {shards.id(short[0])}",
+            remedy="The parser reads whole clips: pack with short=drop",
         )
     if like is not None and (shards.dims, shards.snippets) != (like.dims, like.snippets):
         raise DataError(
-            f"{shards.folder} holds {shards.dims} x {shards.snippets} snippets, {like.folder} "
+            f"{shards.name} holds {shards.dims} x {shards.snippets} snippets, {like.name} "
             f"{like.dims} x {like.snippets}",
             remedy="Training and validation need features of the same backbones",
         )
@@ -231,10 +233,10 @@ def _pretrained(
             f"snippets, the shard set holds {shards.dims} x {shards.snippets}",
             remedy="Pretrain on features of the same backbones",
         )
-    if meta["extractor"] != shards.manifest["extractor"]:
+    if meta["extractor"] != shards.extractor:
         raise CheckpointError(
             f"encoder.checkpoint: {folder} was trained on features of {meta['extractor']!r}, "
-            f"the shard set holds those of {shards.manifest['extractor']!r}"
+            f"the shard set holds those of {shards.extractor!r}"
         )
     version = version or str(folder)
     return encoder, {"config": asdict(config.encoder), "meta": meta, "version": version}

@@ -50,7 +50,7 @@ def predict(
             found, (parsed.frame_prob, parsed.video_prob, parsed.modality_prob), strict=True
         ):
             kept.append(prob.float().cpu().numpy())
-    ids = tuple(shards.ids[number] for number in clips)
+    ids = tuple(shards.id(number) for number in clips)
     return Predictions(ids, *(ranks.join(np.concatenate(kept)) for kept in found))
 
 
@@ -66,10 +66,10 @@ def check_fit(
     folder: Path, meta: dict[str, Any], shards: ShardSet, classes: tuple[str, ...]
 ) -> None:
     """Raise `CheckpointError` unless the parser in `folder` fits these features and classes."""
-    if meta["dims"] != shards.dims or meta["extractor"] != shards.manifest["extractor"]:
+    if meta["dims"] != shards.dims or meta["extractor"] != shards.extractor:
         raise CheckpointError(
             f"parser: {folder} was trained on {meta['dims']} of {meta['extractor']!r}, the "
-            f"shard set holds {shards.dims} of {shards.manifest['extractor']!r}"
+            f"shard set holds {shards.dims} of {shards.extractor!r}"
         )
     if tuple(meta["classes"]) != classes:
         raise CheckpointError(f"parser: {folder} knows other classes than the annotations")
@@ -88,7 +88,7 @@ def match_clips(
     missing = [clip for clip in annotations.ids if clip not in number]
     if missing:
         raise DataError(
-            f"{shards.folder} lacks {len(missing)} of the {len(annotations.ids)} "
+            f"{shards.name} lacks {len(missing)} of the {len(annotations.ids)} "
             f"{annotations.split} clips, first {missing[0]}",
             remedy="Scores over fewer clips are not comparable: pack the whole split",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avvp_dist.config import Objective, PretrainConfig
-from avvp_dist.data.schema import AUDIO
-from avvp_dist.data.shards import ShardSet
+from avvp_dist.config import Loading, Objective, PretrainConfig
+from avvp_dist.data.loader import Read
+from avvp_dist.data.mixture import Mixture
+from avvp_dist.data.schema import AUDIO, PADDING
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
@@ -39,18 +39,18 @@ def pretrain(config: PretrainConfig) -> None:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
     check_unclaimed(Path(config.trainer.out), config.trainer.resume)
-    shards = ShardSet(config.data.shards)
-    grounding = Grounding(shards, config.data.grounding)
+    data = Mixture.open(config.data.shards, config.data.weights, config.data)
+    groundings = _groundings(data, config.data.grounding)
     ranks = connect()
     torch.manual_seed(config.trainer.seed)
-    task = PretrainingTask(config, shards, grounding)
-    lineage = {"manifest": shards.digest, "grounding": grounding.version}
+    task = PretrainingTask(config, data, groundings)
+    lineage = {"manifest": task.manifest, "grounding": task.grounding}
     with Run(
         "pretrain",
         Path(config.trainer.out),
         config,
         {**lineage, "objective": config.objective.name},
-        inputs={str(shards.folder.absolute()): shards.digest},
+        inputs={part.name: part.digest for part in data.sets},
         resume=config.trainer.resume == "auto",
         active=ranks.first,
     ) as run:
@@ -73,32 +73,36 @@ class PretrainingTask:
         ("similarity", ["train/positive", "train/negative"], "cosine"),
     )
 
-    def __init__(self, config: PretrainConfig, shards: ShardSet, grounding: Grounding) -> None:
-        self.config, self.shards, self.grounding = config, shards, grounding
+    def __init__(
+        self, config: PretrainConfig, data: Mixture, groundings: Sequence[Grounding]
+    ) -> None:
+        self.config, self.data = config, data
+        self.loading: Loading = config.data
         hidden = config.data.hidden_streams
-        _check_hidden(hidden, shards)
-        self.encoder = Encoder(config.encoder, shards.dims, shards.snippets)
+        _check_hidden(hidden, data)
+        self.manifest = "+".join(data.digests)
+        self.grounding = "+".join(one.version for one in groundings)
+        self.components = np.concatenate([one.components for one in groundings])
+        self.encoder = Encoder(config.encoder, data.dims, data.snippets)
         self.module: nn.Module = GroundingModel(self.encoder, config.objective, hidden)
-        self.clips, heldout = _split(shards, config.data.heldout)
-        self.heldout = heldout[: config.data.heldout_clips]
+        trained = _trained(data, config.data.heldout)
+        self.pools = data.pools(trained)
+        self.heldout = np.flatnonzero(~trained)[: config.data.heldout_clips]
         if config.trainer.export == "best" and not len(self.heldout):
             raise ConfigError("trainer.export=best needs held-out clips: data.heldout holds none")
-        self.lengths = shards.lengths
+        self.lengths = data.lengths
 
     def groups(self) -> list[dict[str, Any]]:
         optimizer = self.config.optimizer
         named = list(self.module.named_parameters())
         return parameter_groups(named, optimizer.lr, optimizer.weight_decay)
 
-    def batch(self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype) -> Batch:
-        streams = {
-            name: torch.from_numpy(array).to(device, dtype)
-            for name, array in self.shards.gather(clips).items()
-        }
+    def batch(self, read: Read, device: torch.device, dtype: torch.dtype) -> Batch:
+        clips = read.clips
         return {
-            "streams": streams,
-            "lengths": torch.from_numpy(self.lengths[clips]).to(device),
-            "components": torch.from_numpy(self.grounding.gather(clips)).to(device),
+            "streams": read.to(device, dtype),
+            "lengths": torch.from_numpy(self.lengths[clips].astype(np.int64)).to(device),
+            "components": torch.from_numpy(self.components[clips]).to(device),
         }
 
     def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
@@ -110,7 +114,7 @@ class PretrainingTask:
             for part in np.array_split(mine, max(1, -(-len(mine) // 256)))
         ]
         similarity, losses = (ranks.join(np.concatenate(kind)) for kind in zip(*found, strict=True))
-        components = torch.from_numpy(self.grounding.gather(self.heldout))
+        components = torch.from_numpy(self.components[self.heldout])
         same, valid = (mask.numpy() for mask in pair_masks(components))
         others = valid & ~np.eye(same.shape[1], dtype=bool)
         scores = {
@@ -135,11 +139,11 @@ class PretrainingTask:
             "kind": "encoder",
             "encoder": asdict(self.config.encoder),
             "objective": asdict(self.config.objective),
-            "dims": self.shards.dims,
-            "snippets": self.shards.snippets,
-            "extractor": self.shards.manifest["extractor"],
-            "manifest": self.shards.digest,
-            "grounding": self.grounding.version,
+            "dims": self.data.dims,
+            "snippets": self.data.snippets,
+            "extractor": self.data.extractor,
+            "manifest": self.manifest,
+            "grounding": self.grounding,
         }
 
     @torch.no_grad()
@@ -147,7 +151,10 @@ class PretrainingTask:
         self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cosines within audio, within vision and across, `[B, 3, T, T]`, and the loss, `[B]`."""
-        batch = self.batch(clips, device, dtype)
+        arrays, good = self.data.read(clips)
+        streams = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        batch = self.batch(Read(clips, streams, len(clips)), device, dtype)
+        batch["components"][torch.from_numpy(~good)] = PADDING
         audio, visual = compared(self.encoder, batch, self.config.data.hidden_streams)
         # Within the clips and from all anchors: the same clips must give the same value again.
         objective = replace(self.config.objective, anchors="all", other_clips=0.0, alternate=False)
@@ -179,23 +186,30 @@ class GroundingModel(nn.Module):
         return grounding_loss(audio, visual, components, self.objective, epoch)
 
 
-def _check_hidden(hidden: Sequence[str], shards: ShardSet) -> None:
-    visual = [name for name in shards.dims if name != AUDIO]
+def _groundings(data: Mixture, places: Sequence[str]) -> list[Grounding]:
+    if places and len(places) != len(data.sets):
+        raise ConfigError(
+            f"data.grounding={list(places)} is not one folder for each of the "
+            f"{len(data.sets)} shard sets"
+        )
+    chosen = places or [""] * len(data.sets)
+    return [Grounding(part, place) for part, place in zip(data.sets, chosen, strict=True)]
+
+
+def _check_hidden(hidden: Sequence[str], data: Mixture) -> None:
+    visual = [name for name in data.dims if name != AUDIO]
     if not set(hidden) < set(visual):
         raise ConfigError(
             f"data.hidden_streams={list(hidden)}: some, not all, of the visual streams {visual} of "
-            f"{shards.folder} can be hidden"
+            f"{data.name} can be hidden"
         )
 
 
-def _split(shards: ShardSet, heldout: float) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """Clip numbers for training and for validation, by a hash of the id alone."""
-    draws = np.array(
-        [int.from_bytes(hashlib.sha256(i.encode()).digest()[:4], "big") for i in shards.ids]
-    )
-    chosen = draws < heldout * 2**32
-    if chosen.all():
+def _trained(data: Mixture, heldout: float) -> NDArray[np.bool_]:
+    """Which clips are for training, `[N]`, by a hash of the id alone; the rest is held out."""
+    trained: NDArray[np.bool_] = (data.hashes >> np.uint64(32)) >= heldout * 2**32
+    if not trained.any():
         raise DataError(
-            f"{shards.folder}: all {len(shards)} clips are held out", remedy="Lower data.heldout"
+            f"{data.name}: all {len(data)} clips are held out", remedy="Lower data.heldout"
         )
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return trained

@@ -50,6 +50,14 @@ class Ranks:
             value /= self.size
         return value
 
+    def union(self, numbers: set[int]) -> set[int]:
+        """The numbers that any rank has, on every rank."""
+        if self.size == 1:
+            return numbers
+        sets: list[Any] = [None] * self.size
+        dist.all_gather_object(sets, numbers)
+        return set().union(*sets)
+
     def part(self, items: NDArray[Any]) -> NDArray[Any]:
         """This rank's share of `items`: every size-th, from its own number on."""
         return items[self.rank :: self.size]

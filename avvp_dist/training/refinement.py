@@ -32,7 +32,7 @@ def refine(config: RefineConfig) -> Path:
     Raises:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
-    shards, out = ShardSet(config.shards), Path(config.out)
+    shards, out = ShardSet(config.shards, config), Path(config.out)
     folder, version = resolve(config.parser, out.parent / "parser")
     parser, meta = load_parser(folder)
     classes = tuple(meta["classes"])
@@ -44,7 +44,7 @@ def refine(config: RefineConfig) -> Path:
     parser.to(ranks.device)
     clips = np.arange(len(shards))
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}
-    inputs = {str(shards.folder.absolute()): shards.digest}
+    inputs = {shards.name: shards.digest}
     with stage_run("refine", out.with_name(f"{out.stem}.run"), config, lineage, inputs) as run:
         # Of the clips as they are, of their sound beside foreign pictures, and the reverse.
         own, heard, seen = (

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avvp_dist.config import Optimizer, TrainerSection
+from avvp_dist.config import Loading, Optimizer, TrainerSection
+from avvp_dist.data.loader import Loader, Read
+from avvp_dist.data.mixture import Mixture
+from avvp_dist.data.order import Pool
 from avvp_dist.data.stream import ClipStream
 from avvp_dist.errors import NumericsError
 from avvp_dist.evaluation.figures import curves_figure
@@ -34,15 +36,18 @@ class Task(Protocol):
 
     module: nn.Module
     """`forward(batch)` gives the loss and its detached parts."""
-    clips: NDArray[np.integer]
-    """Numbers of the training clips."""
+    data: Mixture
+    """What is read."""
+    pools: list[Pool]
+    """Its training clips."""
+    loading: Loading
     panels: Panels
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates."""
 
-    def batch(self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype) -> Batch:
-        """What `forward` reads for these clips."""
+    def batch(self, read: Read, device: torch.device, dtype: torch.dtype) -> Batch:
+        """What `forward` takes for the clips that were read."""
 
     def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
         """Metrics on held-out clips, the same on every rank; a collective."""
@@ -67,14 +72,18 @@ class Trainer:
         self.task, self.config, self.optimizer = task, config, optimizer
         self.run, self.ranks, self.out = run, ranks, Path(config.out)
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        loading = task.loading
         self.stream = ClipStream(
-            task.clips,
+            task.pools,
             config.batch_size,
             seed=config.seed,
+            block=loading.block_shards if loading.order == "block" else 0,
+            pad=loading.last_batch == "pad",
             rank=ranks.rank,
             world_size=ranks.size,
-            micro_batches=config.accumulate,
+            accumulate=config.accumulate,
         )
+        self.loader = Loader(task.data, self.stream, loading, ranks.device)
         self.steps_per_epoch = self.stream.steps_per_epoch
         self.steps = config.epochs * self.steps_per_epoch
         if config.max_steps:
@@ -87,8 +96,10 @@ class Trainer:
     def train(self) -> None:
         """Train to the last step; checkpoints, exports and figures lie in `out`."""
         started = time.monotonic()
-        for step in self._progress():
-            parts = self._update(step)
+        for step, reads in zip(
+            self._progress(), self.loader.steps(self.step, self.steps), strict=True
+        ):
+            parts = self._update(step, reads)
             self.step = step + 1
             if self.step % self.config.log_every == 0 or self.step == self.steps:
                 self._log(parts, time.monotonic() - started)
@@ -100,27 +111,29 @@ class Trainer:
                 self._save()
         self._draw()
 
-    def _update(self, step: int) -> dict[str, Tensor]:
+    def _update(self, step: int, reads: list[Read]) -> dict[str, Tensor]:
         """One optimiser step over this rank's part of the global batch: loss and its parts."""
         factor = lr_factor(self.optimizer, step, self.steps, self.steps_per_epoch)
         for group, peak in zip(self.engine.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         self.engine.train()
         sums: dict[str, Tensor] = {}
-        for number, clips in enumerate(self.stream.next()):
+        for number, read in enumerate(reads):
             # Dropout as a function of step and rank: nothing of it has to be saved to resume.
             torch.manual_seed(_seed(self.config.seed, step, number, self.ranks.rank))
-            batch = self.task.batch(clips, self.ranks.device, self.dtype)
+            batch = self.task.batch(read, self.ranks.device, self.dtype)
             batch["progress"], batch["epoch"] = step / self.steps, step // self.steps_per_epoch
             loss, parts = self.engine(batch)
             if not torch.isfinite(loss):
                 raise NumericsError(
                     f"the loss of step {step} is not finite, parts "
                     f"{ {name: float(part) for name, part in parts.items()} }, clips "
-                    f"{clips[:8].tolist()} of the shard set",
+                    f"{', '.join(map(self.task.data.id, read.clips[:8]))}",
                     remedy="Lower optimizer.lr or set optimizer.clip; checkpoints are untouched",
                 )
-            self.engine.backward(loss)
+            # The mean over the clips of the step, whichever rank and micro-batch has how many.
+            weight = read.count * self.ranks.size * len(reads) / self.stream.planned(step)
+            self.engine.backward(loss if weight == 1 else loss * weight)
             self.engine.step()
             for name, part in {"loss": loss.detach(), **parts}.items():
                 sums[name] = sums.get(name, 0) + part / self.config.accumulate
@@ -131,6 +144,7 @@ class Trainer:
             name if name == "loss" else f"train/{name}": float(self.ranks.mean(part))
             for name, part in parts.items()
         }
+        self._share_damage()
         norm = self.engine.get_global_grad_norm()
         steps = (self.step - 1) % self.config.log_every + 1
         self.run.log(
@@ -141,6 +155,12 @@ class Trainer:
             clips_per_second=steps * self.config.batch_size / max(seconds, 1e-9),
         )
         self._bar.set_postfix(loss=f"{means['loss']:.4f}")
+
+    def _share_damage(self) -> None:
+        """All ranks know of all clips that cannot be read, and stop alike when it is too many."""
+        if damage := self.task.data.damage if self.task.loading.max_bad_fraction else None:
+            damage.merge(self.ranks.union(set(damage.numbers)))
+            self.run.log(self.step, bad_clips=len(damage.numbers))
 
     def _validate(self) -> None:
         self.engine.eval()
@@ -158,7 +178,8 @@ class Trainer:
                 save_model(self.out / "model", *self.task.exported(state))
 
     def _save(self) -> None:
-        state = {"step": self.step, "stream": self.stream.state(), "best": self.best}
+        order = {**self.stream.identity(), "shard sets": self.task.data.digests}
+        state = {"step": self.step, "order": order, "best": self.best}
         folder = self.out / CHECKPOINTS
         save_checkpoint(self.engine, folder, self.step, state, self.config.keep, self.ranks)
 
@@ -167,8 +188,8 @@ class Trainer:
             return
         state = load_checkpoint(self.engine, self.out / CHECKPOINTS, self.ranks)
         if state is not None:
+            self.stream.check_same(state["order"], self.task.data.digests)
             self.step, self.best = state["step"], state["best"]
-            self.stream.restore(state["stream"])
         if self.ranks.first:
             print(
                 f"{self.out}: "

@@ -1,17 +1,18 @@
-"""Packing: features as others leave them on disk, with their labels, into a shard set."""
+"""Sources: features as others leave them on disk, with their labels, packed as they are."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from avvp_dist.config import PackConfig, Tracking
 from avvp_dist.data.llp import read_annotations
+from avvp_dist.data.packing import pack
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.sources import pack
 from avvp_dist.errors import DataError
 
 OFF = Tracking(enabled=False)
@@ -48,9 +49,9 @@ def han(tmp_path: Path) -> Path:
     return folder
 
 
-def pack_han(folder: Path, **changes: str) -> ShardSet:
+def pack_han(folder: Path, **changes: Any) -> ShardSet:
     keys = {"source": str(folder), "out": str(folder.parent / "out"), "format": "han", **changes}
-    return pack(PackConfig(tracking=OFF, **keys))
+    return pack(PackConfig(**{"tracking": OFF, "max_bad_fraction": 0.6, "short": "drop", **keys}))
 
 
 def test_arrays_arrive_in_order_with_labels(features: Path, packed: dict[str, ShardSet]) -> None:
@@ -151,11 +152,29 @@ def test_han_names_the_clips_left_out(han: Path, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         shard_set = pack_han(han)
     assert shard_set.ids == ["AP0061o0Nvk_101.8_111.8", "_-c.efghij1_30_40"]
-    (record,) = caplog.records
-    assert record.getMessage().startswith("3 of 5 clips left out")
-    assert "short678901_0_10: 60 of 80 frames" in record.getMessage()
-    assert "missing8901_0_10: " in record.getMessage()
-    assert "-bcdefghij0_0_10: " in record.getMessage()
+    filled, broken, short = (record.getMessage() for record in caplog.records)
+    assert filled == "clips of 72 to 79 frames, filled up with their last one: 1"
+    assert broken.startswith("1 of 5 clips left out: clip missing8901_0_10: ")
+    assert short.startswith("2 of 5 clips left out: clip -bcdefghij0_0_10 has 7 of 10 snippets; ")
+    assert short.endswith("clip short678901_0_10 has 7 of 10 snippets")
+    assert shard_set.manifest["source"]["left_out"] == {"broken": 1, "short": 2}
+
+
+def test_han_pads_short_clips_by_default(han: Path) -> None:
+    shard_set = pack_han(han, short="pad")
+    assert shard_set.ids == list(CLIPS)[:4]
+    assert shard_set.lengths.tolist() == [10, 10, 10, 7]
+    short = shard_set.gather(np.array([3]))
+    assert all(array[0, :7].any() and not array[0, 7:].any() for array in short.values())
+    pooled = frames_of(han, "short678901").reshape(-1, 2048)[:56].reshape(7, 8, -1).mean(1)
+    np.testing.assert_allclose(short["visual"][0, :7], pooled, atol=1e-3)
+
+
+def test_a_broken_clip_stops_unless_allowed(han: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of 5 clips are broken: clip missing.*max_bad_fraction"):
+        pack_han(han, max_bad_fraction=0.0)
+    assert not (han.parent / "out" / "manifest.json").exists()
+    assert len(pack_han(han, max_bad_fraction=0.2)) == 3  # goes on with what was done
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", b"something else"])

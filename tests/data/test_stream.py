@@ -3,130 +3,141 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avvp_dist.data.stream import ClipStream
-from avvp_dist.errors import ConfigError
+from avvp_dist.data.order import Pool
+from avvp_dist.data.stream import EMPTY, ClipStream
+from avvp_dist.errors import CheckpointError, ConfigError
 
-SHARES = st.tuples(
-    st.sampled_from([1, 2, 3, 4]), st.integers(1, 3), st.integers(1, 4), st.integers(0, 30)
-)
-"""Ranks, micro-batches, clips in a micro-batch, clips more than one batch."""
-
-
-def numbers(count: int) -> np.ndarray:
-    """Clip numbers with gaps, as they are where some clips are held out."""
-    return np.arange(count) * 3 + 5
+SHARDS = st.lists(st.integers(1, 12), min_size=1, max_size=7)
+"""Clips in each shard."""
+RANKS = st.sampled_from([1, 2, 3, 4])
 
 
-def drawn(stream: ClipStream, steps: int) -> list[list[list[int]]]:
-    return [[part.tolist() for part in stream.next()] for _ in range(steps)]
+def pools(sizes: list[int], weight: float = 1.0) -> list[Pool]:
+    shards = np.repeat(np.arange(len(sizes)), sizes)
+    return [Pool(np.arange(len(shards)) + 5, shards, weight)]
 
 
 @settings(deadline=None)
-@given(SHARES, st.integers(1, 3), st.integers(0, 9))
-def test_ranks_and_micro_batches_share_the_same_global_batches(
-    shares: tuple[int, int, int, int], epochs: int, seed: int
+@given(
+    SHARDS,
+    RANKS,
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.booleans(),
+    st.integers(0, 3),
+    st.integers(0, 9),
+)
+def test_ranks_share_the_same_global_batches(
+    sizes: list[int], ranks: int, micro: int, size: int, pad: bool, block: int, seed: int
 ) -> None:
-    ranks, micro, size, more = shares
     batch = ranks * micro * size
-    clips = numbers(batch + more)
-    alone = ClipStream(clips, batch, seed=seed)
-    steps = epochs * alone.steps_per_epoch
-    parts = [
-        drawn(
-            ClipStream(clips, batch, seed=seed, rank=rank, world_size=ranks, micro_batches=micro),
-            steps,
-        )
+    common: dict[str, Any] = {"seed": seed, "block": block, "pad": pad}
+    try:
+        alone = ClipStream(pools(sizes), batch, **common)
+    except ConfigError:
+        assert sum(sizes) < batch and not pad
+        return
+    streams = [
+        ClipStream(pools(sizes), batch, rank=rank, world_size=ranks, accumulate=micro, **common)
         for rank in range(ranks)
     ]
-    for step, ((expected,), *shared) in enumerate(zip(drawn(alone, steps), *parts, strict=True)):
-        assert all(len(pieces) == micro for pieces in shared)
-        assert all(len(piece) == size for pieces in shared for piece in pieces)
-        assert [clip for pieces in shared for piece in pieces for clip in piece] == expected
-        epoch, within = divmod(step, alone.steps_per_epoch)
-        assert alone.global_batch(epoch, within).tolist() == expected
+    for step in range(3 * alone.steps_per_epoch):
+        expected = alone.batch(step).tolist()
+        assert len(expected) == batch
+        assert [clip for stream in streams for clip in stream.batch(step).tolist()] == expected
+        assert streams[-1].global_batch(step).tolist() == expected
+        assert streams[0].planned(step) == batch - expected.count(EMPTY)
 
 
 @settings(deadline=None)
-@given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 9))
-def test_a_clip_comes_at_most_once_an_epoch(batch: int, more: int, seed: int) -> None:
-    clips = numbers(batch + more)
-    stream = ClipStream(clips, batch, seed=seed)
-    for _ in range(3):
-        seen = np.array(drawn(stream, stream.steps_per_epoch)).ravel()
-        assert len(set(seen)) == len(seen) == len(clips) // batch * batch
-        assert set(seen) <= set(clips)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 9))
-def test_every_clip_comes_once_an_epoch_if_the_batch_divides(
-    batch: int, steps: int, seed: int
+@given(SHARDS, st.integers(1, 20), st.booleans(), st.integers(0, 3))
+def test_every_clip_comes_once_an_epoch(
+    sizes: list[int], batch: int, pad: bool, block: int
 ) -> None:
-    clips = numbers(batch * steps)
-    stream = ClipStream(clips, batch, seed=seed)
-    for _ in range(2):
-        assert sorted(np.array(drawn(stream, steps)).ravel()) == clips.tolist()
+    total = sum(sizes)
+    if total < batch and not pad:
+        return
+    stream = ClipStream(pools(sizes), batch, seed=1, block=block, pad=pad)
+    for epoch in range(3):
+        steps = range(epoch * stream.steps_per_epoch, (epoch + 1) * stream.steps_per_epoch)
+        seen = np.concatenate([stream.batch(step) for step in steps])
+        clips = seen[seen != EMPTY]
+        assert len(set(clips)) == len(clips) == (total if pad else total // batch * batch)
+        assert (seen == EMPTY).sum() == (-total % batch if pad else 0)
+        assert (seen[: len(clips)] != EMPTY).all()  # empty places are the last ones
 
 
 @settings(deadline=None)
-@given(SHARES, st.integers(0, 40), st.data())
-def test_a_stream_goes_on_from_any_step(
-    shares: tuple[int, int, int, int], done: int, data: st.DataObject
+@given(SHARDS, RANKS, st.integers(0, 40), st.booleans())
+def test_a_stream_goes_on_from_any_step_on_any_number_of_ranks(
+    sizes: list[int], ranks: int, done: int, pad: bool
 ) -> None:
-    ranks, micro, size, more = shares
-    batch = ranks * micro * size
-    rank = data.draw(st.integers(0, ranks - 1))
-
-    def fresh() -> ClipStream:
-        return ClipStream(
-            numbers(batch + more),
-            batch,
-            seed=3,
-            rank=rank,
-            world_size=ranks,
-            micro_batches=micro,
-        )
-
-    stream, resumed = fresh(), fresh()
-    drawn(stream, done)
-    state = json.loads(json.dumps(stream.state()))  # plain data, as a checkpoint keeps it
-    drawn(resumed, data.draw(st.integers(0, 5)))  # wherever it stood before
-    resumed.restore(state)
-    assert resumed.state() == state
-    assert drawn(resumed, 12) == drawn(stream, 12)
+    batch = 12
+    if sum(sizes) < batch and not pad:
+        return
+    undisturbed = ClipStream(pools(sizes), batch, seed=3, pad=pad)
+    expected = [undisturbed.batch(step).tolist() for step in range(done + 6)][done:]
+    resumed = [  # new objects, as in new processes
+        ClipStream(pools(sizes), batch, seed=3, pad=pad, rank=rank, world_size=ranks)
+        for rank in range(ranks)
+    ]
+    for step, clips in enumerate(expected, done):
+        assert [c for stream in resumed for c in stream.batch(step).tolist()] == clips
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        lambda: ClipStream(numbers(64), 64, seed=2).global_batch(0, 0),
-        lambda: ClipStream(numbers(64), 64, seed=1).global_batch(1, 0),
-        lambda: numbers(64),
-    ],
-    ids=["seed", "epoch", "order of the shards"],
-)
-def test_seed_and_epoch_change_the_order(other: Callable[[], np.ndarray]) -> None:
-    order = ClipStream(numbers(64), 64, seed=1).global_batch(0, 0)
-    assert sorted(order) == sorted(other())
-    assert order.tolist() != other().tolist()
+def test_the_time_to_resume_does_not_grow_with_the_step() -> None:
+    def seconds(step: int) -> float:
+        stream = ClipStream(pools([50_000] * 4), 256, seed=1)
+        started = time.process_time()
+        stream.batch(step)
+        return time.process_time() - started
+
+    first = min(seconds(0) for _ in range(5))
+    late = min(seconds(10**9) for _ in range(5))
+    assert late < 3 * first + 0.01
 
 
 @pytest.mark.parametrize(
     ("batch", "options", "message"),
     [
         (6, {"world_size": 4}, r"trainer\.batch_size=6 .* 4 ranks"),
-        (6, {"micro_batches": 4}, r"trainer\.batch_size=6 .*trainer\.accumulate=4"),
-        (6, {"world_size": 2, "micro_batches": 2}, r"trainer\.batch_size=6 "),
-        (21, {}, r"trainer\.batch_size=21 is more than the 20 clips"),
+        (6, {"accumulate": 4}, r"trainer\.batch_size=6 .*trainer\.accumulate=4"),
+        (6, {"world_size": 2, "accumulate": 2}, r"trainer\.batch_size=6 "),
+        (21, {}, r"trainer\.batch_size=21 is more than the 20 clips .*data\.last_batch=pad"),
     ],
 )
 def test_a_batch_that_cannot_be_is_named(batch: int, options: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        ClipStream(numbers(20), batch, seed=0, **options)
+        ClipStream(pools([20]), batch, seed=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"batch_size": 8}, r"trainer\.batch_size: 4 then, 8 now"),
+        ({"seed": 2}, r"trainer\.seed: 1 then, 2 now"),
+        ({"block": 3}, r"data\.order: global then, block of 3 now"),
+        ({"pad": True}, r"data\.last_batch: drop then, pad now"),
+        ({"pools": pools([9, 10])}, "clips: "),
+        ({"pools": pools([10, 10], 0.5)}, r"data\.weights: \[1\.0\] then, \[0\.5\] now"),
+        ({"data": ["e"]}, r"shard sets: \['d'\] then, \['e'\] now"),
+    ],
+)
+def test_another_order_is_refused_and_named(changed: dict[str, Any], named: str) -> None:
+    def make(**options: Any) -> ClipStream:
+        given = {"pools": pools([10, 10]), "batch_size": 4, "seed": 1, **options}
+        return ClipStream(**given)
+
+    saved = json.loads(json.dumps({**make().identity(), "shard sets": ["d"]}))
+    make(world_size=2, rank=1).check_same(saved, ["d"])
+    data = changed.pop("data", ["d"])
+    with pytest.raises(CheckpointError, match=named):
+        make(**changed).check_same(saved, data)

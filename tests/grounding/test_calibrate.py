@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from avvp_dist.config import CalibrateConfig
 from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet, write_shard_set
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.grounding.calibrate import calibrate, calibrations
 

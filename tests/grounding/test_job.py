@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -18,10 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from avvp_dist.config import CalibrateConfig, GroundConfig, PackConfig, Tracking
+from avvp_dist.config import CalibrateConfig, GroundConfig, PackConfig, Reading, Tracking
+from avvp_dist.data.packing import pack
 from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet, write_shard_set
-from avvp_dist.data.sources import pack
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.grounding.calibrate import calibrate
 from avvp_dist.grounding.components import components, link, silent_snippets
@@ -110,7 +110,7 @@ def test_labels_are_the_components_of_every_clip(grounded: Path) -> None:
     positive = (expected[:, :, None] == expected[:, None, :]).mean()
     assert grounding.summary["positive_pair_share"] == pytest.approx(positive)
     assert grounding.summary["plan"]["thresholds"] == thresholds(grounded)
-    figure = grounding.folder / "components.png"
+    figure = Path(grounding.place) / "components.png"
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
@@ -156,12 +156,11 @@ def test_a_damaged_clip_is_named_by_its_task(tmp_path: Path, cluster: None) -> N
     rng = np.random.default_rng(0)
     clips = [Clip(f"c{n}", {"audio": rng.random((3, 4)) + 1}) for n in range(4)]
     shards = write_shard_set(clips, tmp_path, clips_per_shard=2)
-    index = json.loads(shards.shards[1].path.with_suffix(".index.json").read_text())
-    with shards.shards[1].path.open("r+b") as file:
-        file.seek(index["stride"] + index["offsets"]["audio"])
-        file.write(np.array([np.nan], np.float16).tobytes())
+    wreck(shards, 3)
     write_thresholds(tmp_path, {"audio": 0.9}, "")
     with pytest.raises(DataError, match=r"shard-000001\.tar: clip c3: audio is not finite"):
+        ground(config(tmp_path, verify="size"))
+    with pytest.raises(DataError, match=r"shard-000001\.tar has another SHA-256"):
         ground(config(tmp_path))
     assert not (tmp_path / "grounding" / VERSION / "grounding.json").exists()
 
@@ -171,15 +170,20 @@ def test_an_old_summary_does_not_vouch_for_labels_half_made_anew(
     grounded: Path, tmp_path: Path, cluster: None
 ) -> None:
     folder = shutil.copytree(grounded, tmp_path / "again")
-    shard = ShardSet(folder).shards[2]
-    with shard.path.open("r+b") as file:
-        file.seek(shard.index["offsets"]["audio"])
-        file.write(np.array([np.nan], np.float16).tobytes())
+    wreck(ShardSet(folder), 80)
     write_thresholds(folder, {"audio": 0.1, "visual": 0.1}, "simulated")
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match=r"shard-000002\.tar has another SHA-256"):
         ground(config(folder))
     with pytest.raises(DataError, match="no finished grounding"):
         Grounding(ShardSet(folder), folder / "grounding" / VERSION)
+
+
+def wreck(shards: ShardSet, clip: int) -> None:
+    """Put a NaN into a clip's audio."""
+    shard = shards.shards[int(shards.owners(np.array([clip]))[0])]
+    with (shards.folder / shard.name).open("r+b") as file:
+        file.seek(int(shards.index["offsets"][clip, 0]))
+        file.write(np.array([np.nan], np.float16).tobytes())
 
 
 def write_thresholds(folder: Path, limits: dict[str, float], extractor: str) -> None:
@@ -275,7 +279,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
     assert all((results / name).stat().st_mtime_ns == time for name, time in done.items())
     plan = Grounding(ShardSet(many)).summary["plan"]
     for number in range(48):
-        ground_shard(str(tmp_path / "undisturbed"), str(many), number, plan)
+        ground_shard(str(tmp_path / "undisturbed"), str(many), Reading(), number, plan)
     undisturbed = sorted((tmp_path / "undisturbed").iterdir())
     assert labels(many) == {path.name: path.read_bytes() for path in undisturbed}
     np.testing.assert_array_equal(Grounding(ShardSet(many)).components, components_of(many, "or"))

@@ -17,7 +17,8 @@ from avvp_dist.grounding.version import Grounding
 @pytest.fixture
 def shards(packed: dict[str, ShardSet], tmp_path: Path) -> ShardSet:
     """A copy of the train shard set to put groundings beside."""
-    return ShardSet(shutil.copytree(packed["train"].folder, tmp_path / "train"))
+    ignored = shutil.ignore_patterns("grounding")
+    return ShardSet(shutil.copytree(packed["train"].folder, tmp_path / "train", ignore=ignored))
 
 
 def write_grounding(shards: ShardSet, name: str, manifest: str = "") -> Path:
@@ -26,7 +27,7 @@ def write_grounding(shards: ShardSet, name: str, manifest: str = "") -> Path:
     folder.mkdir(parents=True)
     for shard, start in zip(shards.shards, shards.starts, strict=False):
         ids = np.arange(start, start + shard.clips, dtype=np.uint8)[:, None].repeat(10, 1)
-        np.save(folder / f"{shard.path.stem}.npy", ids)
+        np.save(folder / f"{shard.stem}.npy", ids)
     summary = {"version": name, "manifest": manifest or shards.digest}
     (folder / "grounding.json").write_text(json.dumps(summary))
     return folder
@@ -35,7 +36,7 @@ def write_grounding(shards: ShardSet, name: str, manifest: str = "") -> Path:
 def test_the_only_grounding_is_found_and_read_in_clip_order(shards: ShardSet) -> None:
     folder = write_grounding(shards, "v1")
     grounding = Grounding(shards)
-    assert (grounding.folder, grounding.version) == (folder, "v1")
+    assert (grounding.place, grounding.version) == (str(folder), "v1")
     clips = np.array([95, 0, 41, 40, 39])
     np.testing.assert_array_equal(grounding.gather(clips), clips[:, None].repeat(10, 1))
 

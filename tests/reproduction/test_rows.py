@@ -42,7 +42,7 @@ def grounded_as(version: str, shards: ShardSet) -> None:
     folder = shards.folder / "grounding" / version
     folder.mkdir(parents=True)
     for shard in shards.shards:
-        np.save(folder / f"{shard.path.stem}.npy", np.zeros((shard.clips, 10), np.uint8))
+        np.save(folder / f"{shard.stem}.npy", np.zeros((shard.clips, 10), np.uint8))
     write_json(folder / "grounding.json", {"version": version, "manifest": shards.digest})
 
 
@@ -151,7 +151,7 @@ def test_rows_with_an_encoder_wait_for_it(
     for name, job in encoders.items():
         config: PretrainConfig = job.stages[0].config
         assert config.objective.name == ("multi" if name == "untrained" else name)
-        assert config.data.shards == str(shards["train"].folder)
+        assert config.data.shards == [str(shards["train"].folder)]
         untrained = (config.optimizer.lr, config.trainer.max_steps) == (0, 1)
         assert untrained == (name == "untrained")
 

@@ -21,10 +21,10 @@ import pytest
 
 from avvp_dist.config import PackConfig, SimulateConfig, Tracking
 from avvp_dist.data.llp import read_annotations
+from avvp_dist.data.packing import pack
 from avvp_dist.data.schema import HAN_EXTRACTOR
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.simulate import simulate
-from avvp_dist.data.sources import pack
 from avvp_dist.errors import ClusterError, ConfigError
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES, score

@@ -18,6 +18,7 @@ from torch import Tensor
 from avvp_dist.config import Encoder as EncoderConfig
 from avvp_dist.config import FinetuneConfig
 from avvp_dist.data.llp import read_annotations
+from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.refined import save_refined
 from avvp_dist.data.schema import LLP_CLASSES
 from avvp_dist.data.shards import ShardSet
@@ -95,7 +96,7 @@ def test_tuned_encoder_has_a_learning_rate_of_its_own(
     config.encoder.lr_scale = 0.5
     made = ParsingTask(
         config,
-        packed["train"],
+        Mixture([packed["train"]]),
         packed["val"],
         read_annotations(features, "val"),
         *_pretrained(config, packed["train"], ALONE),
@@ -124,7 +125,7 @@ def test_missing_validation_clips_are_refused(
     config = config_of(packed, features, tmp_path)
     annotations = read_annotations(features, "test")
     with pytest.raises(DataError, match="lacks 24 of the 24 test clips"):
-        ParsingTask(config, packed["train"], packed["val"], annotations, None, None)
+        ParsingTask(config, Mixture([packed["train"]]), packed["val"], annotations, None, None)
 
 
 # In this process.
@@ -218,8 +219,9 @@ def test_refined_labels_of_other_clips_are_refused(
     save_refined(tmp_path / "labels.npz", val.ids, np.zeros((len(val), 2, 25), bool))
     config = config_of(packed, features, tmp_path)
     config.data.refined_labels = str(tmp_path / "labels.npz")
+    data, annotations = Mixture([packed["train"]]), read_annotations(features, "val")
     with pytest.raises(DataError, match=r"labels\.npz lacks 96 of 96 clips"):
-        ParsingTask(config, packed["train"], val, read_annotations(features, "val"), None, None)
+        ParsingTask(config, data, val, annotations, None, None)
 
 
 def test_an_encoder_is_tuned_under_nothing_but_pooling(

@@ -13,13 +13,15 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from avvp_dist.config import Encoder as EncoderConfig
 from avvp_dist.config import Objective, PretrainConfig
+from avvp_dist.data.loader import Read
+from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet, write_shard_set
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import ConfigError
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.models.export import load_encoder
@@ -142,7 +144,7 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 def config_of(shards: ShardSet, out: Path) -> PretrainConfig:
     """Three epochs of two steps, with all that the authors' code does otherwise."""
     config = PretrainConfig()
-    config.data.shards, config.trainer.out = str(shards.folder), str(out)
+    config.data.shards, config.trainer.out = [str(shards.folder)], str(out)
     config.data.heldout, config.trainer.batch_size = 0.2, 32
     config.encoder = EncoderConfig(
         "tiny", visual_tokens="separate", frozen_positions=True, mask_vectors=True
@@ -162,7 +164,7 @@ def test_the_validation_loss_is_that_of_the_exported_encoder(
     assert list(losses) == [2, 4, 6]
     encoder, _ = load_encoder(tmp_path / "model")
     grounding = Grounding(grounded)
-    heldout = PretrainingTask(config, grounded, grounding).heldout
+    heldout = PretrainingTask(config, Mixture([grounded]), [grounding]).heldout
     assert 5 < len(heldout) < 40
     streams = {n: torch.from_numpy(x).float() for n, x in grounded.gather(heldout).items()}
     components = torch.from_numpy(grounding.gather(heldout))
@@ -209,7 +211,7 @@ def test_streams_that_cannot_be_hidden_are_named(
     config = config_of(grounded, tmp_path)
     config.data.hidden_streams = hidden
     with pytest.raises(ConfigError) as caught:
-        PretrainingTask(config, grounded, Grounding(grounded))
+        PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
     assert str(caught.value).startswith(f"data.hidden_streams={hidden}: ")
 
 
@@ -219,10 +221,10 @@ def test_the_best_epoch_needs_held_out_clips(
 ) -> None:
     config = config_of(grounded, tmp_path)
     config.data.heldout = heldout
-    PretrainingTask(config, grounded, Grounding(grounded))
+    PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
     config.trainer.export = "best"
     with pytest.raises(ConfigError, match=r"trainer\.export=best .* data\.heldout"):
-        PretrainingTask(config, grounded, Grounding(grounded))
+        PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
 
 
 class Halves:
@@ -230,8 +232,7 @@ class Halves:
 
     version = "halves"
 
-    def gather(self, clips: NDArray[np.integer]) -> NDArray[np.uint8]:
-        return np.array([[0, 0, 0, 1, 1, 1]] * len(clips), np.uint8)
+    components = np.array([[0, 0, 0, 1, 1, 1]] * 20, np.uint8)
 
 
 def losses_of(folder: Path, hidden: list[str], tokens: str, changed: str) -> list[float]:
@@ -247,10 +248,12 @@ def losses_of(folder: Path, hidden: list[str], tokens: str, changed: str) -> lis
     # Margins under which every pair counts.
     config.objective = Objective(positive_margin=1.0, negative_margin=-1.0)
     torch.manual_seed(0)
-    task: Any = PretrainingTask(config, shards, Halves())  # type: ignore[arg-type]
+    task: Any = PretrainingTask(config, Mixture([shards]), [Halves()])  # type: ignore[list-item]
     task.module.eval()
     alone = Ranks(0, 1, torch.device("cpu"))
-    loss, _ = task.module({**task.batch(np.arange(20), alone.device, torch.float32), "epoch": 0})
+    clips = np.arange(20)
+    read = Read(clips, {n: torch.from_numpy(x) for n, x in shards.gather(clips).items()}, 20)
+    loss, _ = task.module({**task.batch(read, alone.device, torch.float32), "epoch": 0})
     return [float(loss), task.validate(alone, torch.float32)["val/loss"]]
 
 

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from avvp_dist.config import FinetuneConfig, Parser, RefineConfig, Tracking
 from avvp_dist.data.llp import read_annotations
+from avvp_dist.data.loader import Read
+from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.refined import load_refined
 from avvp_dist.data.schema import LLP_CLASSES, Clip
-from avvp_dist.data.shards import ShardSet, write_shard_set
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.models.export import build_parser, load_parser, save_model
@@ -207,7 +210,7 @@ def task_of(packed: dict[str, ShardSet], features: Path, labels: str) -> Parsing
     config.parser.width, config.data.refined_labels = 16, labels
     torch.manual_seed(0)
     annotations = read_annotations(features, "val")
-    return ParsingTask(config, packed["train"], packed["val"], annotations, None, None)
+    return ParsingTask(config, Mixture([packed["train"]]), packed["val"], annotations, None, None)
 
 
 def test_fine_tuning_reads_them(packed: dict[str, ShardSet], features: Path, refined: Path) -> None:
@@ -217,7 +220,9 @@ def test_fine_tuning_reads_them(packed: dict[str, ShardSet], features: Path, ref
     for labels in ("", str(refined)):
         task = task_of(packed, features, labels)
         task.module.eval()
-        batch = {**task.batch(clips, ALONE.device, torch.float32), "progress": 0.0}
+        gathered = packed["train"].gather(clips)
+        read = Read(clips, {n: torch.from_numpy(x) for n, x in gathered.items()}, len(clips))
+        batch = {**task.batch(read, ALONE.device, torch.float32), "progress": 0.0}
         parts.append({name: float(part) for name, part in task.module(batch)[1].items()})
     plain, changed = parts
     different = {name for name in plain if plain[name] != changed[name]}

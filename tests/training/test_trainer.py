@@ -1,14 +1,23 @@
-"""The train loop: accumulation, divergence, and a tracking server that is not there."""
+"""The train loop: ranks, damage, divergence, other data, a tracking server that is not there."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file
 
+from avvp_dist.command_line import load
+from avvp_dist.config import PretrainConfig
+from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.writing import write_shard_set
+from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.tracking.records import read_series
+from avvp_dist.training.pretraining import pretrain
 
 pytestmark = pytest.mark.launch
 
@@ -57,3 +66,101 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(
     code, err = start(launch, grounded, tmp_path, *keys, ranks=1)
     assert code == 6
     assert "error: the loss of step" in err and "is not finite" in err
+
+
+LAST = (
+    *KEYS,
+    "tracking.enabled=false",
+    "encoder.dropout=0",
+    "objective.other_clips=0",
+    "data.last_batch=pad",
+    "trainer.max_steps=0",
+    "trainer.epochs=2",
+    "trainer.batch_size=40",
+)
+"""Two epochs of 96 clips less the held out ones: the last batch is not whole."""
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Pretrain on one rank in this process."""
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(key, value)
+    for key, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(key, value)
+
+    def run(shards: ShardSet, out: Path, *keys: str) -> None:
+        given = [f"data.shards={shards.folder}", f"trainer.out={out}", *keys]
+        pretrain(load(PretrainConfig, None, given))
+
+    return run
+
+
+def same_weights(one: Path, two: Path) -> bool:
+    first, second = (load_file(out / "model" / "model.safetensors") for out in (one, two))
+    return max(float((second[n] - w).abs().max()) for n, w in first.items()) < 2e-5
+
+
+def test_a_padded_batch_trains_alike_on_any_number_of_ranks(
+    grounded: ShardSet, launch: Any, alone: Any, tmp_path: Path
+) -> None:
+    one, four, two = (tmp_path / name for name in ("one", "micro", "two"))
+    alone(grounded, one, *LAST)
+    alone(grounded, four, *LAST, "trainer.accumulate=4")
+    code, err = start(launch, grounded, two, *LAST)
+    assert code == 0, err
+    assert len(read_series(one)["loss"]) == 6
+    assert same_weights(one, four) and same_weights(one, two)
+
+
+def test_ranks_leave_out_the_same_clips_and_count_them(
+    grounded: ShardSet, launch: Any, alone: Any, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(grounded.folder, tmp_path / "train"))
+    tar = folder / "shard-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:-1] + b"x")
+    damaged = ShardSet(folder)
+    keys = (*LAST, "data.max_bad_fraction=0.5", "data.heldout=0")
+    alone(damaged, tmp_path / "one", *keys)
+    code, err = start(launch, damaged, tmp_path / "two", *keys)
+    assert code == 0, err
+    assert "left out (40 of 96 clips): shard " in err and "another SHA-256" in err
+    for name in ("one", "two"):
+        assert set(read_series(tmp_path / name)["bad_clips"].values()) == {40}
+    assert same_weights(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(DataError, match=r"shard-000001\.tar has another SHA-256"):
+        alone(damaged, tmp_path / "stopped", *LAST)
+    with pytest.raises(DataError, match=r"40 of 96 clips cannot be read, more than .*=0\.1"):
+        alone(damaged, tmp_path / "stopped", *LAST, "data.max_bad_fraction=0.1")
+
+
+def test_another_order_or_other_clips_are_not_resumed(
+    grounded: ShardSet, alone: Any, tmp_path: Path
+) -> None:
+    keys = (*KEYS, "tracking.enabled=false", "trainer.resume=auto", "trainer.log_every=100")
+    alone(grounded, tmp_path / "run", *keys)
+    for key, named in (
+        ("trainer.batch_size=8", r"trainer\.batch_size: 16 then, 8 now"),
+        ("data.order=block", r"data\.order: global then, block of 8 now"),
+    ):
+        with pytest.raises(CheckpointError, match=f"another order of clips: .*{named}"):
+            alone(grounded, tmp_path / "run", *keys, key)
+    changed = with_one_number_changed(grounded, tmp_path / "train")
+    named = f"shard sets: \\['{grounded.digest}'\\] then, \\['{changed.digest}'\\] now"
+    with pytest.raises(CheckpointError, match=named):
+        alone(changed, tmp_path / "run", *keys)
+
+
+def with_one_number_changed(shards: ShardSet, out: Path) -> ShardSet:
+    """A copy of a grounded shard set, told from it by its digest alone."""
+    streams = shards.gather(np.arange(len(shards)))
+    streams["audio"][3, 0, 0] += 1
+    clips = (
+        Clip(clip, {name: array[n] for name, array in streams.items()})
+        for n, clip in enumerate(shards.ids)
+    )
+    changed = write_shard_set(clips, out, clips_per_shard=40, extractor=shards.extractor)
+    shutil.copytree(shards.folder / "grounding", out / "grounding")
+    (summary,) = out.glob("grounding/*/grounding.json")
+    summary.write_text(summary.read_text().replace(shards.digest, changed.digest))
+    return changed

@@ -38,9 +38,10 @@ from avvp_dist.command_line import load
 from avvp_dist.commit import MANIFEST
 from avvp_dist.config import FinetuneConfig, PackConfig, Tracking
 from avvp_dist.data.llp import Annotations, read_annotations
+from avvp_dist.data.mixture import Mixture
+from avvp_dist.data.packing import pack
 from avvp_dist.data.schema import LLP_CLASSES
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.sources import pack
 from avvp_dist.errors import DataError, NumericsError, run
 from avvp_dist.tracking.records import read_records, read_series
 from avvp_dist.tracking.run import Run
@@ -311,7 +312,7 @@ def our_epoch(
     }
     config = load(FinetuneConfig, CONFIG, [f"{key}={value}" for key, value in keys.items()])
     torch.manual_seed(SEED)
-    task = ParsingTask(config, shards, shards, annotations, None, None)
+    task = ParsingTask(config, Mixture([shards]), shards, annotations, None, None)
     out = Path(config.trainer.out)
     with Run("finetune", out, config, {}) as record:
         trainer = EpochTrainer(task, config.trainer, config.optimizer, record, ranks)

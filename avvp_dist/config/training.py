@@ -1,104 +1,12 @@
-"""The structured config of every stage: each key with its type, default, range and line of help."""
+"""Keys of pretraining and fine-tuning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from avvp_dist.config.data import Loading
+from avvp_dist.config.tracking import Tracking
 from avvp_dist.option import option, section
-
-
-@dataclass
-class Tracking:
-    """MLflow: SQLite in the working folder, or the server in MLFLOW_TRACKING_URI."""
-
-    enabled: bool = option(True, "log this run to MLflow")
-    name: str = option("", "name of the run; empty: named after the output folder")
-    register: bool = option(True, "register the exported model, alias `candidate`")
-    parent: str = option("", "output folder of the run that this one is a part of")
-
-
-@dataclass
-class SimulateConfig:
-    """tools/simulate.py: a seeded corpus of simulated clip features with annotations."""
-
-    out: str = option("", "folder to write features_*.npz and AVVP_*.csv into", required=True)
-    annotations: str = option(
-        "",
-        "folder of AVVP_*.csv whose clips, all of them, get simulated features (train=, val= and "
-        "test= are ignored, no csv is written); empty: a corpus with labels of its own",
-    )
-    train: int = option(600, "clips with weak labels", least=1)
-    val: int = option(80, "clips with dense labels for validation", least=1)
-    test: int = option(160, "clips with dense labels for the test", least=1)
-    audio_dim: int = option(96, "audio feature size", least=1)
-    visual_dim: int = option(128, "visual feature size", least=1)
-    noise: float = option(1.0, "deviation of the snippet noise, in units of a prototype", least=0)
-    seed: int = option(0, "of everything drawn", least=0)
-
-
-@dataclass
-class PackConfig:
-    """tools/pack.py: features on disk into a shard set."""
-
-    source: str = option("", "folder that holds the features", required=True)
-    out: str = option("", "folder of the shard set", required=True)
-    format: str = option(
-        "arrays",
-        "arrays: features_SPLIT.npz with `filenames` and one [N, T, D] array per stream; "
-        "han: feats/{vggish,res152,r2plus1d_18}/ID.npy",
-        choices=("arrays", "han"),
-    )
-    split: str = option("train", "split to pack", choices=("train", "val", "test"))
-    annotations: str = option("", "folder of the AVVP_*.csv; empty: the source folder")
-    clips_per_shard: int = option(2000, "clips in a shard", least=1)
-    extractor: str = option(
-        "", "name and version of what made the features; empty: HAN's for format=han"
-    )
-    tracking: Tracking = section(Tracking)
-
-
-@dataclass
-class CalibrateConfig:
-    """tools/calibrate.py: similarity thresholds of a shard set, with faiss."""
-
-    shards: str = option("", "shard set", required=True)
-    out: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
-    streams: list[str] = option(["audio", "visual"], "streams whose similarity joins two snippets")
-    false_link_rate: float = option(
-        0.01,
-        "share of snippet pairs of different clips that may lie above a threshold",
-        least=0,
-        most=1,
-    )
-    queries: int = option(4096, "snippets compared, all from different clips if enough", least=1)
-    database: int = option(
-        2048, "snippets they are compared with; GPU faiss takes 2048 at most", least=1, most=2048
-    )
-    seed: int = option(0, "of the sample", least=0)
-    tracking: Tracking = section(Tracking)
-
-
-@dataclass
-class GroundConfig:
-    """tools/ground.py: component ids of every clip (Algorithm 1), one Ray task per shard."""
-
-    shards: str = option("", "shard set", required=True)
-    thresholds: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
-    rule: str = option(
-        "or",
-        "join two snippets when any (or) or all (and) streams reach their threshold",
-        choices=("or", "and"),
-    )
-    silent_audio: str = option(
-        "", ".npy of a silent audio vector [D]; a snippet like it joins nothing; empty: no rule"
-    )
-    silent_similarity: float = option(
-        0.99, "cosine to silent_audio above which a snippet is silent", least=-1, most=1
-    )
-    version: str = option("", "name of the grounding; empty: made from rule and thresholds")
-    workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", least=0)
-    tracking: Tracking = section(Tracking)
-
 
 SIZES: dict[str, tuple[int, int, int, int]] = {
     "tiny": (2, 128, 4, 512),
@@ -206,11 +114,16 @@ class TrainerSection:
 
 
 @dataclass
-class PretrainData:
+class PretrainData(Loading):
     """What pretraining reads."""
 
-    shards: str = option("", "shard set", required=True)
-    grounding: str = option("", "grounding folder; empty: the only one in SHARDS/grounding")
+    shards: list[str] = option([], "shard set, or several that are mixed", required=True)
+    weights: list[float] = option(
+        [], "how often an epoch sees the clips of each set, such as [1, 0.5]; empty: once"
+    )
+    grounding: list[str] = option(
+        [], "grounding folder of each set; empty: the only one in SHARDS/grounding"
+    )
     heldout: float = option(
         0.05, "share of the clips kept for the grounding AUC, chosen by id", least=0, most=0.5
     )
@@ -233,7 +146,7 @@ class PretrainConfig:
 
 
 @dataclass
-class ParsingData:
+class ParsingData(Loading):
     """What fine-tuning reads."""
 
     train: str = option("", "shard set with weak labels", required=True)
@@ -317,84 +230,4 @@ class FinetuneConfig:
         Optimizer, lr=3e-4, weight_decay=0.0, warmup=0.0, schedule="step", clip=0.0
     )
     trainer: TrainerSection = section(TrainerSection, epochs=40)
-    tracking: Tracking = section(Tracking)
-
-
-@dataclass
-class RefineConfig:
-    """tools/refine_labels.py: which weak labels each modality keeps (MA, stage 2)."""
-
-    parser: str = option(
-        "", "exported parser: a folder or models:/avvp-parser@candidate", required=True
-    )
-    shards: str = option("", "shard set with weak labels", required=True)
-    out: str = option("", "npz file of the refined labels", required=True)
-    threshold: float = option(
-        0.5, "a label goes when both swapped probabilities, over its error, are below", least=0
-    )
-    batch_size: int = option(256, "clips a step", least=1)
-    seed: int = option(1, "of the partners drawn", least=0)
-    tracking: Tracking = section(Tracking)
-
-
-@dataclass
-class EvaluateConfig:
-    """launch/evaluate.py: a parser's scores with the official metrics."""
-
-    parser: str = option(
-        "", "exported parser: a folder or models:/avvp-parser@candidate", required=True
-    )
-    shards: str = option("", "shard set of the split", required=True)
-    annotations: str = option("", "folder of the AVVP_*.csv", required=True)
-    audio_annotations: str = option(
-        "2024", "version of the dense audio labels", choices=("2020", "2024")
-    )
-    split: str = option("test", "split to score", choices=("val", "test"))
-    rule: str = option(
-        "video",
-        "clip probability that must reach the threshold beside the snippet's: the video's (HAN, "
-        "the paper) or the modality's (MA, JoMoLD)",
-        choices=("video", "modality"),
-    )
-    threshold: str = option(
-        "0.5", "on snippet and clip probability: a number, or a .npy file [2, C] of one per class"
-    )
-    batch_size: int = option(64, "clips a step", least=1)
-    clip: str = option("", "clip to draw as a timeline; empty: the one with most events")
-    out: str = option("", "folder of scores.json, predictions.npz and figures", required=True)
-    tracking: Tracking = section(Tracking)
-
-
-@dataclass
-class DemoConfig:
-    """tools/demo.py: every stage in turn, on a simulated corpus or on real features."""
-
-    out: str = option("runs/demo", "folder of everything the demo makes")
-    features: str = option("", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus")
-    seeds: int = option(1, "parsers trained per row of the table", least=1)
-    ranks: int = option(2, "DeepSpeed ranks", least=1)
-
-
-@dataclass
-class TablesConfig:
-    """tools/reproduce_tables.py: Tables 1 and 2, every row trained from some seeds, on Ray."""
-
-    shards: str = option("", "folder of the shard sets train, val and test", required=True)
-    annotations: str = option("", "folder of the AVVP_*.csv", required=True)
-    pretraining: str = option("", "shard set the encoders are trained on; empty: SHARDS/train")
-    out: str = option("runs/tables", "folder of everything made, on a disk that all nodes see")
-    rows: list[str] = option([], "rows to make, by their config's name; empty: all")
-    seeds: int = option(3, "parsers trained per row", least=1)
-    audio_annotations: str = option(
-        "2024", "version of the dense audio labels", choices=("2020", "2024")
-    )
-    rule: str = option("video", "decision rule, see evaluate.py", choices=("video", "modality"))
-    released: bool = option(False, "fidelity: the authors' code, with its faults and schedules")
-    finetune: list[str] = option([], "KEY=VALUE for every parser, such as trainer.epochs=2")
-    pretrain: list[str] = option([], "KEY=VALUE for every encoder, such as encoder.size=tiny")
-    compare: list[str] = option(
-        ["han", "pretrain_multi"], "two rows whose F per class is drawn (Figure 4)"
-    )
-    cpus: int = option(1, "CPU cores for each training", least=1)
-    gpus: float = option(1.0, "GPUs for each training, where the cluster has any", least=0)
     tracking: Tracking = section(Tracking)

@@ -1,0 +1,141 @@
+"""Keys of the stages that make and read shard sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from avvp_dist.config.tracking import Tracking
+from avvp_dist.option import option, section
+
+
+@dataclass
+class SimulateConfig:
+    """tools/simulate.py: a seeded corpus of simulated clip features with annotations."""
+
+    out: str = option("", "folder to write features_*.npz and AVVP_*.csv into", required=True)
+    annotations: str = option(
+        "",
+        "folder of AVVP_*.csv whose clips, all of them, get simulated features (train=, val= and "
+        "test= are ignored, no csv is written); empty: a corpus with labels of its own",
+    )
+    train: int = option(600, "clips with weak labels", least=1)
+    val: int = option(80, "clips with dense labels for validation", least=1)
+    test: int = option(160, "clips with dense labels for the test", least=1)
+    audio_dim: int = option(96, "audio feature size", least=1)
+    visual_dim: int = option(128, "visual feature size", least=1)
+    noise: float = option(1.0, "deviation of the snippet noise, in units of a prototype", least=0)
+    seed: int = option(0, "of everything drawn", least=0)
+
+
+@dataclass
+class PackConfig:
+    """tools/pack.py: features on disk into a shard set."""
+
+    source: str = option("", "folder that holds the features", required=True)
+    out: str = option("", "folder of the shard set", required=True)
+    format: str = option(
+        "arrays",
+        "arrays: features_SPLIT.npz with `filenames` and one [N, T, D] array per stream; "
+        "han: feats/{vggish,res152,r2plus1d_18}/ID.npy; audioset: the official 8 bit embeddings, "
+        "SPLIT/*.tfrecord",
+        choices=("arrays", "han", "audioset"),
+    )
+    split: str = option("train", "split to pack: train, val, test, or AudioSet's bal_train, ...")
+    annotations: str = option(
+        "", "folder of the AVVP_*.csv or of class_labels_indices.csv; empty: the source folder"
+    )
+    snippets: int = option(0, "T of the set; 0: the source's", least=0, most=254)
+    short: str = option(
+        "pad",
+        "clips with fewer snippets: padded, their length kept, or left out (parsers read whole "
+        "clips)",
+        choices=("pad", "drop"),
+    )
+    clips_per_shard: int = option(2000, "clips in a shard", least=1)
+    extractor: str = option("", "name and version of what made the features; empty: the format's")
+    max_bad_fraction: float = option(
+        0.0, "share of the clips that may be broken: named and left out", least=0, most=1
+    )
+    workers: int = option(0, "shards written at once, on Ray; 0: one per CPU", least=0)
+    tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class Reading:
+    """How shard sets are opened."""
+
+    verify: str = option(
+        "sha256",
+        "what a shard must pass before its first clip is read: the SHA-256 of its manifest, or its "
+        "size and first header alone",
+        choices=("sha256", "size"),
+    )
+    cache: str = option("", "folder of fetched shards (s3://, gs://, https://); empty: ~/.cache")
+    cache_gib: float = option(200.0, "GiB it may hold; the least recently used go first", least=0)
+
+
+@dataclass
+class Loading(Reading):
+    """The order of the clips, and how they are read ahead."""
+
+    order: str = option(
+        "global",
+        "an epoch is a permutation of all clips, or of blocks of shards and within each (slow or "
+        "remote storage)",
+        choices=("global", "block"),
+    )
+    block_shards: int = option(8, "shards in a block", least=1)
+    last_batch: str = option(
+        "drop",
+        "the incomplete batch at the end of an epoch: left out, or filled up with empty clips that "
+        "add nothing to the loss",
+        choices=("drop", "pad"),
+    )
+    prefetch: int = option(2, "batches read ahead of the step in a thread; 0: none", least=0)
+    max_bad_fraction: float = option(
+        0.0, "share of the clips that may be unreadable: named and left out", least=0, most=1
+    )
+
+
+@dataclass
+class CalibrateConfig(Reading):
+    """tools/calibrate.py: similarity thresholds of a shard set, with faiss."""
+
+    shards: str = option("", "shard set", required=True)
+    out: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
+    streams: list[str] = option(["audio", "visual"], "streams whose similarity joins two snippets")
+    false_link_rate: float = option(
+        0.01,
+        "share of snippet pairs of different clips that may lie above a threshold",
+        least=0,
+        most=1,
+    )
+    queries: int = option(4096, "snippets compared, all from different clips if enough", least=1)
+    database: int = option(
+        2048, "snippets they are compared with; GPU faiss takes 2048 at most", least=1, most=2048
+    )
+    seed: int = option(0, "of the sample", least=0)
+    tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class GroundConfig(Reading):
+    """tools/ground.py: component ids of every clip (Algorithm 1), one Ray task per shard."""
+
+    shards: str = option("", "shard set", required=True)
+    thresholds: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
+    rule: str = option(
+        "or",
+        "join two snippets when any (or) or all (and) streams reach their threshold",
+        choices=("or", "and"),
+    )
+    silent_audio: str = option(
+        "", ".npy of a silent audio vector [D]; a snippet like it joins nothing; empty: no rule"
+    )
+    silent_similarity: float = option(
+        0.99, "cosine to silent_audio above which a snippet is silent", least=-1, most=1
+    )
+    version: str = option("", "name of the grounding; empty: made from rule and thresholds")
+    out: str = option("", "folder of the groundings; empty: SHARDS/grounding")
+    workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", least=0)
+    tracking: Tracking = section(Tracking)

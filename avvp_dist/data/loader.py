@@ -1,0 +1,180 @@
+"""Batches of a clip stream, read ahead in a thread."""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avvp_dist.config import Loading
+from avvp_dist.data.mixture import Mixture
+from avvp_dist.data.order import Numbers
+from avvp_dist.data.stream import EMPTY, ClipStream
+from avvp_dist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Read:
+    """One micro-batch as it was read.
+
+    `clips [B]` are clip numbers, `streams` float16 `[B, T, D]`. Empty places of a last batch and
+    clips that cannot be read are not among them; where none is left, `count` is 0 and one row of
+    zeros stands in.
+    """
+
+    clips: Numbers
+    streams: dict[str, Tensor]
+    count: int
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The streams on a device; the conversion is made there, so half as much travels."""
+        return {
+            name: stream.to(device, non_blocking=True).to(dtype)
+            for name, stream in self.streams.items()
+        }
+
+
+class Loader:
+    """The steps of a stream as tensors, in pinned memory where there is an accelerator.
+
+    Shards are opened ahead of need: those of the next block in block order, of the next batches
+    in global order. In block order those that are passed are closed again.
+
+    Raises:
+        ConfigError: if the cache cannot hold the remote shards that are needed at once.
+    """
+
+    def __init__(
+        self,
+        data: Mixture,
+        stream: ClipStream,
+        config: Loading,
+        device: torch.device,
+    ) -> None:
+        self.data, self.stream, self.config = data, stream, config
+        self.pin = device.type != "cpu"
+        mean = len(data) / sum(len(part.shards) for part in data.sets)
+        self._block_clips = stream.block * mean * len(data.sets)
+        self._ahead = max(1, config.prefetch, math.ceil(self._block_clips / stream.batch_size))
+        self._check_cache()
+
+    def steps(self, first: int, end: int) -> Iterator[list[Read]]:
+        """This rank's micro-batches of the steps `first` to `end`, without the last.
+
+        Raises:
+            DataError: for what cannot be read, beyond what the data may lack.
+        """
+        ready: queue.Queue[list[Read] | BaseException] = queue.Queue(max(1, self.config.prefetch))
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                for read in self._read_in_turn(first, end):
+                    _put(ready, read, stop)
+                    if stop.is_set():
+                        return
+            except BaseException as error:  # it belongs to whoever waits for the batch
+                _put(ready, error, stop)
+
+        try:
+            if not self.config.prefetch:
+                yield from self._read_in_turn(first, end)
+                return
+            thread = threading.Thread(target=work, name="loader", daemon=True)
+            thread.start()
+            for _ in range(first, end):
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            for part in self.data.sets:
+                part.close()
+
+    def read(self, step: int) -> list[Read]:
+        """This rank's micro-batches of one step, read now."""
+        return [
+            self._read(clips) for clips in np.split(self.stream.batch(step), self.stream.accumulate)
+        ]
+
+    def _read(self, clips: Numbers) -> Read:
+        clips = clips[clips != EMPTY]
+        streams = {
+            name: torch.empty(
+                (max(1, len(clips)), self.data.snippets, dim),
+                dtype=torch.float16,
+                pin_memory=self.pin,
+            )
+            for name, dim in self.data.dims.items()
+        }
+        good = np.zeros(0, bool)
+        if len(clips):
+            into = {name: stream.numpy() for name, stream in streams.items()}
+            _, good = self.data.read(clips, into)
+        if good.any():
+            if not good.all():
+                rows = torch.from_numpy(np.flatnonzero(good))
+                streams = {name: stream[rows] for name, stream in streams.items()}
+            return Read(clips[good], streams, int(good.sum()))
+        zeros = {name: torch.zeros_like(stream[:1]) for name, stream in streams.items()}
+        return Read(np.zeros(1, np.int64), zeros, 0)
+
+    def _read_in_turn(self, first: int, end: int) -> Iterator[list[Read]]:
+        """Each step's micro-batches, its shards opened `_ahead` steps before."""
+        uses: Counter[tuple[int, int]] = Counter()
+        window: deque[list[tuple[int, int]]] = deque()
+        for step in range(first, end):
+            while len(window) <= self._ahead and step + len(window) < end:
+                needed = self._shards(step + len(window))
+                for number, shard in needed:
+                    if not uses[number, shard]:
+                        part = self.data.sets[number]
+                        part.prepare([shard], warm=self.stream.block > 0)
+                uses.update(needed)
+                window.append(needed)
+            yield self.read(step)
+            passed = window.popleft()
+            uses.subtract(passed)
+            if self.stream.block:
+                for number, shard in passed:
+                    if not uses[number, shard]:
+                        self.data.sets[number].release([shard])
+
+    def _shards(self, step: int) -> list[tuple[int, int]]:
+        """Number of the set and of the shard, of all that this rank's clips of a step are in."""
+        clips = self.stream.batch(step)
+        found = self.data.shards_of(clips[clips != EMPTY])
+        return [(n, int(shard)) for n, owners in enumerate(found) for shard in np.unique(owners)]
+
+    def _check_cache(self) -> None:
+        remote = [part for part in self.data.sets if part.remote]
+        sizes = [shard.bytes for part in remote for shard in part.shards]
+        needed = sum(sizes)
+        if self.stream.block and sizes:
+            window = (self._ahead + 1) * self.stream.batch_size
+            blocks = math.ceil(window / self._block_clips) + 1
+            needed = min(needed, blocks * self.stream.block * len(remote) * max(sizes))
+        if needed > self.config.cache_gib * 2**30:
+            raise ConfigError(
+                f"data.cache_gib={self.config.cache_gib:g} is too small: data.order="
+                f"{self.config.order} needs {needed / 2**30:.1f} GiB of {len(sizes)} remote shards "
+                "at once",
+                remedy="Raise it, set data.order=block, or lower data.block_shards",
+            )
+
+
+def _put(ready: queue.Queue[Any], item: object, stop: threading.Event) -> None:
+    while not stop.is_set():
+        with suppress(queue.Full):
+            ready.put(item, timeout=0.2)
+            return

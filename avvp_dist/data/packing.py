@@ -1,0 +1,220 @@
+"""Packing: a feature folder into a shard set, one idempotent task per shard.
+
+While it lasts, `OUT/.pack` holds the plan and, for each finished shard, what is in it; the
+manifest comes last, and then the folder goes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from avvp_dist.cluster import map_tasks
+from avvp_dist.commit import MANIFEST, digest, write_json
+from avvp_dist.config import PackConfig
+from avvp_dist.data.adoption import PLAN
+from avvp_dist.data.audioset import AudioSetSource
+from avvp_dist.data.manifest import FORMAT, write_manifest
+from avvp_dist.data.schema import Clip
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.sources import ArraySource, HanSource, Part, Source
+from avvp_dist.data.tars import Scan, write_tar
+from avvp_dist.errors import DataError
+from avvp_dist.tracking.run import stage_run
+
+log = logging.getLogger(__name__)
+
+SOURCES: dict[str, Any] = {"arrays": ArraySource, "han": HanSource, "audioset": AudioSetSource}
+LeftOut = dict[str, list[str]]
+"""Under `broken` and `short`: what was left out of a shard, a line each."""
+ORIGIN = "origin.json"
+"""Beside the manifest: which folder a set was packed from. It is no part of the set."""
+
+
+def pack(config: PackConfig) -> ShardSet:
+    """Turn one split of a feature folder into a shard set; a finished one is left as it is.
+
+    The same command again goes on with the shards that are missing or whose files have changed.
+
+    Raises:
+        DataError: for missing or broken features, an `out` that holds other clips, a full disk.
+        ClusterError: if Ray does not start.
+    """
+    out, origin = Path(config.out), _origin(config)
+    if (out / MANIFEST).exists():
+        return _finished(out, origin)
+    source: Source = SOURCES[config.format](Path(config.source), config.split, config.annotations)
+    twice = len(source.ids) - len(set(source.ids))
+    if twice:
+        first = next(clip for n, clip in enumerate(source.ids) if source.ids.index(clip) < n)
+        raise DataError(f"clip {first} occurs twice", remedy="Ids must be unique")
+    extractor = config.extractor or source.extractor
+    with stage_run("pack", out, config, {"extractor": extractor}) as run:
+        left_out = _pack_shards(config, source, out)
+        scans = [scan for scan in _scans(out) if scan.ids]
+        if not scans:
+            raise DataError(f"no clips to write into {out}")
+        write_json(out / ORIGIN, origin)
+        kept = {"format": config.format, "split": config.split, "left_out": left_out}
+        write_manifest(out, scans, extractor=extractor, source=kept)
+        shutil.rmtree(out / PLAN)
+        packed = ShardSet(out)
+        run.log(0, clips=len(packed), shards=len(packed.shards), **left_out)
+        run.artifact(out / MANIFEST)
+    dims = ", ".join(f"{name} {dim}" for name, dim in packed.dims.items())
+    print(f"{out}: {len(packed)} clips of {packed.snippets} snippets, {dims}")
+    return packed
+
+
+def pack_shard(
+    part: Part, tar: Path, snippets: int, dims: dict[str, int], short: str, made_from: str
+) -> LeftOut:
+    """Write one shard and, beside the plan, what is in it; what was left out of it."""
+    clips: list[Clip] = []
+    left_out: LeftOut = {"broken": [], "short": []}
+    for item in part:
+        try:
+            if isinstance(item, DataError):
+                raise item
+            clip = item.padded(snippets, dims)
+        except DataError as error:
+            left_out["broken"].append(str(error))
+            continue
+        if short == "pad" or clip.length == snippets:
+            clips.append(clip)
+        else:
+            left_out["short"].append(f"clip {clip.id} has {clip.length} of {snippets} snippets")
+    scan = asdict(write_tar(clips, tar)) if clips else None
+    write_json(_ledger(tar), {"made_from": made_from, "scan": scan, "left_out": left_out})
+    return left_out
+
+
+def _pack_shards(config: PackConfig, source: Source, out: Path) -> dict[str, int]:
+    """Write the shards that are missing; how many clips were left out, and why."""
+    snippets = config.snippets or source.snippets
+    starts = range(0, len(source.ids), config.clips_per_shard)
+    parts = [source.part(start, start + config.clips_per_shard) for start in starts]
+    dims = _dims(parts)
+    calls = []
+    found: list[LeftOut] = []
+    for number, part in enumerate(tqdm(parts, "looking at the files", unit=" shards", leave=False)):
+        tar = out / f"shard-{number:06d}.tar"
+        stats = [_stat(file) for file in part.files()]
+        plan = [FORMAT, snippets, dims, config.short, asdict(part), stats]
+        made_from = digest(plan)
+        done = _done(tar, made_from)
+        if done is None:
+            calls.append((part, tar.absolute(), snippets, dims, config.short, made_from))
+        else:
+            found.append(done)
+    wanted = {f"shard-{number:06d}" for number in range(len(parts))}
+    for path in [*out.glob("shard-*.tar"), *(out / PLAN).glob("shard-*.json")]:
+        if path.stem not in wanted:
+            path.unlink()  # of an attempt with more shards
+    with tqdm(total=len(calls), desc=f"packing {config.split}", unit=" shards") as bar:
+        for left_out in _results(calls, config.workers):
+            found.append(left_out)
+            bar.update()
+            _check_broken(found, len(source.ids), config)
+    _check_broken(found, len(source.ids), config)
+    for kind in ("broken", "short"):
+        if lines := [line for left_out in found for line in left_out[kind]]:
+            share = f"{len(lines)} of {len(source.ids)} clips"
+            log.warning("%s left out: %s", share, _named(lines))
+    return {kind: sum(len(left_out[kind]) for left_out in found) for kind in ("broken", "short")}
+
+
+def _results(calls: list[tuple[Any, ...]], workers: int) -> Iterator[LeftOut]:
+    if len(calls) <= 1 or workers == 1:
+        return (pack_shard(*call) for call in calls)
+    return map_tasks(pack_shard, calls, workers, "a packing task")
+
+
+def _check_broken(found: list[LeftOut], clips: int, config: PackConfig) -> None:
+    broken = [line for left_out in found for line in left_out["broken"]]
+    if len(broken) > config.max_bad_fraction * clips + 1e-6:
+        raise DataError(
+            f"{len(broken)} of {clips} clips are broken: {_named(broken)}",
+            remedy="Put them right, or raise max_bad_fraction to leave them out",
+        )
+
+
+def _named(broken: list[str]) -> str:
+    return "; ".join(broken[:5]) + ("; ..." if len(broken) > 5 else "")
+
+
+def _dims(parts: list[Part]) -> dict[str, int]:
+    """The streams of the first clip that can be read, and their dims."""
+    errors: list[DataError] = []
+    for part in parts:
+        for item in part:
+            if isinstance(item, DataError):
+                errors.append(item)
+                continue
+            return {name: int(array.shape[-1]) for name, array in sorted(item.streams.items())}
+    raise errors[0] if errors else DataError("the source has no clips")
+
+
+def _stat(file: Path) -> list[int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _ledger(tar: Path) -> Path:
+    return tar.parent / PLAN / f"{tar.stem}.json"
+
+
+def _done(tar: Path, made_from: str) -> LeftOut | None:
+    """What was left out of a shard that is finished; None if it is not."""
+    try:
+        meta = json.loads(_ledger(tar).read_text())
+        if meta["made_from"] != made_from:
+            return None
+        if meta["scan"] is not None and tar.stat().st_size != meta["scan"]["bytes"]:
+            return None
+        left_out: LeftOut = meta["left_out"]
+        return left_out
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _scans(out: Path) -> Iterator[Scan]:
+    for ledger in sorted((out / PLAN).glob("shard-*.json")):
+        meta = json.loads(ledger.read_text())
+        if meta["scan"] is not None:
+            yield Scan(**meta["scan"])
+
+
+def _origin(config: PackConfig) -> dict[str, Any]:
+    return {
+        "folder": str(Path(config.source).absolute()),
+        "format": config.format,
+        "split": config.split,
+        "annotations": config.annotations,
+        "short": config.short,
+    }
+
+
+def _finished(out: Path, origin: dict[str, Any]) -> ShardSet:
+    ready = ShardSet(out)
+    try:
+        found = json.loads((out / ORIGIN).read_text())
+    except (OSError, ValueError):
+        found = None
+    if found != origin:
+        raise DataError(
+            f"{out} already holds clips of {found or 'another source'}",
+            remedy="Choose another out= or remove it",
+        )
+    print(f"{out}: already packed, {len(ready)} clips")
+    return ready

@@ -1,0 +1,97 @@
+"""Files at a URL: any protocol of fsspec, with bounded patience."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from avvp_dist.errors import DataError, StorageError
+
+T = TypeVar("T")
+
+ATTEMPTS = 6
+STALLED_SECONDS = 60.0
+"""A request without an answer for so long is given up and made again."""
+_LONGEST_PAUSE = 20.0
+
+
+def is_url(place: str) -> bool:
+    """Whether `place` is a URL of fsspec, such as `s3://BUCKET/FOLDER`.
+
+    Raises:
+        DataError: for a `pipe:` URL, which would start a shell.
+    """
+    if place.startswith("pipe:"):
+        raise DataError(f"{place}: pipe: URLs are refused: they start a shell")
+    return "://" in place
+
+
+def read_url(url: str, start: int | None = None, end: int | None = None) -> bytes:
+    """The bytes of a URL; what fails or stalls is tried again, after growing pauses.
+
+    Raises:
+        FileNotFoundError: if the server says that there is none.
+        StorageError: naming the URL, if it cannot be read.
+    """
+    try:
+        filesystem = _filesystem(url)
+    except ImportError as error:
+        raise StorageError(
+            f"{url} cannot be read: {error}", remedy="Install avvp-dist[s3], [gcs] or [http]"
+        ) from None
+    except ValueError as error:
+        raise StorageError(f"{url} cannot be read: {error}") from None
+    for attempt in range(ATTEMPTS):
+        try:
+            return _answer(lambda: filesystem.cat_file(_path(url), start=start, end=end))
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every kind of server has errors of its own
+            failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        if attempt < ATTEMPTS - 1:
+            time.sleep(min(_LONGEST_PAUSE, 0.5 * 2**attempt) * random.uniform(0.5, 1))
+    raise StorageError(
+        f"{url} could not be read, {ATTEMPTS} times ({failure})",
+        remedy="Check the address, the credentials and the network, and start again",
+    )
+
+
+def _answer(request: Callable[[], T]) -> T:
+    """The value of `request()`, which may stall: it runs in a thread that can be left behind."""
+    box: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
+
+    def work() -> None:
+        try:
+            box.put((request(), None))
+        except BaseException as error:
+            box.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        value, error = box.get(timeout=STALLED_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {STALLED_SECONDS:g} s") from None
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]
+
+
+def _filesystem(url: str) -> Any:
+    import fsspec  # takes a while, and local shard sets need none
+
+    protocol = url.partition("://")[0]
+    # Our own attempts are counted; a library's must not multiply them.
+    options = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}.get(protocol, {})
+    filesystem = fsspec.filesystem(protocol, **options)
+    if protocol == "s3":
+        filesystem.retries = 1
+    return filesystem
+
+
+def _path(url: str) -> str:
+    """What fsspec calls the path of a URL: HTTP keeps the whole."""
+    return url if url.startswith("http") else url.partition("://")[2]
