@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avvp_dist.config import Loading
@@ -20,6 +20,8 @@ from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.order import Numbers
 from avvp_dist.data.stream import EMPTY, ClipStream
 from avvp_dist.errors import ConfigError
+
+_SECONDS_TO_STOP = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Loader:
     ) -> None:
         self.data, self.stream, self.config = data, stream, config
         self.pin = device.type != "cpu"
+        self._clips = stream.batch_size // stream.world_size // stream.accumulate
+        self._free: dict[str, list[NDArray[np.float16]]] = {name: [] for name in data.dims}
         mean = len(data) / sum(len(part.shards) for part in data.sets)
         self._block_clips = stream.block * mean * len(data.sets)
         self._ahead = max(1, config.prefetch, math.ceil(self._block_clips / stream.batch_size))
@@ -73,31 +77,35 @@ class Loader:
         Raises:
             DataError: for what cannot be read, beyond what the data may lack.
         """
-        ready: queue.Queue[list[Read] | BaseException] = queue.Queue(max(1, self.config.prefetch))
-        stop = threading.Event()
+        turn = self._read_in_turn(first, end)
+        ready: queue.SimpleQueue[list[Read] | BaseException | None] = queue.SimpleQueue()
+        room, stop = threading.Semaphore(self.config.prefetch), threading.Event()
 
         def work() -> None:
             try:
-                for read in self._read_in_turn(first, end):
-                    _put(ready, read, stop)
-                    if stop.is_set():
-                        return
+                while not stop.is_set():
+                    ready.put(next(turn, None))
+                    room.acquire()
             except BaseException as error:  # it belongs to whoever waits for the batch
-                _put(ready, error, stop)
+                ready.put(error)
 
+        thread = threading.Thread(target=work, name="loader", daemon=True)
         try:
             if not self.config.prefetch:
-                yield from self._read_in_turn(first, end)
+                yield from turn
                 return
-            thread = threading.Thread(target=work, name="loader", daemon=True)
+            room.acquire()
             thread.start()
-            for _ in range(first, end):
-                item = ready.get()
+            while (item := ready.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
+                room.release()
                 yield item
         finally:
             stop.set()
+            room.release()
+            if thread.ident:
+                thread.join(_SECONDS_TO_STOP)  # a fetch may hang for longer
             for part in self.data.sets:
                 part.close()
 
@@ -109,31 +117,44 @@ class Loader:
 
     def _read(self, clips: Numbers) -> Read:
         clips = clips[clips != EMPTY]
-        streams = {
-            name: torch.empty(
-                (max(1, len(clips)), self.data.snippets, dim),
-                dtype=torch.float16,
-                pin_memory=self.pin,
-            )
-            for name, dim in self.data.dims.items()
-        }
-        good = np.zeros(0, bool)
-        if len(clips):
-            into = {name: stream.numpy() for name, stream in streams.items()}
-            _, good = self.data.read(clips, into)
-        if good.any():
-            if not good.all():
-                rows = torch.from_numpy(np.flatnonzero(good))
-                streams = {name: stream[rows] for name, stream in streams.items()}
-            return Read(clips[good], streams, int(good.sum()))
-        zeros = {name: torch.zeros_like(stream[:1]) for name, stream in streams.items()}
-        return Read(np.zeros(1, np.int64), zeros, 0)
+        room = self._room(len(clips))
+        _, good = self.data.read(clips, room)
+        streams = {name: torch.from_numpy(array) for name, array in room.items()}
+        if not good.any():
+            shapes = {name: (1, *stream.shape[1:]) for name, stream in streams.items()}
+            zeros = {n: torch.zeros(shape, dtype=torch.float16) for n, shape in shapes.items()}
+            return Read(np.zeros(1, np.int64), zeros, 0)
+        if not good.all():
+            rows = torch.from_numpy(np.flatnonzero(good))
+            streams = {name: stream[rows] for name, stream in streams.items()}
+        return Read(clips[good], streams, int(good.sum()))
+
+    def _room(self, count: int) -> dict[str, NDArray[np.float16]]:
+        """Arrays for `count` clips, in pinned memory for an accelerator.
+
+        Fresh memory costs nearly as much as filling it, so it is used again once nobody holds a
+        tensor of it; torch does the same for pinned memory, when the device has read it.
+        """
+        arrays = {}
+        for name, dim in self.data.dims.items():
+            shape = (self._clips, self.data.snippets, dim)
+            if self.pin:
+                whole = torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()
+            else:
+                whole = self._free[name].pop() if self._free[name] else np.empty(shape, np.float16)
+            arrays[name] = whole[:count]
+            if not self.pin:
+                weakref.finalize(arrays[name], self._free[name].append, whole).atexit = False
+        return arrays
 
     def _read_in_turn(self, first: int, end: int) -> Iterator[list[Read]]:
         """Each step's micro-batches, its shards opened `_ahead` steps before."""
         uses: Counter[tuple[int, int]] = Counter()
         window: deque[list[tuple[int, int]]] = deque()
         for step in range(first, end):
+            if not self.stream.block and all(part.all_open for part in self.data.sets):
+                yield self.read(step)
+                continue
             while len(window) <= self._ahead and step + len(window) < end:
                 needed = self._shards(step + len(window))
                 for number, shard in needed:
@@ -171,10 +192,3 @@ class Loader:
                 "at once",
                 remedy="Raise it, set data.order=block, or lower data.block_shards",
             )
-
-
-def _put(ready: queue.Queue[Any], item: object, stop: threading.Event) -> None:
-    while not stop.is_set():
-        with suppress(queue.Full):
-            ready.put(item, timeout=0.2)
-            return

@@ -86,6 +86,7 @@ class ShardSet:
         self.index = self._load_index()
         self._mapping = Mapping([shard.bytes for shard in self.shards])
         self._opening: dict[int, Future[None]] = {}
+        self._open = np.zeros(len(self.shards), bool)
         self._verified: set[int] = set()
         self._lock = threading.Lock()
         self._openers: Openers | None = None
@@ -195,6 +196,11 @@ class ShardSet:
 
     # Opening
 
+    @property
+    def all_open(self) -> bool:
+        """Whether every shard is open."""
+        return bool(self._open.all())
+
     def prepare(self, shards: Iterable[int], *, warm: bool = False) -> None:
         """Begin to open shards in the background; `warm`: and to read them from the disk."""
         for number in shards:
@@ -208,6 +214,7 @@ class ShardSet:
             for number in map(int, shards):
                 if number in self._opening and self._opening[number].done():
                     self._opening.pop(number)
+                    self._open[number] = False
                     self._mapping.unmap(number)
 
     def close(self) -> None:
@@ -224,10 +231,10 @@ class ShardSet:
             if number not in self._opening:
                 if self._openers is None:
                     self._openers = Openers(min(_OPENERS, (os.cpu_count() or 1) + 2))
-                self._opening[number] = self._openers.submit(self._open, number)
+                self._opening[number] = self._openers.submit(self._open_shard, number)
             return self._opening[number]
 
-    def _open(self, number: int) -> None:
+    def _open_shard(self, number: int) -> None:
         for last in (False, True):
             path = self._fetched(number)
             try:
@@ -236,6 +243,7 @@ class ShardSet:
                     self._verify(number, path)
                 self._mapping.map(number, path)
                 self._verified.add(number)
+                self._open[number] = True
                 return
             except FileNotFoundError:  # another process made room in the cache just now
                 if last:
@@ -291,10 +299,13 @@ class ShardSet:
     def _open_owners(self, clips: NDArray[np.integer], on_bad: OnBad) -> NDArray[np.bool_]:
         """Open the shards of `clips`; which of the clips lie in good ones."""
         owners = self.owners(clips)
+        good: NDArray[np.bool_] = self._open[owners]
+        if good.all():
+            return good
+        good[:] = True
         needed = np.unique(owners)
         for number in needed:
             self._future(int(number))
-        good = np.ones(len(clips), bool)
         for number in needed:
             error = self._future(int(number)).exception()
             if isinstance(error, DataError) and not isinstance(error, StorageError):

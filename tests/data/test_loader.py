@@ -72,6 +72,24 @@ def test_batches_are_what_the_stream_says(
             assert (stream == stream[:, :1, :1]).all()
 
 
+@pytest.mark.parametrize("prefetch", [0, 1, 2])
+def test_memory_is_used_again_but_never_while_somebody_holds_it(
+    folders: list[str], prefetch: int
+) -> None:
+    made = loader(folders, 3, Loading(prefetch=prefetch))
+    held, addresses = {}, set()
+    for step, (read,) in enumerate(made.steps(0, 60)):
+        audio = read.streams["audio"]
+        addresses.add(audio.data_ptr())
+        if step % 7 == 0:
+            held[step] = audio[1:, :, 0].T  # a view of a view is enough
+        del read, audio
+        for then, view in held.items():
+            clips = made.stream.batch(then)[1:]
+            assert torch.equal(view[0], torch.from_numpy(clips + 1.0).half())
+    assert len(held) <= len(addresses) <= len(held) + prefetch + 3
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 @pytest.mark.parametrize("micro", [1, 3])
 def test_ranks_and_micro_batches_read_one_global_batch(
