@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avvp_dist.config import Loading
+from avvp_dist.data.layout import Layout
 from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.order import Numbers
 from avvp_dist.data.stream import EMPTY, ClipStream
@@ -28,21 +29,42 @@ _SECONDS_TO_STOP = 5.0
 class Read:
     """One micro-batch as it was read.
 
-    `clips [B]` are clip numbers, `streams` float16 `[B, T, D]`. Empty places of a last batch and
-    clips that cannot be read are not among them; where none is left, `count` is 0 and one row of
-    zeros stands in.
+    `clips [B]` are clip numbers, `room [B, width]` float16 is the memory of all their streams.
+    Empty places of a last batch and clips that cannot be read are not among them; where none is
+    left, `count` is 0 and one row of zeros stands in.
     """
 
     clips: Numbers
-    streams: dict[str, Tensor]
+    room: Tensor
+    layout: Layout
     count: int
 
+    @property
+    def streams(self) -> dict[str, Tensor]:
+        """Float16 `[B, T, D]` by name, views of the room."""
+        return self._views(self.room)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The streams on a device; the conversion is made there, so half as much travels."""
+        """The streams on a device: one transfer, and the conversion is made there."""
+        moved = self._views(self.room.to(device, non_blocking=True))
+        return {name: stream.to(dtype).contiguous() for name, stream in moved.items()}
+
+    def _views(self, room: Tensor) -> dict[str, Tensor]:
+        sizes = {name: (self.layout.snippets, dim) for name, dim in self.layout.dims.items()}
         return {
-            name: stream.to(device, non_blocking=True).to(dtype)
-            for name, stream in self.streams.items()
+            name: room[:, start : start + math.prod(sizes[name])].unflatten(1, sizes[name])
+            for name, start in self.layout.starts.items()
         }
+
+
+def read_clips(
+    data: Mixture, clips: Numbers, room: NDArray[np.float16] | None = None
+) -> tuple[Read, NDArray[np.bool_]]:
+    """All of `clips [B]`, and which of them could be read; the others are zeros."""
+    if room is None:
+        room = np.empty((len(clips), data.layout.width), np.float16)
+    _, good = data.read(clips, room)
+    return Read(clips, torch.from_numpy(room), data.layout, len(clips)), good
 
 
 class Loader:
@@ -65,7 +87,7 @@ class Loader:
         self.data, self.stream, self.config = data, stream, config
         self.pin = device.type != "cpu"
         self._clips = stream.batch_size // stream.world_size // stream.accumulate
-        self._free: dict[str, list[NDArray[np.float16]]] = {name: [] for name in data.dims}
+        self._free: list[NDArray[np.float16]] = []
         mean = len(data) / sum(len(part.shards) for part in data.sets)
         self._block_clips = stream.block * mean * len(data.sets)
         self._ahead = max(1, config.prefetch, math.ceil(self._block_clips / stream.batch_size))
@@ -117,35 +139,28 @@ class Loader:
 
     def _read(self, clips: Numbers) -> Read:
         clips = clips[clips != EMPTY]
-        room = self._room(len(clips))
-        _, good = self.data.read(clips, room)
-        streams = {name: torch.from_numpy(array) for name, array in room.items()}
-        if not good.any():
-            shapes = {name: (1, *stream.shape[1:]) for name, stream in streams.items()}
-            zeros = {n: torch.zeros(shape, dtype=torch.float16) for n, shape in shapes.items()}
-            return Read(np.zeros(1, np.int64), zeros, 0)
-        if not good.all():
+        read, good = read_clips(self.data, clips, self._room(len(clips)))
+        if len(clips) and good.all():
+            return read
+        if good.any():
             rows = torch.from_numpy(np.flatnonzero(good))
-            streams = {name: stream[rows] for name, stream in streams.items()}
-        return Read(clips[good], streams, int(good.sum()))
+            return replace(read, clips=clips[good], room=read.room[rows], count=int(good.sum()))
+        nothing = read.room.new_zeros(1, self.data.layout.width)
+        return replace(read, clips=np.zeros(1, np.int64), room=nothing, count=0)
 
-    def _room(self, count: int) -> dict[str, NDArray[np.float16]]:
-        """Arrays for `count` clips, in pinned memory for an accelerator.
+    def _room(self, count: int) -> NDArray[np.float16]:
+        """Memory for `count` clips, pinned for an accelerator.
 
         Fresh memory costs nearly as much as filling it, so it is used again once nobody holds a
         tensor of it; torch does the same for pinned memory, when the device has read it.
         """
-        arrays = {}
-        for name, dim in self.data.dims.items():
-            shape = (self._clips, self.data.snippets, dim)
-            if self.pin:
-                whole = torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()
-            else:
-                whole = self._free[name].pop() if self._free[name] else np.empty(shape, np.float16)
-            arrays[name] = whole[:count]
-            if not self.pin:
-                weakref.finalize(arrays[name], self._free[name].append, whole).atexit = False
-        return arrays
+        shape = (self._clips, self.data.layout.width)
+        if self.pin:
+            return torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()[:count]
+        whole = self._free.pop() if self._free else np.empty(shape, np.float16)
+        room = whole[:count]
+        weakref.finalize(room, self._free.append, whole).atexit = False
+        return room
 
     def _read_in_turn(self, first: int, end: int) -> Iterator[list[Read]]:
         """Each step's micro-batches, its shards opened `_ahead` steps before."""

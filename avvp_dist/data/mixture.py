@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from avvp_dist.config import Loading
 from avvp_dist.data.damage import Damage
+from avvp_dist.data.layout import side_by_side
 from avvp_dist.data.order import Numbers, Pool
 from avvp_dist.data.shards import OnBad, ShardSet
 from avvp_dist.errors import ConfigError, DataError
@@ -46,6 +47,9 @@ class Mixture:
                     )
         self.dims, self.snippets, self.extractor = first.dims, first.snippets, first.extractor
         self.name = " + ".join(part.name for part in self.sets)
+        self.layout = (
+            first.layout if len(self.sets) == 1 else side_by_side(first.snippets, first.dims)
+        )
         self.starts = np.cumsum([0] + [len(part) for part in self.sets])
         self.damage = Damage(len(self), most_bad)
 
@@ -107,16 +111,14 @@ class Mixture:
     def read(
         self,
         clips: Numbers,
-        out: dict[str, NDArray[np.float16]] | None = None,
+        room: NDArray[np.float16] | None = None,
     ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.bool_]]:
         """As `ShardSet.read`; what cannot be read is noted in `damage`."""
         if len(self.sets) == 1:
-            return self.sets[0].read(clips, self.damage, out)
-        if out is None:
-            out = {
-                name: np.empty((len(clips), self.snippets, dim), np.float16)
-                for name, dim in self.dims.items()
-            }
+            return self.sets[0].read(clips, self.damage, room)
+        if room is None:
+            room = np.empty((len(clips), self.layout.width), np.float16)
+        out = self.layout.views(room)
         good = np.ones(len(clips), bool)
         for number, (part, rows, local) in enumerate(self._shares(clips)):
             if len(rows):

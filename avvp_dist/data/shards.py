@@ -24,6 +24,7 @@ from avvp_dist.config import Reading
 from avvp_dist.data.adoption import adopt
 from avvp_dist.data.cache import Cache
 from avvp_dist.data.damage import refuse
+from avvp_dist.data.layout import layout_of
 from avvp_dist.data.manifest import INDEX, NO_LABEL, UNKNOWN, load_index, parse_manifest
 from avvp_dist.data.mapping import Mapping
 from avvp_dist.data.openers import Openers
@@ -84,6 +85,7 @@ class ShardSet:
         self.shards = [Shard(**entry) for entry in self.manifest["shards"]]
         self.starts = np.cumsum([0] + [shard.clips for shard in self.shards])
         self.index = self._load_index()
+        self.layout = layout_of(self.index, self.snippets, self.dims)
         self._mapping = Mapping([shard.bytes for shard in self.shards])
         self._opening: dict[int, Future[None]] = {}
         self._open = np.zeros(len(self.shards), bool)
@@ -130,41 +132,40 @@ class ShardSet:
         self,
         clips: NDArray[np.integer],
         on_bad: OnBad = refuse,
-        out: dict[str, NDArray[np.float16]] | None = None,
+        room: NDArray[np.float16] | None = None,
     ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.bool_]]:
         """As `gather`, and which of the clips could be read, `[B]`; the others are zeros.
 
         Args:
             on_bad: is told of each shard and each clip that cannot be read, and why.
-            out: `[B, T, D]` per stream to write into.
+            room: float16 `[B, layout.width]` to read into; the arrays are views of it.
         """
+        if room is None:
+            room = np.empty((len(clips), self.layout.width), np.float16)
         good = self._open_owners(clips, on_bad)
         good &= self._whole(clips, good, on_bad)
-        arrays: dict[str, NDArray[np.float16]] = {}
-        owners = self.owners(clips)
-        # Where nothing may be read, something else is, and wiped again.
-        stand_in = int(np.argmax(good)) if good.any() else None
-        for column, (name, dim) in enumerate(self.dims.items()):
-            shape = (len(clips), self.snippets, dim)
-            if stand_in is None:
-                arrays[name] = np.zeros(shape, np.float16)
-                continue
-            places = self._mapping.starts[owners] + self.index["offsets"][clips, column].astype(
-                np.int64
-            )
-            places[~good] = places[stand_in]
-            flat = None if out is None else out[name].reshape(len(clips), -1)
-            arrays[name] = self._mapping.gather(places, shape[1] * dim, flat).reshape(shape)
-        if out is not None and stand_in is None:
-            for name, array in arrays.items():
-                out[name][:] = array
-            arrays = out
+        if good.any():
+            self._gather_into(room, clips, good)
+        arrays = self.layout.views(room)
         if self.reading.verify == "size":  # no hash vouches for them
             good &= self._finite(clips, arrays, good, on_bad)
         if not good.all():
-            for array in arrays.values():
-                array[~good] = 0
+            room[~good] = 0
         return arrays, good
+
+    def _gather_into(
+        self, room: NDArray[np.float16], clips: NDArray[np.integer], good: NDArray[np.bool_]
+    ) -> None:
+        starts = self._mapping.starts[self.owners(clips)]
+        offsets = self.index["offsets"][clips].astype(np.int64) + starts[:, None]
+        # Where nothing may be read, something else is, and wiped again.
+        offsets[~good] = offsets[np.argmax(good)]
+        if self.layout.one_run:
+            self._mapping.gather(offsets.min(1), self.layout.width, room)
+            return
+        for column, (name, dim) in enumerate(self.dims.items()):
+            count, start = self.snippets * dim, self.layout.starts[name]
+            room[:, start : start + count] = self._mapping.gather(offsets[:, column], count)
 
     def id(self, clip: int) -> str:
         """Source id of a clip."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avvp_dist.config import Loading, Objective, PretrainConfig
-from avvp_dist.data.loader import Read
+from avvp_dist.data.loader import Read, read_clips
 from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.schema import AUDIO, PADDING
 from avvp_dist.errors import ConfigError, DataError
@@ -151,9 +151,8 @@ class PretrainingTask:
         self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cosines within audio, within vision and across, `[B, 3, T, T]`, and the loss, `[B]`."""
-        arrays, good = self.data.read(clips)
-        streams = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        batch = self.batch(Read(clips, streams, len(clips)), device, dtype)
+        read, good = read_clips(self.data, clips)
+        batch = self.batch(read, device, dtype)
         batch["components"][torch.from_numpy(~good)] = PADDING
         audio, visual = compared(self.encoder, batch, self.config.data.hidden_streams)
         # Within the clips and from all anchors: the same clips must give the same value again.

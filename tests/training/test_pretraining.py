@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from avvp_dist.config import Encoder as EncoderConfig
 from avvp_dist.config import Objective, PretrainConfig
-from avvp_dist.data.loader import Read
+from avvp_dist.data.loader import read_clips
 from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet
@@ -251,8 +251,7 @@ def losses_of(folder: Path, hidden: list[str], tokens: str, changed: str) -> lis
     task: Any = PretrainingTask(config, Mixture([shards]), [Halves()])  # type: ignore[list-item]
     task.module.eval()
     alone = Ranks(0, 1, torch.device("cpu"))
-    clips = np.arange(20)
-    read = Read(clips, {n: torch.from_numpy(x) for n, x in shards.gather(clips).items()}, 20)
+    read, _ = read_clips(task.data, np.arange(20))
     loss, _ = task.module({**task.batch(read, alone.device, torch.float32), "epoch": 0})
     return [float(loss), task.validate(alone, torch.float32)["val/loss"]]
 

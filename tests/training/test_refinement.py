@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avvp_dist.config import FinetuneConfig, Parser, RefineConfig, Tracking
 from avvp_dist.data.llp import read_annotations
-from avvp_dist.data.loader import Read
+from avvp_dist.data.loader import read_clips
 from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.refined import load_refined
 from avvp_dist.data.schema import LLP_CLASSES, Clip
@@ -220,8 +220,7 @@ def test_fine_tuning_reads_them(packed: dict[str, ShardSet], features: Path, ref
     for labels in ("", str(refined)):
         task = task_of(packed, features, labels)
         task.module.eval()
-        gathered = packed["train"].gather(clips)
-        read = Read(clips, {n: torch.from_numpy(x) for n, x in gathered.items()}, len(clips))
+        read, _ = read_clips(task.data, clips)
         batch = {**task.batch(read, ALONE.device, torch.float32), "progress": 0.0}
         parts.append({name: float(part) for name, part in task.module(batch)[1].items()})
     plain, changed = parts

@@ -52,8 +52,8 @@ BLOCKS = {
     for name, dim in STREAMS.items()
 }
 RATIOS = {
-    "ours_over_webdataset": ("ours", ("webdataset", "webdataset_join", "webdataset_ordered")),
-    "ours_over_webdataset_own_tar": ("ours", ("webdataset_own_tar", "webdataset_own_ordered")),
+    "ours_over_webdataset": ("ours", ("webdataset", "webdataset_join", "webdataset_own_tar")),
+    "ours_over_webdataset_unshuffled": ("ours", ("webdataset_ordered", "webdataset_own_ordered")),
     "ours_over_raw": ("ours", ("raw",)),
     "ours_over_raw_batch": ("ours", ("raw_batch",)),
     "ours_over_streaming": ("ours", ("streaming",)),
