@@ -133,9 +133,10 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _keys(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Every key of a config class: dotted name, field, type."""
+    """Every key of a config class, its own before inherited ones: dotted name, field, type."""
     types = get_type_hints(kind)
-    for item in dataclasses.fields(kind):
+    own = vars(kind).get("__annotations__", {})
+    for item in sorted(dataclasses.fields(kind), key=lambda item: item.name not in own):
         if dataclasses.is_dataclass(types[item.name]):
             yield from _keys(types[item.name], f"{prefix}{item.name}.")
         else:

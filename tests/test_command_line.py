@@ -224,6 +224,14 @@ def test_values_take_the_type_of_their_key() -> None:
     assert streams == ["audio"]
 
 
+def test_a_list_of_one_needs_no_brackets(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("data: {shards: one}\n")
+    made = load(PretrainConfig, tmp_path / "a.yaml", ["trainer.out=o", "data.grounding=g"])
+    assert (made.data.shards, made.data.grounding, made.data.weights) == (["one"], ["g"], [])
+    with pytest.raises(ConfigError, match=r"data\.weights=\['x'\]"):
+        load(PretrainConfig, None, [*given(PretrainConfig), "data.weights=x"])
+
+
 @pytest.mark.parametrize("text", ["2024_01_02", "007", "1e5", "yes", "-b_0_10", "a=b", "a b", ""])
 def test_text_stays_as_it_was_typed(text: str) -> None:
     made = load(PackConfig, None, [*given(PackConfig), f"extractor={text}"])
