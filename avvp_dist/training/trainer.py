@@ -26,6 +26,8 @@ from avvp_dist.training.checkpoint import CHECKPOINTS, load_checkpoint, save_che
 from avvp_dist.training.engine import full_state, lr_factor, make_engine
 from avvp_dist.training.ranks import Ranks
 
+_GIB_WORTH_SAYING = 10.0
+
 Batch = dict[str, Any]
 Panels = Sequence[tuple[str, Sequence[str], str]]
 """Panels of the training curves: title, metrics, y label."""
@@ -96,6 +98,7 @@ class Trainer:
     def train(self) -> None:
         """Train to the last step; checkpoints, exports and figures lie in `out`."""
         started = time.monotonic()
+        self._announce()
         for step, reads in zip(
             self._progress(), self.loader.steps(self.step, self.steps), strict=True
         ):
@@ -195,6 +198,12 @@ class Trainer:
                 f"{self.out}: "
                 + (f"resumed at step {self.step}" if state else "no checkpoint yet, starting")
             )
+
+    def _announce(self) -> None:
+        """Say why the first steps of a large shard set take their time."""
+        size = sum(shard.bytes for part in self.task.data.sets for shard in part.shards) / 2**30
+        if self.ranks.first and size > _GIB_WORTH_SAYING and self.task.loading.verify == "sha256":
+            print(f"{size:.0f} GiB of shards are hashed as they are met; not with data.verify=size")
 
     def _progress(self) -> Iterator[int]:
         self._bar = tqdm(
