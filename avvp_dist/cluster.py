@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from avvp_dist.errors import AvvpError, ClusterError
+from avvp_dist.errors import AvvpError, ClusterError, first_line
 
 
 def start_ray(cpus: int = 0) -> None:
@@ -36,7 +36,7 @@ def start_ray(cpus: int = 0) -> None:
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"Ray did not start: {str(error).splitlines()[0]}",
+            f"Ray did not start: {first_line(error)}",
             remedy="Check RAY_ADDRESS, or unset it to start Ray here",
         ) from None
 
@@ -77,7 +77,7 @@ def result(reference: Any, what: str) -> Any:
         raise ClusterError(f"{what} failed: {error.cause!r}") from error
     except ray.exceptions.RayError as error:
         raise ClusterError(
-            f"{what} was lost: {str(error).splitlines()[0]}",
+            f"{what} was lost: {first_line(error)}",
             remedy="Run the same command again: it goes on with what is missing",
         ) from None
 
@@ -90,7 +90,7 @@ def map_tasks(
     At most two tasks a core wait at once; a lost worker's task is tried three times.
 
     Args:
-        workers: tasks at once where Ray starts here; 0: one per core.
+        workers: tasks at once; 0: one per core.
         what: names such a task in errors.
 
     Raises:
@@ -102,6 +102,8 @@ def map_tasks(
     try:
         task = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[OSError])(function)
         window = 2 * int(ray.cluster_resources().get("CPU", 1))
+        if workers and os.environ.get("RAY_ADDRESS"):  # whose cores are not ours to choose
+            window = workers
         running: list[Any] = []
         for call in calls:
             running.append(task.remote(*call))

@@ -13,7 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ def staged(path: Path) -> Iterator[Path]:
             ) from None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error says what is wrong
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -62,8 +62,16 @@ class NumericsError(AvvpError):
     exit_code = 6
 
 
+def first_line(error: BaseException) -> str:
+    """Of its text; its kind where it has none, as a bare `assert`."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`; an `AvvpError` ends the process with one line on stderr and its exit code.
+
+    So does a file that cannot be opened or written, with the exit code of a config, and Ctrl-C,
+    with 130.
 
     A config is the same on all ranks, and until they are connected they all meet the same errors:
     then only rank 0 speaks, and the others give it time to, since a launcher ends all ranks when
@@ -71,7 +79,11 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except AvvpError as error:
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with what is missing", file=sys.stderr)
+        os._exit(130)
+    except (AvvpError, OSError) as caught:
+        error = _ours(caught)
         rank = int(os.environ.get("RANK", "0"))
         if rank == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -82,6 +94,14 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         # A rank that ends alone must not wait in an interpreter exit hook for its peers.
         os._exit(error.exit_code)
+
+
+def _ours(error: AvvpError | OSError) -> AvvpError:
+    if isinstance(error, AvvpError):
+        return error
+    if not error.filename:  # no file, but a socket or a bug
+        raise error
+    return ConfigError(f"{error.filename}: {error.strerror}")
 
 
 def _ranks_connected() -> bool:

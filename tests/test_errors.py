@@ -99,3 +99,19 @@ def test_a_mistake_in_the_code_keeps_its_traceback() -> None:
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
     assert "ZeroDivisionError" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "said"),
+    [
+        ("open('/proc/nothing', 'w')", 2, "error: /proc/nothing: No such file or directory"),
+        ("raise KeyboardInterrupt", 130, "interrupted: the same command goes on"),
+        ("raise OSError('a bug')", 1, "OSError: a bug"),
+    ],
+)
+def test_files_and_interrupts_end_with_one_line(program: str, code: int, said: str) -> None:
+    source = f"from avvp_dist.errors import run\ndef main():\n    {program}\nrun(main)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert ("Traceback" in done.stderr) == (code == 1)

@@ -16,7 +16,7 @@ from avvp_dist.data.tars import scan_tar
 from avvp_dist.errors import DataError
 
 PLAN = ".pack"
-"""The folder of a `pack` that is not finished."""
+"""A folder in a shard set that is not finished: it is being packed or written."""
 
 
 def adopt(folder: Path, workers: int = 1) -> None:

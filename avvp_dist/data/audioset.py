@@ -100,9 +100,9 @@ def parse_example(record: bytes, file: Path, classes: dict[int, str]) -> Clip:
             for entry in _fields(lists, 1):
                 if _only(entry, 1) == b"audio_embedding":
                     rows = [_feature(feature)[0] for feature in _fields(_only(entry, 2), 1)]
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, TypeError) as error:
         raise DataError(f"{file}: clip {clip} is damaged: {error}") from None
-    if not rows or {len(row) for row in rows} != {DIM}:
+    if not rows or any(type(row) is not bytes or len(row) != DIM for row in rows):
         raise DataError(f"{file}: clip {clip} has no audio_embedding of {DIM} bytes a second")
     embedding = dequantise(np.frombuffer(b"".join(rows), np.uint8).reshape(-1, DIM))
     return Clip(clip, {AUDIO: embedding}, labels)
@@ -160,7 +160,7 @@ def _context(record: bytes, file: Path) -> dict[str, Any]:
             features[_only(entry, 1).decode()] = _feature(_only(entry, 2))
         _clip_id(features)
         return features
-    except (ValueError, IndexError, KeyError, AttributeError) as error:
+    except (ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError) as error:
         raise DataError(f"{file}: a record is no SequenceExample: {error!r}") from None
 
 

@@ -95,14 +95,9 @@ class Cache:
             time.sleep(0.05)
 
     def _room(self, size: int) -> bool:
+        """Remove what is old until `size` bytes fit; whether they do."""
         files, total = [], size
-        for path in self.folder.iterdir():
-            if not _OURS.match(path.name):
-                continue
-            try:
-                found = path.stat()
-            except FileNotFoundError:
-                continue
+        for path, found in self._files():
             if path.suffix == ".tmp" and time.time() - found.st_mtime > _STALE_SECONDS:
                 path.unlink(missing_ok=True)  # of a process that was killed
                 continue
@@ -115,6 +110,15 @@ class Cache:
             path.unlink(missing_ok=True)
             total -= held
         return total <= self.most
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        """All files of the cache; looked at again where one got its final name meanwhile."""
+        while True:
+            try:
+                paths = [path for path in self.folder.iterdir() if _OURS.match(path.name)]
+                return [(path, path.stat()) for path in paths if path.suffix != ".lock"]
+            except FileNotFoundError:
+                continue
 
 
 def _download(url: str, path: Path, size: int, sha256: str) -> None:

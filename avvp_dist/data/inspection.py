@@ -51,7 +51,12 @@ def inspect(place: str, *, deep: bool = False, reading: Reading | None = None) -
             f"{shards.name} has {len(faults)} faults, {len(bad)} of {len(shards)} clips cannot be "
             "read"
         )
-    print("no fault found" if deep else "sizes are right; --deep reads every byte")
+    if deep:
+        print("no fault found")
+    elif shards.remote:
+        print("manifest and index are right; --deep fetches and reads every shard")
+    else:
+        print("sizes are right; --deep reads every byte")
 
 
 def _print_content(shards: ShardSet) -> None:

@@ -203,7 +203,7 @@ class Loader:
         if needed > self.config.cache_gib * 2**30:
             raise ConfigError(
                 f"data.cache_gib={self.config.cache_gib:g} is too small: data.order="
-                f"{self.config.order} needs {needed / 2**30:.1f} GiB of {len(sizes)} remote shards "
+                f"{self.config.order} needs {needed / 2**30:.3g} GiB of {len(sizes)} remote shards "
                 "at once",
                 remedy="Raise it, set data.order=block, or lower data.block_shards",
             )

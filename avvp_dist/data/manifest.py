@@ -48,6 +48,11 @@ def write_manifest(
     if twice:
         raise DataError(f"clip {twice[0]} occurs twice", remedy="Ids must be unique")
     classes = sorted({c for scan in scans for names in scan.labels for c in names or ()})
+    if len(classes) > UNKNOWN:
+        raise DataError(
+            f"{out}: {len(classes)} different labels, more than {UNKNOWN}",
+            remedy="Labels are classes: write texts into another member of the clip",
+        )
     with staged(out / INDEX) as temporary, temporary.open("wb") as file:
         np.save(file, _index(scans, ids, classes), allow_pickle=False)
     first = scans[0]
@@ -129,7 +134,10 @@ def parse_manifest(text: bytes, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise DataError(f"{path} is not JSON") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{path} is no manifest of the format {FORMAT}", remedy="Pack it again")
+        raise DataError(
+            f"{path} is no manifest of the format {FORMAT}",
+            remedy="Remove the set and pack it again",
+        )
     try:
         shards, index = manifest["shards"], manifest["index"]
         counts = [

@@ -48,6 +48,8 @@ class Mapping:
         self._bytes = max(granule, int(self.starts[-1]))
         self._base = _map(None, self._bytes, -1)
         self._finalizer = weakref.finalize(self, _libc.munmap, self._base, self._bytes)
+        # At exit daemon threads may still read here, or map a file at a fixed address.
+        self._finalizer.atexit = False
         room = (ctypes.c_uint8 * self._bytes).from_address(self._base)
         self._halves: NDArray[np.float16] = np.ctypeslib.as_array(room).view("<f2")
         self._from_disk = True

@@ -30,7 +30,7 @@ class Mixture:
     def __init__(
         self, sets: Sequence[ShardSet], weights: Sequence[float] = (), most_bad: float = 0.0
     ) -> None:
-        if weights and (len(weights) != len(sets) or min(weights) < 0):
+        if weights and (len(weights) != len(sets) or not all(weight >= 0 for weight in weights)):
             raise ConfigError(
                 f"data.weights={list(weights)} are not one weight, 0 or more, for each of the "
                 f"{len(sets)} shard sets"

@@ -40,12 +40,16 @@ class Openers:
 
 def _serve(work: queue.SimpleQueue[Work | None]) -> None:
     while item := work.get():
-        future, call, arguments = item
-        if not future.set_running_or_notify_cancel():
-            continue
-        try:
-            call(*arguments)
-        except BaseException as error:
-            future.set_exception(error)
-        else:
-            future.set_result(None)
+        _do(*item)
+        del item  # what waits must not keep alive whose work it did
+
+
+def _do(future: Future[None], call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        call(*arguments)
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from avvp_dist.cluster import map_tasks
@@ -22,11 +24,12 @@ from avvp_dist.config import PackConfig
 from avvp_dist.data.adoption import PLAN
 from avvp_dist.data.audioset import AudioSetSource
 from avvp_dist.data.manifest import FORMAT, write_manifest
+from avvp_dist.data.remote import is_url
 from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.sources import ArraySource, HanSource, Part, Source
 from avvp_dist.data.tars import Scan, write_tar
-from avvp_dist.errors import DataError
+from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.tracking.run import stage_run
 
 log = logging.getLogger(__name__)
@@ -47,18 +50,41 @@ def pack(config: PackConfig) -> ShardSet:
         DataError: for missing or broken features, an `out` that holds other clips, a full disk.
         ClusterError: if Ray does not start.
     """
-    out, origin = Path(config.out), _origin(config)
+    if is_url(config.out):
+        raise ConfigError(f"out={config.out} is no local folder", remedy="Pack here, then copy it")
+    out = Path(config.out)
     if (out / MANIFEST).exists():
+        return _finished(out, _origin(config))
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        # Of two at once, the faster takes away the ledger that the slower makes its manifest of.
+        with FileLock(out / ".pack.lock", timeout=0):
+            return _pack(config, out)
+    except Timeout:
+        raise DataError(
+            f"{out}: another process packs into it", remedy="Wait for it, or choose another out="
+        ) from None
+
+
+def _pack(config: PackConfig, out: Path) -> ShardSet:
+    origin = _origin(config)
+    if (out / MANIFEST).exists():  # another process was faster
         return _finished(out, origin)
     source: Source = SOURCES[config.format](Path(config.source), config.split, config.annotations)
-    twice = len(source.ids) - len(set(source.ids))
-    if twice:
-        first = next(clip for n, clip in enumerate(source.ids) if source.ids.index(clip) < n)
-        raise DataError(f"clip {first} occurs twice", remedy="Ids must be unique")
+    if len(set(source.ids)) < len(source.ids):
+        (twice, _), *_ = Counter(source.ids).most_common(1)
+        raise DataError(f"clip {twice} occurs twice", remedy="Ids must be unique")
+    if not (out / PLAN).exists() and any(out.glob("shard-*.tar")):
+        raise DataError(
+            f"{out} holds tars that no unfinished pack has left: they would be overwritten",
+            remedy="Choose another out= or remove them",
+        )
+    (out / PLAN).mkdir(exist_ok=True)  # before the first tar: cut off, it must not be adopted
     extractor = config.extractor or source.extractor
     with stage_run("pack", out, config, {"extractor": extractor}) as run:
         left_out = _pack_shards(config, source, out)
-        scans = [scan for scan in _scans(out) if scan.ids]
+        shards = -(-len(source.ids) // config.clips_per_shard)
+        scans = [scan for scan in _scans(out, shards) if scan.ids]
         if not scans:
             raise DataError(f"no clips to write into {out}")
         write_json(out / ORIGIN, origin)
@@ -118,6 +144,8 @@ def _pack_shards(config: PackConfig, source: Source, out: Path) -> dict[str, int
     for path in [*out.glob("shard-*.tar"), *(out / PLAN).glob("shard-*.json")]:
         if path.stem not in wanted:
             path.unlink()  # of an attempt with more shards
+    for path in out.glob(".shard-*.tmp"):
+        path.unlink(missing_ok=True)  # of an attempt that was killed
     with tqdm(total=len(calls), desc=f"packing {config.split}", unit=" shards") as bar:
         for left_out in _results(calls, config.workers):
             found.append(left_out)
@@ -188,9 +216,9 @@ def _done(tar: Path, made_from: str) -> LeftOut | None:
         return None
 
 
-def _scans(out: Path) -> Iterator[Scan]:
-    for ledger in sorted((out / PLAN).glob("shard-*.json")):
-        meta = json.loads(ledger.read_text())
+def _scans(out: Path, shards: int) -> Iterator[Scan]:
+    for number in range(shards):
+        meta = json.loads(_ledger(out / f"shard-{number:06d}.tar").read_text())
         if meta["scan"] is not None:
             yield Scan(**meta["scan"])
 
@@ -202,6 +230,8 @@ def _origin(config: PackConfig) -> dict[str, Any]:
         "split": config.split,
         "annotations": config.annotations,
         "short": config.short,
+        "snippets": config.snippets,
+        "extractor": config.extractor,
     }
 
 
@@ -213,7 +243,7 @@ def _finished(out: Path, origin: dict[str, Any]) -> ShardSet:
         found = None
     if found != origin:
         raise DataError(
-            f"{out} already holds clips of {found or 'another source'}",
+            f"{out} already holds clips of {found or 'another source'}, not of {origin}",
             remedy="Choose another out= or remove it",
         )
     print(f"{out}: already packed, {len(ready)} clips")

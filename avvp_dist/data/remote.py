@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -23,10 +24,16 @@ def is_url(place: str) -> bool:
     """Whether `place` is a URL of fsspec, such as `s3://BUCKET/FOLDER`.
 
     Raises:
-        DataError: for a `pipe:` URL, which would start a shell.
+        DataError: for a `pipe:` URL, which would start a shell, or one with a password in it, which
+            would stand in every message and record.
     """
     if place.startswith("pipe:"):
         raise DataError(f"{place}: pipe: URLs are refused: they start a shell")
+    if found := re.match(r"([^/]+://)[^/]*:[^/]*@(.*)", place):
+        raise DataError(
+            f"{found[1]}...@{found[2]} has a password in it, which would be recorded",
+            remedy="Give it by fsspec's configuration or the environment variables of its library",
+        )
     return "://" in place
 
 
@@ -38,16 +45,16 @@ def read_url(url: str, start: int | None = None, end: int | None = None) -> byte
         StorageError: naming the URL, if it cannot be read.
     """
     try:
-        filesystem = _filesystem(url)
+        filesystem, path = _filesystem(url)
     except ImportError as error:
         raise StorageError(
             f"{url} cannot be read: {error}", remedy="Install avvp-dist[s3], [gcs] or [http]"
         ) from None
-    except ValueError as error:
+    except (ValueError, TypeError, OSError) as error:  # some connect at once
         raise StorageError(f"{url} cannot be read: {error}") from None
     for attempt in range(ATTEMPTS):
         try:
-            return _answer(lambda: filesystem.cat_file(_path(url), start=start, end=end))
+            return _answer(lambda: filesystem.cat_file(path, start=start, end=end))
         except FileNotFoundError:
             raise
         except Exception as error:  # every kind of server has errors of its own
@@ -80,18 +87,14 @@ def _answer(request: Callable[[], T]) -> T:
     return value  # type: ignore[return-value]
 
 
-def _filesystem(url: str) -> Any:
-    import fsspec  # takes a while, and local shard sets need none
+def _filesystem(url: str) -> tuple[Any, str]:
+    """The file system of a URL, its host included, and the path in it."""
+    from fsspec.core import url_to_fs  # takes a while, and local shard sets need none
 
     protocol = url.partition("://")[0]
     # Our own attempts are counted; a library's must not multiply them.
     options = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}.get(protocol, {})
-    filesystem = fsspec.filesystem(protocol, **options)
+    filesystem, path = url_to_fs(url, **options)
     if protocol == "s3":
         filesystem.retries = 1
-    return filesystem
-
-
-def _path(url: str) -> str:
-    """What fsspec calls the path of a URL: HTTP keeps the whole."""
-    return url if url.startswith("http") else url.partition("://")[2]
+    return filesystem, path

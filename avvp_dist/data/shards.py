@@ -6,20 +6,20 @@ before its first clip is read: fetched if it is remote, verified against the man
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import tarfile
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.commit import MANIFEST, sha256
+from avvp_dist.commit import MANIFEST
 from avvp_dist.config import Reading
 from avvp_dist.data.adoption import adopt
 from avvp_dist.data.cache import Cache
@@ -30,27 +30,13 @@ from avvp_dist.data.mapping import Mapping
 from avvp_dist.data.openers import Openers
 from avvp_dist.data.remote import is_url, read_url
 from avvp_dist.data.schema import finite
+from avvp_dist.data.verification import REMEDY, Shard, check_size, verify
 from avvp_dist.errors import DataError, StorageError
 
 OnBad = Callable[[Iterable[int], DataError], None]
 """Is told which clips cannot be read and why; it may raise."""
 
 _OPENERS = 8
-_REMEDY = "It was cut off or changed: copy it again, or pack the shard set again"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar of a shard set, as its manifest has it."""
-
-    name: str
-    clips: int
-    bytes: int
-    sha256: str
-
-    @property
-    def stem(self) -> str:
-        return self.name.removesuffix(".tar")
 
 
 class ShardSet:
@@ -89,12 +75,13 @@ class ShardSet:
         self._mapping = Mapping([shard.bytes for shard in self.shards])
         self._opening: dict[int, Future[None]] = {}
         self._open = np.zeros(len(self.shards), bool)
+        self._readers = np.zeros(len(self.shards), np.int64)
         self._verified: set[int] = set()
         self._lock = threading.Lock()
         self._openers: Openers | None = None
         for number in range(0 if self.remote else len(self.shards)):
             try:
-                self._check_size(number, self._path(number))
+                check_size(self.shards[number], self._path(number))
             except DataError as error:
                 on_bad(self.clips_of(number), error)
 
@@ -142,10 +129,17 @@ class ShardSet:
         """
         if room is None:
             room = np.empty((len(clips), self.layout.width), np.float16)
-        good = self._open_owners(clips, on_bad)
-        good &= self._whole(clips, good, on_bad)
-        if good.any():
-            self._gather_into(room, clips, good)
+        owners = self.owners(clips)
+        with self._lock:  # until they are copied nobody may unmap them: validation reads, too
+            np.add.at(self._readers, owners, 1)
+        try:
+            good = self._open_owners(clips, on_bad)
+            good &= self._whole(clips, good, on_bad)
+            if good.any():
+                self._gather_into(room, clips, good)
+        finally:
+            with self._lock:
+                np.subtract.at(self._readers, owners, 1)
         arrays = self.layout.views(room)
         if self.reading.verify == "size":  # no hash vouches for them
             good &= self._finite(clips, arrays, good, on_bad)
@@ -206,13 +200,19 @@ class ShardSet:
         """Begin to open shards in the background; `warm`: and to read them from the disk."""
         for number in shards:
             future = self._future(int(number))
-            if warm and self._openers is not None:
-                self._openers.submit(self._warm, int(number), future)
+            openers = self._openers
+            if warm and openers is not None:
+                openers.submit(self._warm, int(number), future)
 
     def release(self, shards: Iterable[int]) -> None:
-        """Close shards: their addresses and their places on the disk become free."""
+        """Close shards: their addresses and their places on the disk become free.
+
+        One that another thread reads just now stays open.
+        """
         with self._lock:
             for number in map(int, shards):
+                if self._readers[number]:
+                    continue
                 if number in self._opening and self._opening[number].done():
                     self._opening.pop(number)
                     self._open[number] = False
@@ -232,23 +232,25 @@ class ShardSet:
             if number not in self._opening:
                 if self._openers is None:
                     self._openers = Openers(min(_OPENERS, (os.cpu_count() or 1) + 2))
+                    weakref.finalize(self, self._openers.close).atexit = False
                 self._opening[number] = self._openers.submit(self._open_shard, number)
             return self._opening[number]
 
     def _open_shard(self, number: int) -> None:
+        shard = self.shards[number]
         for last in (False, True):
             path = self._fetched(number)
             try:
-                self._check_size(number, path)  # a map of a cut file would end the process
+                check_size(shard, path)  # a map of a cut file would end the process
                 if number not in self._verified:
-                    self._verify(number, path)
+                    verify(shard, path, self.reading.verify)
                 self._mapping.map(number, path)
                 self._verified.add(number)
                 self._open[number] = True
                 return
             except FileNotFoundError:  # another process made room in the cache just now
                 if last:
-                    raise DataError(f"shard {path} is missing", remedy=_REMEDY) from None
+                    raise DataError(f"shard {path} is missing", remedy=REMEDY) from None
             except StorageError:
                 raise
             except DataError:
@@ -256,7 +258,9 @@ class ShardSet:
                     raise
                 self._cache.remove(path)  # the copy went bad, not the shard
             except OSError as error:
-                raise DataError(f"shard {path} cannot be read: {error}", remedy=_REMEDY) from None
+                if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+                    raise StorageError(f"shard {path} cannot be opened: {error}") from None
+                raise DataError(f"shard {path} cannot be read: {error}", remedy=REMEDY) from None
 
     def _fetched(self, number: int) -> Path:
         if not self.remote:
@@ -264,38 +268,21 @@ class ShardSet:
         shard = self.shards[number]
         return self._cache.fetch(f"{self.name}/{shard.name}", shard.bytes, shard.sha256)
 
-    def _verify(self, number: int, path: Path) -> None:
-        """Raise `DataError` unless a shard is what the manifest says, as far as `verify` looks."""
-        shard = self.shards[number]
-        if self.reading.verify == "sha256":
-            if sha256(path) != shard.sha256:
-                raise DataError(
-                    f"shard {path} has another SHA-256 than its manifest says", remedy=_REMEDY
-                )
-            return
-        with path.open("rb") as file:
-            header = file.read(tarfile.BLOCKSIZE)
-        try:
-            tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        except tarfile.HeaderError as error:
-            raise DataError(f"shard {path} is no tar: {error}", remedy=_REMEDY) from None
-
-    def _check_size(self, number: int, path: Path) -> None:
-        size = self.shards[number].bytes
-        try:
-            found = path.stat().st_size
-        except OSError:
-            raise DataError(
-                f"shard {path} is missing", remedy="Copy it again, or pack the shard set again"
-            ) from None
-        if found != size:
-            raise DataError(
-                f"shard {path} has {found} bytes, its manifest says {size}", remedy=_REMEDY
-            )
-
     def _warm(self, number: int, opened: Future[None]) -> None:
-        if opened.exception() is None:
+        if opened.exception() is not None:
+            return
+        try:
             self._mapping.populate(number)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                return  # it was closed meanwhile, or memory is short: the clips are read when met
+            path = self._path(number) if not self.remote else self.shards[number].name
+            failed: Future[None] = Future()
+            failed.set_exception(DataError(f"shard {path} cannot be read: {error}", remedy=REMEDY))
+            with self._lock:
+                if self._opening.get(number) is opened:  # else it was closed meanwhile
+                    self._opening[number] = failed
+                    self._open[number] = False
 
     def _open_owners(self, clips: NDArray[np.integer], on_bad: OnBad) -> NDArray[np.bool_]:
         """Open the shards of `clips`; which of the clips lie in good ones."""

@@ -66,7 +66,7 @@ class ArraySource:
         self.path = folder / f"features_{split}.npz"
         streams = _load_arrays(str(self.path))
         self.ids = [str(name) for name in streams["filenames"]]
-        self._labels = labels_of(annotations or folder, split)
+        self._labels = labels_of(annotations or folder, split, bool(annotations))
         if self._labels and not set(self.ids) & self._labels.keys():
             raise DataError(
                 f"{self.path}: none of its {len(self.ids)} clips, first {self.ids[0]}, is in the "
@@ -118,7 +118,11 @@ def _loaded(path: str, changed: int) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path} has no array `filenames`")
     count = len(streams["filenames"])
     for name, array in streams.items():
-        if name != "filenames" and (array.ndim != 3 or len(array) != count):
+        if name == "filenames":
+            continue
+        if array.dtype.kind not in "fiu":
+            raise DataError(f"{path}: {name} is {array.dtype}, expected numbers")
+        if array.ndim != 3 or len(array) != count:
             raise DataError(f"{path}: {name} is {list(array.shape)}, expected [{count}, T, D]")
     return streams
 
@@ -138,7 +142,7 @@ class HanSource:
 
     def __init__(self, folder: Path, split: str, annotations: str) -> None:
         self.folder = folder
-        self._labels = labels_of(annotations or folder, split)
+        self._labels = labels_of(annotations or folder, split, bool(annotations))
         if not self._labels:
             raise DataError(
                 f"HAN's features are packed in the order of AVVP_*.csv, none is in "
@@ -200,9 +204,15 @@ def pool_frames(frames: NDArray[np.floating]) -> NDArray[np.floating]:
     return pooled
 
 
-def labels_of(folder: str | Path, split: str) -> dict[str, Labels]:
-    """Weak labels by clip of a folder's `AVVP_*.csv`, in csv order; empty without such a file."""
+def labels_of(folder: str | Path, split: str, needed: bool = False) -> dict[str, Labels]:
+    """Weak labels by clip of a folder's `AVVP_*.csv`, in csv order; empty without such a file.
+
+    Raises:
+        DataError: if there is none though it is `needed`.
+    """
     if not any(Path(folder).glob("AVVP_*.csv")):
+        if needed:
+            raise DataError(f"annotations: {folder} holds no AVVP_*.csv")
         return {}
     annotations: Annotations = read_annotations(folder, split)
     return {

@@ -52,7 +52,9 @@ class ClipStream:
                 remedy="The ranks share each batch evenly: change one of them",
             )
         self.clips_per_epoch = sum(pool.share for pool in pools)
-        if self.clips_per_epoch < (1 if pad else batch_size):
+        if not self.clips_per_epoch:
+            raise ConfigError("an epoch has no clips: data.weights are too small")
+        if self.clips_per_epoch < batch_size and not pad:
             raise ConfigError(
                 f"trainer.batch_size={batch_size} is more than the {self.clips_per_epoch} clips of "
                 "an epoch",
@@ -91,16 +93,18 @@ class ClipStream:
             "data.order": f"block of {self.block}" if self.block else "global",
             "data.last_batch": "pad" if self.pad else "drop",
             "data.weights": [pool.weight for pool in self.pools],
-            "clips": digest([[len(p.clips), int(p.clips.sum())] for p in self.pools]),
+            "clips (data.heldout)": digest(
+                [[len(p.clips), int(p.clips.sum())] for p in self.pools]
+            ),
         }
 
-    def check_same(self, saved: dict[str, Any], data: list[str]) -> None:
+    def check_same(self, saved: dict[str, Any], lineage: dict[str, list[str]]) -> None:
         """Raise `CheckpointError` naming what changed since `saved`, the identity of a checkpoint.
 
         Args:
-            data: digests of the shard sets.
+            lineage: digests and versions of what is read.
         """
-        now = {**self.identity(), "shard sets": data}
+        now = {**self.identity(), **lineage}
         changed = [
             f"{key}: {saved.get(key)} then, {value} now"
             for key, value in now.items()

@@ -266,6 +266,8 @@ def _scan(
             clip = meta["id"] or decode_key(key)
         except ValueError as error:
             raise DataError(f"{path}: {key!a} is no key of a clip: {error}") from None
+        if "\0" in clip:  # the index could not tell it from the same id without
+            raise DataError(f"{path}: {clip!a} is no id of a clip")
         if {name: shape for name, (_, shape) in found.items()} != shapes:
             raise DataError(
                 f"{path}: clip {clip} has { ({n: list(s) for n, (_, s) in found.items()}) }, the "

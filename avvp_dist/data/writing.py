@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from avvp_dist.commit import MANIFEST
+from avvp_dist.data.adoption import PLAN
 from avvp_dist.data.manifest import write_manifest
 from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet
@@ -41,6 +44,11 @@ def write_shard_set(
         raise DataError(f"no clips to write into {out}")
     dims = {name: array.shape[-1] for name, array in sorted(first.streams.items())}
     snippets = snippets or max(len(array) for array in first.streams.values())
+    if snippets > 255:
+        raise DataError(f"clips of {snippets} snippets, more than 255")
+    # Cut off, it must not be adopted as tars that somebody else wrote and finished.
+    (out / PLAN).mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
     scans: list[Scan] = []
     seen: set[str] = set()
     rest = chain([first], clips)
@@ -52,4 +60,5 @@ def write_shard_set(
         padded = [clip.padded(snippets, dims) for clip in block]
         scans.append(write_tar(padded, out / f"shard-{len(scans):06d}.tar"))
     write_manifest(out, scans, extractor=extractor, source=source)
+    shutil.rmtree(out / PLAN)
     return ShardSet(out)

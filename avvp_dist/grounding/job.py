@@ -97,6 +97,8 @@ def _plan(config: GroundConfig, shards: ShardSet) -> dict[str, Any]:
             f"thresholds: {path} does not exist", remedy="Make it with tools/calibrate.py"
         )
     chosen: Any = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(chosen, dict) or not {"extractor", "thresholds"} <= chosen.keys():
+        raise ConfigError(f"thresholds: {path} is no file of tools/calibrate.py")
     if chosen["extractor"] != shards.extractor:
         raise ConfigError(
             f"thresholds: {path} belongs to the extractor {chosen['extractor']!r}, the shard "
@@ -160,16 +162,22 @@ def _run_tasks(
 def _summarise(run: Run, shards: ShardSet, folder: Path, plan: dict[str, Any]) -> None:
     ids = np.concatenate([np.load(folder / f"{s.stem}.npy") for s in shards.shards])
     counts = [json.loads((folder / f"{s.stem}.json").read_text()) for s in shards.shards]
-    real = ids != PADDING
-    members = (ids[:, None, :] == np.arange(shards.snippets)[None, :, None]).sum(2)
-    sizes = np.bincount(members[members > 0], minlength=shards.snippets + 1)[1:]
-    per_clip = np.bincount((members > 0).sum(1), minlength=shards.snippets + 1)[1:]
-    pairs = float((members.astype(float) ** 2).sum() / (real.sum(1).astype(float) ** 2).sum())
+    sizes, per_clip = np.zeros((2, shards.snippets), np.int64)
+    same = pairs = components = 0
+    for start in range(0, len(ids), _CLIPS_AT_ONCE):  # [N, T, T] of all would not fit
+        some = ids[start : start + _CLIPS_AT_ONCE]
+        members = (some[:, None, :] == np.arange(shards.snippets)[None, :, None]).sum(2)
+        counted = (members > 0).sum(1)
+        sizes += np.bincount(members[members > 0], minlength=shards.snippets + 1)[1:]
+        per_clip += np.bincount(counted, minlength=shards.snippets + 1)[1:]
+        same += int((members**2).sum())
+        pairs += int(((some != PADDING).sum(1) ** 2).sum())
+        components += int(counted.sum())
     figures = {
         "clips": len(ids),
-        "components_per_clip": float((members > 0).sum(1).mean()),
+        "components_per_clip": components / len(ids),
         "one_component_share": float(per_clip[0] / len(ids)),
-        "positive_pair_share": pairs,
+        "positive_pair_share": same / pairs,
         "link_share": sum(c["links"] for c in counts) / len(ids),
         "silent_snippets": sum(c["silent"] for c in counts),
     }

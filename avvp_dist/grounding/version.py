@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,29 @@ class Grounding:
                 remedy="Run tools/ground.py on this one",
             )
         self.version: str = self.summary["version"]
-        files = (f"{self.place}/{shard.stem}.npy" for shard in shards.shards)
-        parts = [np.load(io.BytesIO(_bytes(file)), allow_pickle=False) for file in files]
+        files = [f"{self.place}/{shard.stem}.npy" for shard in shards.shards]
+        with ThreadPoolExecutor(16) as pool:  # each may be a request of its own
+            parts = list(pool.map(_load, files))
+        for file, part, shard in zip(files, parts, shards.shards, strict=True):
+            if part.shape != (shard.clips, shards.snippets) or part.dtype != np.uint8:
+                raise DataError(
+                    f"{file} is {part.dtype} {list(part.shape)}, expected uint8 "
+                    f"{[shard.clips, shards.snippets]}",
+                    remedy="Copy it again, or remove it and run tools/ground.py again",
+                )
         self.components: NDArray[np.uint8] = np.concatenate(parts)
 
     def gather(self, clips: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Component ids of `clips [B]`: uint8 `[B, T]`."""
         return self.components[clips]
+
+
+def _load(file: str) -> NDArray[Any]:
+    try:
+        part: NDArray[Any] = np.load(io.BytesIO(_bytes(file)), allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        raise DataError(f"{file} is missing or damaged: {error}") from None
+    return part
 
 
 def _bytes(file: str) -> bytes:
@@ -57,7 +74,10 @@ def _bytes(file: str) -> bytes:
 
 def _only_one(shards: ShardSet) -> Path:
     if shards.remote:
-        raise DataError(f"{shards.name}: which grounding?", remedy="Set data.grounding=URL")
+        raise DataError(
+            f"{shards.name} is remote, and its grounding is not named",
+            remedy="Set data.grounding= to a folder or URL",
+        )
     found = sorted(path.parent for path in (shards.folder / GROUNDINGS).glob(f"*/{SUMMARY}"))
     if len(found) != 1:
         raise DataError(

@@ -13,6 +13,7 @@ from typing import Any
 
 from avvp_dist.commit import digest, sha256
 from avvp_dist.config import Tracking
+from avvp_dist.errors import first_line
 from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
 from avvp_dist.tracking.records import Records, finite, read_records
 
@@ -163,7 +164,7 @@ class Feeder:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            reason = str(error).splitlines()[0][:160]
+            reason = first_line(error)[:160]
             print(
                 f"MLflow: {tracking_uri()} does not answer, the run goes on and keeps its "
                 f"records in {self.folder} ({type(error).__name__}: {reason})",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avvp_dist.commit import MANIFEST, commit_folder, faults
-from avvp_dist.errors import CheckpointError
+from avvp_dist.errors import CheckpointError, first_line
 from avvp_dist.training.ranks import Ranks
 
 CHECKPOINTS = "checkpoints"
@@ -67,7 +67,7 @@ def load_checkpoint(engine: Any, folder: Path, ranks: Ranks) -> dict[str, Any] |
         path, state = engine.load_checkpoint(str(newest), tag=_TAG)
     except Exception as error:
         raise CheckpointError(
-            f"checkpoint {newest} does not load: {str(error).splitlines()[0]}",
+            f"checkpoint {newest} does not load: {first_line(error)}",
             remedy="Resume with the model, ZeRO stage and number of ranks that saved it",
         ) from error
     if path is None:

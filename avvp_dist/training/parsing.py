@@ -110,7 +110,7 @@ class ParsingTask:
         train = self.train = data.sets[0]
         check_parsable(train)
         check_parsable(val, like=train)
-        self.pools = data.pools()
+        self.pools, self.lineage = data.pools(), {"shard sets": data.digests}
         self.weak = read_weak_labels(train, annotations.classes)
         self.kept = self._kept(config.data.refined_labels)
         self.val_clips, self.val_events = match_clips(val, annotations)
@@ -199,8 +199,11 @@ def read_weak_labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:
 
 
 def check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
-    """Raise `DataError` unless all clips are whole, and of the sizes of `like`."""
-    short = np.flatnonzero(shards.lengths < shards.snippets)
+    """Raise `DataError` unless all clips are whole, and of the sizes of `like`.
+
+    Clips that are not finite, of length 0, are damage: it is met when they are read.
+    """
+    short = np.flatnonzero((shards.lengths < shards.snippets) & (shards.lengths > 0))
     if short.size:
         raise DataError(
             f"{shards.name}: {short.size} clips have fewer than {shards.snippets} snippets, "

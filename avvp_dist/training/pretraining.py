@@ -81,13 +81,15 @@ class PretrainingTask:
         hidden = config.data.hidden_streams
         _check_hidden(hidden, data)
         self.manifest = "+".join(data.digests)
-        self.grounding = "+".join(one.version for one in groundings)
+        versions = [one.version for one in groundings]
+        self.grounding = "+".join(versions)
+        self.lineage = {"shard sets": data.digests, "groundings": versions}
         self.components = np.concatenate([one.components for one in groundings])
         self.encoder = Encoder(config.encoder, data.dims, data.snippets)
         self.module: nn.Module = GroundingModel(self.encoder, config.objective, hidden)
         trained = _trained(data, config.data.heldout)
         self.pools = data.pools(trained)
-        self.heldout = np.flatnonzero(~trained)[: config.data.heldout_clips]
+        self.heldout = _heldout(data, trained, config.data.heldout_clips)
         if config.trainer.export == "best" and not len(self.heldout):
             raise ConfigError("trainer.export=best needs held-out clips: data.heldout holds none")
         self.lengths = data.lengths
@@ -113,8 +115,16 @@ class PretrainingTask:
             self._judge(part, ranks.device, dtype)
             for part in np.array_split(mine, max(1, -(-len(mine) // 256)))
         ]
-        similarity, losses = (ranks.join(np.concatenate(kind)) for kind in zip(*found, strict=True))
-        components = torch.from_numpy(self.components[self.heldout])
+        similarity, losses, good = (
+            ranks.join(np.concatenate(kind)) for kind in zip(*found, strict=True)
+        )
+        if self.loading.order == "block":  # the loader closes only what it opened
+            for part in self.data.sets:
+                part.release(range(len(part.shards)))
+        if not good.any():
+            raise DataError("no held-out clip can be read", remedy="Mend the shard sets")
+        similarity, losses = similarity[good], losses[good]
+        components = torch.from_numpy(self.components[self.heldout[good]])
         same, valid = (mask.numpy() for mask in pair_masks(components))
         others = valid & ~np.eye(same.shape[1], dtype=bool)
         scores = {
@@ -149,8 +159,9 @@ class PretrainingTask:
     @torch.no_grad()
     def _judge(
         self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Cosines within audio, within vision and across, `[B, 3, T, T]`, and the loss, `[B]`."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Cosines within audio, within vision and across, `[B, 3, T, T]`, the loss, `[B]`, and
+        which clips could be read, `[B]`."""
         read, good = read_clips(self.data, clips)
         batch = self.batch(read, device, dtype)
         batch["components"][torch.from_numpy(~good)] = PADDING
@@ -160,7 +171,8 @@ class PretrainingTask:
         loss, _ = grounding_loss(audio, visual, batch["components"], objective)
         a, v = (F.normalize(x.float(), dim=-1) for x in (audio, visual))
         pairs = [x @ y.transpose(1, 2) for x, y in ((a, a), (v, v), (a, v))]
-        return torch.stack(pairs, 1).cpu().numpy(), np.full(len(clips), float(loss), np.float32)
+        losses = np.full(len(clips), float(loss), np.float32)
+        return torch.stack(pairs, 1).cpu().numpy(), losses, good
 
 
 def compared(encoder: Encoder, batch: Batch, hidden: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -197,11 +209,23 @@ def _groundings(data: Mixture, places: Sequence[str]) -> list[Grounding]:
 
 def _check_hidden(hidden: Sequence[str], data: Mixture) -> None:
     visual = [name for name in data.dims if name != AUDIO]
+    if not visual or AUDIO not in data.dims:
+        raise DataError(
+            f"{data.name} has the streams {sorted(data.dims)}: pretraining needs {AUDIO} and vision"
+        )
     if not set(hidden) < set(visual):
         raise ConfigError(
             f"data.hidden_streams={list(hidden)}: some, not all, of the visual streams {visual} of "
             f"{data.name} can be hidden"
         )
+
+
+def _heldout(data: Mixture, trained: NDArray[np.bool_], most: int) -> NDArray[np.integer]:
+    """At most so many clips that are not trained on: the first ones of each set, by turns."""
+    held = np.flatnonzero(~trained)
+    first = np.searchsorted(held, data.starts)
+    within = np.concatenate([np.arange(count) for count in np.diff(first)])
+    return np.sort(held[np.argsort(within, kind="stable")[:most]])
 
 
 def _trained(data: Mixture, heldout: float) -> NDArray[np.bool_]:

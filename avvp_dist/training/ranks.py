@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from avvp_dist.errors import ClusterError
+from avvp_dist.errors import ClusterError, first_line
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def connect() -> Ranks:
         raise ClusterError(
             f"rank {os.environ['RANK']} of {size} could not reach the others at "
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from None
     device = torch.device(accelerator.current_device_name())
     return Ranks(int(os.environ["RANK"]), size, device)

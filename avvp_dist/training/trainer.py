@@ -42,6 +42,8 @@ class Task(Protocol):
     """What is read."""
     pools: list[Pool]
     """Its training clips."""
+    lineage: dict[str, list[str]]
+    """Digests and versions of what is read; a checkpoint belongs to them."""
     loading: Loading
     panels: Panels
 
@@ -97,30 +99,37 @@ class Trainer:
 
     def train(self) -> None:
         """Train to the last step; checkpoints, exports and figures lie in `out`."""
-        started = time.monotonic()
         self._announce()
+        started, clips = time.monotonic(), 0
         for step, reads in zip(
             self._progress(), self.loader.steps(self.step, self.steps), strict=True
         ):
-            parts = self._update(step, reads)
+            parts, share = self._update(step, reads)
             self.step = step + 1
+            clips += self.stream.planned(step)
             if self.step % self.config.log_every == 0 or self.step == self.steps:
-                self._log(parts, time.monotonic() - started)
-                started = time.monotonic()
+                self._log(parts, share, clips / max(time.monotonic() - started, 1e-9))
+                started, clips = time.monotonic(), 0
             if self._epoch_ends():
                 self._validate()
-                started = time.monotonic()
+                started, clips = time.monotonic(), 0
             if self._checkpoint_due():
                 self._save()
         self._draw()
 
-    def _update(self, step: int, reads: list[Read]) -> dict[str, Tensor]:
-        """One optimiser step over this rank's part of the global batch: loss and its parts."""
+    def _update(self, step: int, reads: list[Read]) -> tuple[dict[str, Tensor], float]:
+        """One optimiser step over this rank's part of the global batch.
+
+        Returns:
+            The loss and its parts, summed with their weights, and the sum of the weights: 1 where
+            no clip is missing.
+        """
         factor = lr_factor(self.optimizer, step, self.steps, self.steps_per_epoch)
         for group, peak in zip(self.engine.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         self.engine.train()
         sums: dict[str, Tensor] = {}
+        share = 0.0
         for number, read in enumerate(reads):
             # Dropout as a function of step and rank: nothing of it has to be saved to resume.
             torch.manual_seed(_seed(self.config.seed, step, number, self.ranks.rank))
@@ -134,28 +143,31 @@ class Trainer:
                     f"{', '.join(map(self.task.data.id, read.clips[:8]))}",
                     remedy="Lower optimizer.lr or set optimizer.clip; checkpoints are untouched",
                 )
-            # The mean over the clips of the step, whichever rank and micro-batch has how many.
+            # The sum over the clips that were read, divided by the planned ones: however many a
+            # rank and micro-batch has, each clip counts the same. (DeepSpeed takes means of both.)
             weight = read.count * self.ranks.size * len(reads) / self.stream.planned(step)
             self.engine.backward(loss if weight == 1 else loss * weight)
             self.engine.step()
             for name, part in {"loss": loss.detach(), **parts}.items():
-                sums[name] = sums.get(name, 0) + part / self.config.accumulate
-        return sums
+                sums[name] = sums.get(name, 0) + part * (weight / len(reads))
+            share += weight / len(reads)
+        return sums, share
 
-    def _log(self, parts: dict[str, Tensor], seconds: float) -> None:
+    def _log(self, parts: dict[str, Tensor], share: float, rate: float) -> None:
+        # What stands in for an empty micro-batch must not be seen in the means.
+        read = float(self.ranks.mean(torch.tensor(share, device=self.ranks.device)))
         means = {
-            name if name == "loss" else f"train/{name}": float(self.ranks.mean(part))
+            name if name == "loss" else f"train/{name}": float(self.ranks.mean(part)) / (read or 1)
             for name, part in parts.items()
         }
         self._share_damage()
         norm = self.engine.get_global_grad_norm()
-        steps = (self.step - 1) % self.config.log_every + 1
         self.run.log(
             self.step,
             **means,
             lr=self.engine.optimizer.param_groups[0]["lr"],
             grad_norm=float("nan") if norm is None else float(norm),
-            clips_per_second=steps * self.config.batch_size / max(seconds, 1e-9),
+            clips_per_second=rate,
         )
         self._bar.set_postfix(loss=f"{means['loss']:.4f}")
 
@@ -181,7 +193,7 @@ class Trainer:
                 save_model(self.out / "model", *self.task.exported(state))
 
     def _save(self) -> None:
-        order = {**self.stream.identity(), "shard sets": self.task.data.digests}
+        order = {**self.stream.identity(), **self.task.lineage}
         state = {"step": self.step, "order": order, "best": self.best}
         folder = self.out / CHECKPOINTS
         save_checkpoint(self.engine, folder, self.step, state, self.config.keep, self.ranks)
@@ -191,7 +203,7 @@ class Trainer:
             return
         state = load_checkpoint(self.engine, self.out / CHECKPOINTS, self.ranks)
         if state is not None:
-            self.stream.check_same(state["order"], self.task.data.digests)
+            self.stream.check_same(state["order"], self.task.lineage)
             self.step, self.best = state["step"], state["best"]
         if self.ranks.first:
             print(

@@ -58,7 +58,7 @@ def test_features_of_other_backbones_are_refused(
         Mixture([one, two])
 
 
-@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0], [1.0, -1.0]])
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0], [1.0, -1.0], [1.0, float("nan")]])
 def test_weights_that_cannot_be_are_named(tmp_path: Path, weights: list[float]) -> None:
     sets = [write(tmp_path / name, 2) for name in "ab"]
     with pytest.raises(ConfigError, match=r"data\.weights=.* 2 shard sets"):

@@ -16,7 +16,7 @@ import pytest
 from avvp_dist.config import PackConfig, Tracking
 from avvp_dist.data.packing import pack
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.errors import DataError
+from avvp_dist.errors import ConfigError, DataError
 
 OFF = Tracking(enabled=False)
 RECORDS = ("records.jsonl", "origin.json", "mlflow.cursor")
@@ -159,3 +159,39 @@ def test_a_full_disk_stops_with_its_name_and_goes_on_later(tmp_path: Path) -> No
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
     assert os.path.ismount(small) is False
+
+
+def test_tars_of_others_are_not_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "shard-000007.tar").write_bytes(b"precious")
+    with pytest.raises(DataError, match="holds tars that no unfinished pack has left"):
+        run(write_source(tmp_path / "source"), out)
+    assert (out / "shard-000007.tar").read_bytes() == b"precious"
+
+
+def test_two_packs_into_one_folder_are_one_too_many(tmp_path: Path) -> None:
+    source, out = write_source(tmp_path / "source"), tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", _SLOW, str(source), str(out)])
+    while not (out / ".pack" / "shard-000000.json").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    with pytest.raises(DataError, match="another process packs into it"):
+        run(source, out, clips_per_shard=2)
+    assert process.wait() == 0
+    assert len(ShardSet(out)) == 20
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind", "named"),
+    [
+        ({"out": "s3://bucket/set"}, ConfigError, "out=s3://bucket/set is no local folder"),
+        ({"annotations": "nowhere"}, DataError, "annotations: nowhere holds no AVVP"),
+    ],
+)
+def test_places_that_cannot_be_are_named(
+    tmp_path: Path, keys: dict[str, str], kind: type[Exception], named: str
+) -> None:
+    given = {"source": str(write_source(tmp_path / "source")), "out": str(tmp_path / "out"), **keys}
+    with pytest.raises(kind, match=named):
+        pack(PackConfig(tracking=OFF, **given))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -15,7 +18,8 @@ import pytest
 
 from avvp_dist.commit import sha256
 from avvp_dist.config import Reading
-from avvp_dist.data import shards as shards_module
+from avvp_dist.data import verification
+from avvp_dist.data.mapping import Mapping
 from avvp_dist.data.schema import Clip, decode_key
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.writing import write_shard_set
@@ -130,7 +134,7 @@ def test_a_shard_is_verified_once_in_a_process(
         hashed.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr(shards_module, "sha256", counted)
+    monkeypatch.setattr(verification, "sha256", counted)
     again = ShardSet(shard_set.folder)
     for _ in range(3):
         again.gather(np.array([0, 6]))
@@ -232,3 +236,32 @@ def test_opening_waits_for_no_other_shard(shard_set: ShardSet) -> None:
     again.gather(np.array([6]))
     assert time.monotonic() - started < 5
     assert set(again._opening) == {2}
+
+
+def test_a_shard_that_is_read_is_not_closed(
+    shard_set: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation reads while the loader closes what it has passed: else the process ends."""
+    expected, gather = shard_set.gather(np.array([0, 6])), Mapping.gather
+
+    def released_meanwhile(mapping: Mapping, *arguments: Any) -> np.ndarray:
+        shard_set.release([0, 1, 2])
+        return gather(mapping, *arguments)
+
+    monkeypatch.setattr(Mapping, "gather", released_meanwhile)
+    for name, array in shard_set.gather(np.array([0, 6])).items():
+        np.testing.assert_array_equal(array, expected[name])
+    monkeypatch.undo()
+    shard_set.release([0, 2])
+    assert not shard_set.all_open
+
+
+def test_sets_that_are_gone_take_their_memory_and_threads_along(shard_set: ShardSet) -> None:
+    gone = []
+    for _ in range(5):
+        again = ShardSet(shard_set.folder)
+        again.gather(np.arange(7))
+        gone.append(weakref.ref(again))
+        del again
+    gc.collect()
+    assert [one() for one in gone] == [None] * 5

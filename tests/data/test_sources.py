@@ -216,5 +216,6 @@ def test_another_source_into_the_same_folder_is_refused(han: Path, changes: dict
 def test_a_cut_off_pack_is_done_again(han: Path) -> None:
     first = pack_han(han)
     (first.folder / "manifest.json").unlink()
+    (first.folder / ".pack").mkdir()
     (first.folder / "shard-000000.tar").write_bytes(b"half")
     assert pack_han(han).digest == first.digest

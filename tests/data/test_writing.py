@@ -125,7 +125,9 @@ def test_a_cut_off_writer_leaves_no_manifest(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write_shard_set(cut_off(), tmp_path, clips_per_shard=3)
-    assert [path.name for path in tmp_path.iterdir()] == ["shard-000000.tar"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["shard-000000.tar"]
+    with pytest.raises(DataError, match="is no shard set"):  # and it is not adopted
+        ShardSet(tmp_path)
 
 
 def test_a_full_disk_is_named_and_leaves_no_half_file(
@@ -137,4 +139,4 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DataError, match=r"no space left for .*shard-000000\.tar"):
         write(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("[!.]*")) + list(tmp_path.glob(".shard*")) == []
