@@ -3,10 +3,11 @@
 | exit code | meaning |
 |---|---|
 | 2 | configuration: an unknown key, a wrong value, a missing file |
-| 3 | data: a shard, a clip, an annotation file |
+| 3 | data: a shard, a clip, an annotation file, the disk or the server they are on |
 | 4 | checkpoint: missing, torn, or made for another model |
 | 5 | cluster: a launcher, Ray or another rank |
 | 6 | numerics: a loss or a feature that is not finite |
+| 130 | Ctrl-C |
 """
 
 from __future__ import annotations

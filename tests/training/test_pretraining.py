@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -267,3 +268,23 @@ def test_pretraining_does_not_see_hidden_streams(
         losses = losses_of(tmp_path, hidden, tokens, name)
         same = [ours == theirs for ours, theirs in zip(losses, plain, strict=True)]
         assert same == [name in hidden] * 2, name
+
+
+def test_held_out_clips_that_cannot_be_read_do_not_count(
+    grounded: ShardSet, one_rank: None, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(grounded.folder, tmp_path / "train"))
+    (folder / "shard-000001.tar").unlink()
+    config = config_of(grounded, tmp_path)
+    config.data.heldout, config.data.max_bad_fraction = 0.5, 0.5
+    alone = Ranks(0, 1, torch.device("cpu"))
+    found = []
+    for shards in (grounded.folder, folder):
+        torch.manual_seed(0)
+        data = Mixture.open([str(shards)], [], config.data)
+        task = PretrainingTask(config, data, [Grounding(grounded)])
+        task.module.eval()
+        if shards == grounded.folder:
+            task.heldout = np.array([n for n in task.heldout if n not in range(40, 80)])
+        found.append(task.validate(alone, torch.float32))
+    assert found[0] == pytest.approx(found[1])
