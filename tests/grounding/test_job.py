@@ -48,7 +48,7 @@ def cluster() -> Iterator[None]:
 def calibrated(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the train shard set with its thresholds, without a grounding."""
     folder = tmp_path_factory.mktemp("job") / "calibrated"
-    shutil.copytree(packed["train"].folder, folder)
+    shutil.copytree(packed["train"].folder, folder, ignore=shutil.ignore_patterns("grounding"))
     config = CalibrateConfig(shards=str(folder), false_link_rate=0.05)
     config.tracking.enabled = False
     calibrate(config)
