@@ -70,7 +70,9 @@ class Reading:
         "size and first header alone",
         choices=("sha256", "size"),
     )
-    cache: str = option("", "folder of fetched shards (s3://, gs://, https://); empty: ~/.cache")
+    cache: str = option(
+        "", "folder of fetched shards (s3://, gs://, https://); empty: ~/.cache/avvp_dist"
+    )
     cache_gib: float = option(200.0, "GiB it may hold; the least recently used go first", least=0)
 
 

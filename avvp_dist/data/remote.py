@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import queue
 import random
 import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
-from avvp_dist.errors import DataError, StorageError
+from avvp_dist.errors import DataError, StorageError, first_line
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def read_url(url: str, start: int | None = None, end: int | None = None) -> byte
         except FileNotFoundError:
             raise
         except Exception as error:  # every kind of server has errors of its own
-            failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            failure = f"{type(error).__name__}: {first_line(error)}"
         if attempt < ATTEMPTS - 1:
             time.sleep(min(_LONGEST_PAUSE, 0.5 * 2**attempt) * random.uniform(0.5, 1))
     raise StorageError(
@@ -69,22 +69,18 @@ def read_url(url: str, start: int | None = None, end: int | None = None) -> byte
 
 def _answer(request: Callable[[], T]) -> T:
     """The value of `request()`, which may stall: it runs in a thread that can be left behind."""
-    box: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
+    answer: Future[T] = Future()
 
     def work() -> None:
         try:
-            box.put((request(), None))
+            answer.set_result(request())
         except BaseException as error:
-            box.put((None, error))
+            answer.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    try:
-        value, error = box.get(timeout=STALLED_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"no answer in {STALLED_SECONDS:g} s") from None
-    if error is not None:
-        raise error
-    return value  # type: ignore[return-value]
+    if not wait([answer], STALLED_SECONDS).done:
+        raise TimeoutError(f"no answer in {STALLED_SECONDS:g} s")
+    return answer.result()
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -11,7 +11,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,9 +47,6 @@ class Scan:
     labels: list[list[str] | None]
     offsets: list[list[int]]
     ranges: dict[str, list[float]]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def write_tar(clips: list[Clip], path: Path) -> Scan:

@@ -54,10 +54,7 @@ class Grounding:
                     remedy="Copy it again, or remove it and run tools/ground.py again",
                 )
         self.components: NDArray[np.uint8] = np.concatenate(parts)
-
-    def gather(self, clips: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Component ids of `clips [B]`: uint8 `[B, T]`."""
-        return self.components[clips]
+        """Component ids of every clip, `[N, T]`."""
 
 
 def _load(file: str) -> NDArray[Any]:

@@ -38,7 +38,7 @@ def test_the_only_grounding_is_found_and_read_in_clip_order(shards: ShardSet) ->
     grounding = Grounding(shards)
     assert (grounding.place, grounding.version) == (str(folder), "v1")
     clips = np.array([95, 0, 41, 40, 39])
-    np.testing.assert_array_equal(grounding.gather(clips), clips[:, None].repeat(10, 1))
+    np.testing.assert_array_equal(grounding.components[clips], clips[:, None].repeat(10, 1))
 
 
 def test_a_grounding_is_chosen_among_several(shards: ShardSet) -> None:

@@ -168,7 +168,7 @@ def test_the_validation_loss_is_that_of_the_exported_encoder(
     heldout = PretrainingTask(config, Mixture([grounded]), [grounding]).heldout
     assert 5 < len(heldout) < 40
     streams = {n: torch.from_numpy(x).float() for n, x in grounded.gather(heldout).items()}
-    components = torch.from_numpy(grounding.gather(heldout))
+    components = torch.from_numpy(grounding.components[heldout])
     # Neither draws nor takes turns: epochs are compared by it.
     objective = replace(config.objective, anchors="all", alternate=False, other_clips=0.0)
     with torch.no_grad():
