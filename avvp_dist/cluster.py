@@ -83,19 +83,30 @@ def result(reference: Any, what: str) -> Any:
 
 
 def map_tasks(
-    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], workers: int, what: str
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Any, ...]],
+    workers: int,
+    what: str,
+    *,
+    keep_going: bool = False,
 ) -> Iterator[Any]:
     """The results of `function(*call)`, one Ray task each, as they come.
 
-    At most two tasks a core wait at once; a lost worker's task is tried three times.
+    At most two tasks a core wait at once; a lost worker's task is tried three times. One call, and
+    one worker without RAY_ADDRESS, need no Ray.
 
     Args:
         workers: tasks at once; 0: one per core.
         what: names such a task in errors.
+        keep_going: the error of a task that failed is yielded as its result.
 
     Raises:
         AvvpError: as `start_ray` and `result` do.
     """
+    if len(calls) <= 1 or (workers == 1 and not os.environ.get("RAY_ADDRESS")):
+        for call in calls:
+            yield _outcome(keep_going, function, *call)
+        return
     import ray  # takes a second
 
     start_ray(workers)
@@ -109,9 +120,18 @@ def map_tasks(
             running.append(task.remote(*call))
             if len(running) >= window:
                 done, running = ray.wait(running, num_returns=1)
-                yield result(done[0], what)
+                yield _outcome(keep_going, result, done[0], what)
         while running:
             done, running = ray.wait(running, num_returns=1)
-            yield result(done[0], what)
+            yield _outcome(keep_going, result, done[0], what)
     finally:
         ray.shutdown()
+
+
+def _outcome(keep_going: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except AvvpError as error:
+        if not keep_going:
+            raise
+        return error

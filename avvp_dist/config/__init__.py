@@ -3,6 +3,7 @@
 from avvp_dist.config.data import (
     CalibrateConfig,
     GroundConfig,
+    Joining,
     Loading,
     PackConfig,
     Reading,
@@ -33,6 +34,7 @@ __all__ = [
     "EvaluateConfig",
     "FinetuneConfig",
     "GroundConfig",
+    "Joining",
     "Loading",
     "Objective",
     "Optimizer",

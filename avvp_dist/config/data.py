@@ -100,42 +100,91 @@ class Loading(Reading):
 
 
 @dataclass
-class CalibrateConfig(Reading):
-    """tools/calibrate.py: similarity thresholds of a shard set, with faiss."""
+class Joining:
+    """Which snippets of a clip belong together, given thresholds."""
 
-    shards: str = option("", "shard set", required=True)
-    out: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
-    streams: list[str] = option(["audio", "visual"], "streams whose similarity joins two snippets")
-    false_link_rate: float = option(
-        0.01,
-        "share of snippet pairs of different clips that may lie above a threshold",
-        least=0,
-        most=1,
-    )
-    queries: int = option(4096, "snippets compared, all from different clips if enough", least=1)
-    database: int = option(
-        2048, "snippets they are compared with; GPU faiss takes 2048 at most", least=1, most=2048
-    )
-    seed: int = option(0, "of the sample", least=0)
-    tracking: Tracking = section(Tracking)
-
-
-@dataclass
-class GroundConfig(Reading):
-    """tools/ground.py: component ids of every clip (Algorithm 1), one Ray task per shard."""
-
-    shards: str = option("", "shard set", required=True)
-    thresholds: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
     rule: str = option(
         "or",
         "join two snippets when any (or) or all (and) streams reach their threshold",
         choices=("or", "and"),
     )
+    grouping: str = option(
+        "components",
+        "connected components (Algorithm 1); over edges of mutual nearest neighbours alone; groups "
+        "by mean likeness, which do not chain; controls: all of a clip, every snippet for itself",
+        choices=("components", "mutual-knn", "average-link", "clip", "snippet"),
+    )
+    neighbours: int = option(3, "nearest neighbours of grouping=mutual-knn", least=1)
     silent_audio: str = option(
         "", ".npy of a silent audio vector [D]; a snippet like it joins nothing; empty: no rule"
     )
     silent_similarity: float = option(
         0.99, "cosine to silent_audio above which a snippet is silent", least=-1, most=1
+    )
+    silent_energy: float = option(
+        0.0, "length of the audio vector below which a snippet is silent, joining nothing", least=0
+    )
+    undirected: str = option(
+        "stream",
+        "zero and not finite vectors: the snippet joins nothing through that stream, or not at all",
+        choices=("stream", "snippet"),
+    )
+
+
+@dataclass
+class CalibrateConfig(Joining, Reading):
+    """tools/calibrate.py: similarity thresholds of a shard set, with faiss."""
+
+    shards: str = option("", "shard set", required=True)
+    out: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
+    streams: list[str] = option(["audio", "visual"], "streams whose similarity joins two snippets")
+    target: str = option(
+        "false-links",
+        "what a threshold is chosen for: a share of false links across clips, a mean number of "
+        "components a clip, a share of clips that are one component, or the best F1 of pairs "
+        "against dense labels",
+        choices=("false-links", "components", "one-component", "labels"),
+    )
+    false_link_rate: float = option(
+        0.01,
+        "share of snippet pairs of different clips that may reach a threshold",
+        least=0,
+        most=1,
+    )
+    components_per_clip: float = option(3.0, "goal of target=components", least=1)
+    one_component_share: float = option(0.2, "goal of target=one-component", least=0, most=1)
+    annotations: str = option("", "folder of the AVVP_*.csv for target=labels")
+    split: str = option("val", "split of the dense labels", choices=("val", "test"))
+    other_clips: bool = option(
+        True, "pretraining also takes negatives from other clips (objective.other_clips)"
+    )
+    clips: int = option(4096, "clips sampled over all shards", least=2)
+    duplicate_similarity: float = option(
+        0.98,
+        "of two sampled clips that are as alike in every stream one is left out; 1: none is",
+        least=0,
+        most=1,
+    )
+    seed: int = option(0, "of the sample", least=0)
+    workers: int = option(0, "shards read at once, on Ray; 0: one per CPU", least=0)
+    tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class GroundConfig(Joining, Reading):
+    """tools/ground.py: component ids of every clip (Algorithm 1), one Ray task per shard."""
+
+    shards: str = option("", "shard set", required=True)
+    thresholds: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
+    across: int = option(
+        0,
+        "also: the nearest snippets of other clips that reach a threshold, at most so many for "
+        "each snippet and stream; every shard is compared with every other",
+        least=0,
+        most=1024,
+    )
+    max_bad_fraction: float = option(
+        0.0, "share of the clips that may be unreadable: named, and without labels", least=0, most=1
     )
     version: str = option("", "name of the grounding; empty: made from rule and thresholds")
     out: str = option("", "folder of the groundings; empty: SHARDS/grounding")

@@ -43,9 +43,14 @@ def shuffled(count: int, *key: int | str) -> NDArray[np.int64]:
     """
     start = int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big")
     x = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
+    return np.argsort(mixed(x))
+
+
+def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finalizer of each number: a bijection whose values look random."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(x ^ (x >> np.uint64(31)))
+    return x ^ (x >> np.uint64(31))
 
 
 def epoch_order(pools: Sequence[Pool], seed: int, epoch: int, block: int = 0) -> Numbers:

@@ -147,7 +147,7 @@ def _pack_shards(config: PackConfig, source: Source, out: Path) -> dict[str, int
     for path in out.glob(".shard-*.tmp"):
         path.unlink(missing_ok=True)  # of an attempt that was killed
     with tqdm(total=len(calls), desc=f"packing {config.split}", unit=" shards") as bar:
-        for left_out in _results(calls, config.workers):
+        for left_out in map_tasks(pack_shard, calls, config.workers, "a packing task"):
             found.append(left_out)
             bar.update()
             _check_broken(found, len(source.ids), config)
@@ -157,12 +157,6 @@ def _pack_shards(config: PackConfig, source: Source, out: Path) -> dict[str, int
             share = f"{len(lines)} of {len(source.ids)} clips"
             log.warning("%s left out: %s", share, _named(lines))
     return {kind: sum(len(left_out[kind]) for left_out in found) for kind in ("broken", "short")}
-
-
-def _results(calls: list[tuple[Any, ...]], workers: int) -> Iterator[LeftOut]:
-    if len(calls) <= 1 or workers == 1:
-        return (pack_shard(*call) for call in calls)
-    return map_tasks(pack_shard, calls, workers, "a packing task")
 
 
 def _check_broken(found: list[LeftOut], clips: int, config: PackConfig) -> None:

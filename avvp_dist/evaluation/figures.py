@@ -70,27 +70,30 @@ def component_figure(
     sizes: NDArray[np.integer],
     counts: NDArray[np.integer],
     title: str,
+    shares: Mapping[str, float] | None = None,
 ) -> Path:
     """How large components are and how many a clip has.
 
     `sizes` `[T]`: number of components of 1..T snippets; `counts` `[T]`: number of clips with
-    1..T components. Bars carry their share of the panel's total.
+    1..T components. Bars carry their share of the panel's total. `shares` are drawn beside them.
     """
-    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(14.4 if shares else 9.6, 3.8), layout="constrained")
+    left, right, *third = figure.subplots(1, 3 if shares else 2)
     for axes, values, colour, xlabel, things in (
         (left, sizes, BLUE, "snippets in a component", "components"),
         (right, counts, ORANGE, "components in a clip", "clips"),
     ):
         total = int(values.sum())
         bars = axes.bar(np.arange(1, len(values) + 1), values, color=colour, width=0.8)
-        shares = [_percent(value, total) for value in values.tolist()]
-        axes.bar_label(bars, shares, padding=2, fontsize=8)
+        texts = [_percent(value, total) for value in values.tolist()]
+        axes.bar_label(bars, texts, padding=2, fontsize=8)
         axes.margins(y=0.12)
         axes.set(title=f"{total:,} {things}", xlabel=xlabel, ylabel=f"number of {things}")
         axes.set_xticks(np.arange(1, len(values) + 1))
         axes.yaxis.set_major_formatter("{x:,.0f}")
         _plain(axes, grid="y")
+    if shares:
+        _share_bars(third[0], shares)
     return _save(figure, path, title)
 
 
@@ -282,6 +285,19 @@ def timeline_figure(
     ]
     axes.legend(handles=handles, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return _save(figure, path, title)
+
+
+def _share_bars(axes: Axes, shares: Mapping[str, float]) -> None:
+    """A bar for each share, the first on top."""
+    names, values = list(shares)[::-1], list(shares.values())[::-1]
+    bars = axes.barh(np.arange(len(names)), values, color=PALETTE[2], height=0.7)
+    texts = [f"{100 * v:.1f} %" if v == 0 or v >= 0.001 else "<0.1 %" for v in values]
+    axes.bar_label(bars, texts, padding=3, fontsize=8)
+    axes.set_yticks(np.arange(len(names)), names, fontsize=8)
+    axes.set(title="shares", xlim=(0, 1.15))
+    axes.set_xticks([0, 0.5, 1])
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    _plain(axes, grid="x")
 
 
 def _lanes(number: int) -> Floats:

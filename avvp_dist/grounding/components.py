@@ -1,74 +1,139 @@
-"""Algorithm 1, batched: which snippets of a clip belong together."""
+"""Algorithm 1, batched: which snippets of a clip belong together.
+
+`similarity` of each stream, `join_strength` over the streams, `components` of the clip. No step has
+a loop over clips in Python but for blocks that a core's cache holds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from avvp_dist.data.schema import PADDING
 from avvp_dist.errors import ConfigError
 
-
-def similarity(features: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Cosine similarity of every two snippets of each clip: `[N, T, D]` to `[N, T, T]`.
-
-    A zero vector has similarity 0 to everything.
-    """
-    x = features.astype(np.float32)
-    x = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-    cosine: NDArray[np.float32] = np.matmul(x, x.transpose(0, 2, 1))
-    return np.clip(cosine, -1, 1)
+_CLIPS_AT_ONCE = 32
+"""Converted to float32 and multiplied together: a core's cache holds them."""
+_FLOAT32_SLACK = 1e-6
+"""Identical snippets reach a threshold of 1, though float32 gives them 1 - 1e-7."""
 
 
-def link(
-    streams: dict[str, NDArray[np.floating]],
-    thresholds: dict[str, float],
+class Similarity(NamedTuple):
+    """What `similarity` finds in one stream."""
+
+    cosine: NDArray[np.float32]
+    """`[N, T, T]`, in [-1, 1]; -inf where one of the two vectors is zero or not finite."""
+    norm: NDArray[np.float32]
+    """Length of each snippet's vector, `[N, T]`: 0 or not finite for one without direction."""
+
+
+def similarity(features: NDArray[np.floating]) -> Similarity:
+    """Cosine similarity of every two snippets of each clip of one stream, `[N, T, D]`."""
+    clips, snippets, _ = features.shape
+    gram = torch.empty(clips, snippets, snippets)
+    stored = torch.from_numpy(np.ascontiguousarray(features))
+    # One buffer for all: fresh memory for each block costs as much as the product.
+    buffer = torch.empty(min(_CLIPS_AT_ONCE, clips), *features.shape[1:])
+    for start in range(0, clips, _CLIPS_AT_ONCE):
+        part = stored[start : start + _CLIPS_AT_ONCE]
+        block = buffer[: len(part)].copy_(part)
+        torch.matmul(block, block.transpose(1, 2), out=gram[start : start + len(part)])
+    cosine: NDArray[np.float32] = gram.numpy()
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        norm = np.sqrt(np.einsum("ntt->nt", cosine))
+        inverse = 1 / norm
+        cosine *= inverse[:, :, None]
+        cosine *= inverse[:, None, :]
+    np.clip(cosine, -1, 1, out=cosine)
+    bad = ~directed(norm)
+    if bad.any():
+        cosine[bad[:, :, None] | bad[:, None, :]] = -np.inf
+    return Similarity(cosine, norm)
+
+
+def directed(norm: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which vectors of these lengths have a direction: neither zero nor not finite."""
+    return (norm > 0) & np.isfinite(norm)
+
+
+def join_strength(
+    cosines: Mapping[str, NDArray[np.floating]],
+    thresholds: Mapping[str, float],
     rule: str,
-    silent: NDArray[np.bool_] | None = None,
-) -> NDArray[np.bool_]:
-    """Edges between snippets, symmetric bool `[N, T, T]`.
+    apart: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """By how much every two snippets of a clip exceed their thresholds, `[N, T, T]`, symmetric.
 
-    Two snippets are joined when their cosine reaches the threshold (>=) in any stream
-    (`rule="or"`, the paper) or in all (`"and"`, the authors' code). Snippets in `silent [N, T]`
-    are joined to nothing.
+    Two snippets are joined where it is 0 or more: when their cosine reaches the threshold (>=) in
+    any stream (`rule="or"`, the paper) or in all (`"and"`, the authors' code). So it is the largest
+    or the smallest of the streams' cosines, each less its threshold.
+
+    Args:
+        cosines: `[N, T, T]` of each stream, see `similarity`.
+        apart: snippets `[N, T]` that join nothing.
 
     Raises:
         ConfigError: for a threshold without its stream.
     """
     for name in thresholds:
-        if name not in streams:
+        if name not in cosines:
             raise ConfigError(
-                f"there is a threshold for stream {name}, the shard set has {sorted(streams)}",
+                f"there is a threshold for stream {name}, the shard set has {sorted(cosines)}",
                 remedy="Calibrate on this shard set",
             )
-    # Identical snippets reach a threshold of 1, though float32 gives them 1 - 1e-7.
-    limits = {name: min(limit, 1 - 1e-6) for name, limit in thresholds.items()}
-    near = [similarity(streams[name]) >= limit for name, limit in limits.items()]
-    edges: NDArray[np.bool_] = (np.any if rule == "or" else np.all)(near, axis=0)
-    if silent is not None:
-        edges &= ~(silent[:, :, None] | silent[:, None, :])
-    return edges
+    choose = np.maximum if rule == "or" else np.minimum
+    strength: NDArray[np.float32] | None = None
+    for name, limit in thresholds.items():
+        over = cosines[name] - np.float32(min(limit, 1 - _FLOAT32_SLACK))
+        strength = over if strength is None else choose(strength, over, out=strength)
+    assert strength is not None
+    # A product's two halves may differ in their last bit.
+    strength = np.maximum(strength, strength.transpose(0, 2, 1))
+    if apart is not None and apart.any():
+        strength[apart[:, :, None] | apart[:, None, :]] = -np.inf
+    return strength
 
 
 def components(
-    edges: NDArray[np.bool_], lengths: NDArray[np.integer] | None = None
+    strength: NDArray[np.floating],
+    lengths: NDArray[np.integer] | None = None,
+    grouping: str = "components",
+    neighbours: int = 3,
 ) -> NDArray[np.uint8]:
-    """Connected components of N graphs at once: edges `[N, T, T]` to ids uint8 `[N, T]`.
+    """Which snippets of each clip belong together: `[N, T, T]` to ids uint8 `[N, T]`.
 
-    The id is the lowest snippet index of the component; snippets from `lengths [N]` on are
-    padding, have id `PADDING` and join nothing. Reachability is closed by repeated squaring:
-    ceil(log2 T) small matrix products for all clips together.
+    The id is the lowest snippet index of the group; snippets from `lengths [N]` on are padding,
+    have the id `PADDING` and join nothing.
+
+    Args:
+        strength: of `join_strength`.
+        grouping: `components` are those of the graph (Algorithm 1): they chain. `mutual-knn` keeps
+            an edge only where each end is among the `neighbours` strongest of the other (ties
+            included). `average-link` merges the two groups of the highest mean strength until it
+            is negative. `clip` and `snippet` are controls: all of a clip, each for itself.
     """
-    snippets = edges.shape[1]
-    real = np.ones(edges.shape[:2], bool)
+    clips, snippets, _ = strength.shape
+    real = np.ones((clips, snippets), bool)
     if lengths is not None:
         real = np.arange(snippets) < lengths[:, None]
-    reach = ((edges & real[:, :, None] & real[:, None, :]) | np.eye(snippets, dtype=bool)).astype(
-        np.float32
-    )
-    for _ in range(int(np.ceil(np.log2(max(snippets, 2))))):
-        reach = np.minimum(reach @ reach, 1.0)
-    ids = reach.argmax(-1).astype(np.uint8)
+    if grouping == "snippet":
+        ids = np.tile(np.arange(snippets, dtype=np.uint8), (clips, 1))
+    elif grouping == "clip":
+        ids = np.zeros((clips, snippets), np.uint8)
+    else:
+        if not real.all():
+            strength = np.where(real[:, :, None] & real[:, None, :], strength, -np.inf)
+        if grouping == "average-link":
+            ids = _average_link(strength)
+        else:
+            edges = strength >= 0
+            if grouping == "mutual-knn":
+                edges &= _mutual(strength, neighbours)
+            ids = _connected(edges)
     ids[~real] = PADDING
     return ids
 
@@ -81,7 +146,68 @@ def silent_snippets(
     (The authors' code: 0.99 to VGGish's output on silence.)
     """
     x = audio.astype(np.float32)
-    silent: NDArray[np.bool_] = x @ reference > limit * (
-        np.linalg.norm(x, axis=-1) * np.linalg.norm(reference)
-    )
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is not silent
+        silent: NDArray[np.bool_] = x @ reference > limit * (
+            np.linalg.norm(x, axis=-1) * np.linalg.norm(reference)
+        )
     return silent
+
+
+def _connected(edges: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Connected components of N graphs at once, by Warshall's algorithm on rows of bits."""
+    clips, snippets, _ = edges.shape
+    words = -(-snippets // 64)
+    bits = np.zeros((clips, snippets, 8 * words), np.uint8)
+    packed = np.packbits(edges | np.eye(snippets, dtype=bool), axis=-1, bitorder="little")
+    bits[:, :, : packed.shape[-1]] = packed
+    reach = bits.view("<u8").transpose(1, 2, 0).copy()  # [T, words, N]: clips lie side by side
+    for middle in range(snippets):
+        word, bit = divmod(middle, 64)
+        through = (reach[:, word] >> np.uint64(bit)) & np.uint64(1)
+        reach |= (np.uint64(0) - through)[:, None] & reach[middle]
+    ids = np.full((snippets, clips), PADDING, np.uint8)
+    for word in reversed(range(words)):
+        row = reach[:, word]
+        # The exponent of the lowest bit that is set is the lowest snippet that can be reached.
+        lowest = np.frexp((row & (np.uint64(0) - row)).astype(np.float64))[1] - 1 + 64 * word
+        np.copyto(ids, lowest.astype(np.uint8), where=row > 0)
+    return np.ascontiguousarray(ids.T)
+
+
+def _mutual(strength: NDArray[np.floating], neighbours: int) -> NDArray[np.bool_]:
+    """Pairs each of which is among the other's strongest, `[N, T, T]`."""
+    snippets = strength.shape[1]
+    if neighbours >= snippets:
+        return np.ones(strength.shape, bool)
+    others = np.where(np.eye(snippets, dtype=bool), -np.inf, strength)
+    rank = snippets - neighbours
+    near = others >= np.partition(others, rank, axis=-1)[:, :, rank, None]
+    mutual: NDArray[np.bool_] = near & near.transpose(0, 2, 1)
+    return mutual
+
+
+def _average_link(strength: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Agglomerative clustering of each clip: one merge in every clip that has one left, at once."""
+    clips, snippets, _ = strength.shape
+    mean = strength.astype(np.float64)
+    mean[:, np.arange(snippets), np.arange(snippets)] = -np.inf
+    sizes = np.ones((clips, snippets))
+    ids = np.tile(np.arange(snippets), (clips, 1))
+    left = np.arange(clips)
+    for _ in range(snippets - 1):
+        flat = mean.reshape(len(left), -1)
+        best = flat.argmax(1)
+        going = flat[np.arange(len(left)), best] >= 0
+        left, mean, sizes, best = left[going], mean[going], sizes[going], best[going]
+        if not len(left):
+            break
+        rows = np.arange(len(left))
+        first, second = np.sort(np.divmod(best, snippets), axis=0)  # the lower index names it
+        one, two = sizes[rows, first, None], sizes[rows, second, None]
+        merged = (one * mean[rows, first] + two * mean[rows, second]) / (one + two)
+        mean[rows, first], mean[rows, :, first] = merged, merged
+        mean[rows, second], mean[rows, :, second] = -np.inf, -np.inf
+        mean[rows, first, first] = -np.inf
+        sizes[rows, first] += sizes[rows, second]
+        ids[left] = np.where(ids[left] == second[:, None], first[:, None], ids[left])
+    return ids.astype(np.uint8)

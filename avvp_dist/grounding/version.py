@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ GROUNDINGS = "grounding"
 SUMMARY = "grounding.json"
 """Written when every shard is done; a grounding without it is not finished."""
 
+_REMEDY = "Copy it again, or remove it and run tools/ground.py again"
+
 
 class Grounding:
     """A finished grounding of `shards`; `place`, a folder or URL, may be empty when there is one.
@@ -37,7 +40,7 @@ class Grounding:
                 f"{self.place}/{SUMMARY} is missing: no finished grounding",
                 remedy="Run tools/ground.py (again: it goes on where it stopped)",
             ) from None
-        if self.summary["manifest"] != shards.digest:
+        if self.summary["manifest"] != shards.digest or "shards" not in self.summary:
             raise DataError(
                 f"{self.place} was made for another shard set than {shards.name}",
                 remedy="Run tools/ground.py on this one",
@@ -46,23 +49,29 @@ class Grounding:
         files = [f"{self.place}/{shard.stem}.npy" for shard in shards.shards]
         with ThreadPoolExecutor(16) as pool:  # each may be a request of its own
             parts = list(pool.map(_load, files))
-        for file, part, shard in zip(files, parts, shards.shards, strict=True):
+        hashes = [entry["sha256"] for entry in self.summary["shards"]]
+        for file, (part, sha), shard, wanted in zip(
+            files, parts, shards.shards, hashes, strict=True
+        ):
+            if sha != wanted:
+                raise DataError(f"{file} has another SHA-256 than {SUMMARY} says", remedy=_REMEDY)
             if part.shape != (shard.clips, shards.snippets) or part.dtype != np.uint8:
                 raise DataError(
                     f"{file} is {part.dtype} {list(part.shape)}, expected uint8 "
                     f"{[shard.clips, shards.snippets]}",
-                    remedy="Copy it again, or remove it and run tools/ground.py again",
+                    remedy=_REMEDY,
                 )
-        self.components: NDArray[np.uint8] = np.concatenate(parts)
+        self.components: NDArray[np.uint8] = np.concatenate([part for part, _ in parts])
         """Component ids of every clip, `[N, T]`."""
 
 
-def _load(file: str) -> NDArray[Any]:
+def _load(file: str) -> tuple[NDArray[Any], str]:
     try:
-        part: NDArray[Any] = np.load(io.BytesIO(_bytes(file)), allow_pickle=False)
+        content = _bytes(file)
+        part: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError) as error:
-        raise DataError(f"{file} is missing or damaged: {error}") from None
-    return part
+        raise DataError(f"{file} is missing or damaged: {error}", remedy=_REMEDY) from None
+    return part, hashlib.sha256(content).hexdigest()
 
 
 def _bytes(file: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Components: the authors' own labels, and networkx on random clips."""
+"""Components: the authors' own labels, networkx on random clips, groupings that do not chain."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 from avvp_dist.errors import ConfigError
-from avvp_dist.grounding.components import components, link, silent_snippets, similarity
+from avvp_dist.grounding.components import (
+    components,
+    directed,
+    join_strength,
+    silent_snippets,
+    similarity,
+)
 from avvp_dist.objectives.grounding import PADDING
 
 F32 = np.float32
+Streams = dict[str, NDArray[Any]]
 RULES: dict[str, tuple[dict[str, float], str, bool]] = {
     "released": ({"visual": 0.96, "audio": 0.99}, "and", True),
     "paper_or": ({"visual": 0.9861, "audio": 0.9967}, "or", False),
@@ -24,7 +31,14 @@ RULES: dict[str, tuple[dict[str, float], str, bool]] = {
 """Thresholds, rule, and whether silent snippets join nothing, of each oracle column."""
 
 
-def oracle_clip(seed: int, silent: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+def strength(
+    streams: Streams, limits: dict[str, float], rule: str, apart: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    cosines = {name: similarity(features).cosine for name, features in streams.items()}
+    return join_strength(cosines, limits, rule, apart)
+
+
+def oracle_clip(seed: int, silent: NDArray[np.float32]) -> Streams:
     """Features of an oracle clip, drawn as the oracles' README says."""
     r = np.random.default_rng(seed)
     k = int(r.integers(1, 5))
@@ -46,35 +60,70 @@ def test_components_are_the_authors(shared: Path, name: str) -> None:
     streams = {key: np.stack([clip[key] for clip in clips]) for key in ("audio", "visual")}
     thresholds, rule, skip_silent = RULES[name]
     silent = silent_snippets(streams["audio"], reference, 0.99) if skip_silent else None
-    ids = components(link(streams, thresholds, rule, silent))
+    ids = components(strength(streams, thresholds, rule, silent))
     np.testing.assert_array_equal(ids, [row[name] for row in rows])
 
 
-def by_networkx(
-    clip: dict[str, NDArray[Any]], limits: dict[str, float], rule: str, length: int, quiet: set[int]
-) -> list[int]:
-    """Algorithm 1 for one clip, in plain loops."""
+# One clip at a time, in plain loops.
+
+
+def joined_by(
+    clip: Streams, limits: dict[str, float], rule: str, quiet: set[int]
+) -> list[list[float]]:
+    """By how much two snippets of a clip exceed the thresholds; -inf with a quiet one."""
+    unit = {name: x / np.linalg.norm(x, axis=1, keepdims=True) for name, x in clip.items()}
+    found = [unit[name] @ unit[name].T - limit for name, limit in limits.items()]
+    over = np.max(found, 0) if rule == "or" else np.min(found, 0)
+    for snippet in quiet:
+        over[snippet, :] = over[:, snippet] = -np.inf
+    table: list[list[float]] = over.tolist()
+    return table
+
+
+def by_networkx(over: list[list[float]], length: int, neighbours: int = 99) -> list[set[int]]:
+    """Algorithm 1, of edges between mutual neighbours alone."""
     graph = nx.Graph()
     graph.add_nodes_from(range(length))
-    unit = {name: x / np.linalg.norm(x, axis=1, keepdims=True) for name, x in clip.items()}
+
+    def near(j: int, k: int) -> bool:
+        stronger = sum(over[j][m] > over[j][k] for m in range(length) if m != j)
+        return stronger < neighbours
+
     for j in range(length):
         for k in range(j):
-            near = [unit[name][j] @ unit[name][k] >= limit for name, limit in limits.items()]
-            joined = any(near) if rule == "or" else all(near)
-            if joined and j not in quiet and k not in quiet:
+            if over[j][k] >= 0 and near(j, k) and near(k, j):
                 graph.add_edge(j, k)
-    ids = [PADDING] * len(clip["audio"])
-    for members in nx.connected_components(graph):
+    return list(nx.connected_components(graph))
+
+
+def by_average_link(over: list[list[float]], length: int) -> list[set[int]]:
+    """Merge the two groups of the highest mean strength until it is negative."""
+    groups = [{n} for n in range(length)]
+    while len(groups) > 1:
+        pairs = [(a, b) for n, a in enumerate(groups) for b in groups[:n]]
+        means = [sum(over[j][k] for j in a for k in b) / (len(a) * len(b)) for a, b in pairs]
+        best = int(np.argmax(means))
+        if means[best] < 0:
+            break
+        a, b = pairs[best]
+        groups = [group for group in groups if group not in (a, b)] + [a | b]
+    return groups
+
+
+def named(groups: list[set[int]], snippets: int) -> list[int]:
+    ids = [PADDING] * snippets
+    for members in groups:
         for member in members:
             ids[member] = min(members)
     return ids
 
 
+@pytest.mark.parametrize("grouping", ["components", "mutual-knn", "average-link"])
 @pytest.mark.parametrize("rule", ["or", "and"])
 @pytest.mark.parametrize("snippets", range(1, 17))
-def test_components_are_those_of_networkx(snippets: int, rule: str) -> None:
-    clips = 120
-    rng = np.random.default_rng([snippets, rule == "or"])
+def test_groups_are_those_of_plain_loops(snippets: int, rule: str, grouping: str) -> None:
+    clips = 640
+    rng = np.random.default_rng([snippets, rule == "or", len(grouping)])
     streams = {
         "audio": rng.standard_normal((clips, snippets, 3)),
         "visual": rng.standard_normal((clips, snippets, 4)),
@@ -83,58 +132,112 @@ def test_components_are_those_of_networkx(snippets: int, rule: str) -> None:
     lengths = rng.integers(1, snippets + 1, clips)
     lengths[: clips // 2] = snippets
     silent = (rng.random((clips, snippets)) < 0.15) & (rng.random((clips, 1)) < 0.5)
-    expected = [
-        by_networkx(
-            {name: x[clip] for name, x in streams.items()},
-            limits,
-            rule,
-            int(lengths[clip]),
-            set(np.flatnonzero(silent[clip]).tolist()),
-        )
-        for clip in range(clips)
-    ]
-    edges = link(streams, limits, rule, silent)
-    np.testing.assert_array_equal(edges, edges.transpose(0, 2, 1))
-    np.testing.assert_array_equal(components(edges, lengths), expected)
+    expected = []
+    for clip in range(clips):
+        quiet = set(np.flatnonzero(silent[clip]).tolist())
+        features = {name: x[clip] for name, x in streams.items()}
+        over, length = joined_by(features, limits, rule, quiet), int(lengths[clip])
+        if grouping == "average-link":
+            groups = by_average_link(over, length)
+        else:
+            groups = by_networkx(over, length, 2 if grouping == "mutual-knn" else 99)
+        expected.append(named(groups, snippets))
+    found = strength(streams, limits, rule, silent)
+    np.testing.assert_array_equal(found, found.transpose(0, 2, 1))
+    np.testing.assert_array_equal(components(found, lengths, grouping, 2), expected)
+
+
+def chain(snippets: int) -> NDArray[np.float32]:
+    """Each snippet is near the next one, and far from all others."""
+    found = np.full((1, snippets, snippets), -1, np.float32)
+    steps = np.arange(snippets - 1)
+    found[0, steps, steps + 1] = found[0, steps + 1, steps] = 0.1
+    return found
 
 
 def test_a_chain_of_any_length_is_one_component() -> None:
-    for snippets in range(1, 60):
-        edges = np.zeros((1, snippets, snippets), bool)
-        steps = np.arange(snippets - 1)
-        edges[0, steps, steps + 1] = edges[0, steps + 1, steps] = True
-        assert not components(edges).any(), snippets
+    for snippets in (*range(1, 70), 128, 129, 254):
+        assert not components(chain(snippets)).any(), snippets
+
+
+def test_average_link_does_not_chain() -> None:
+    assert components(chain(10), grouping="average-link").tolist() == [
+        [0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
+    ]
+
+
+def test_mutual_neighbours_cut_what_is_near_to_all() -> None:
+    hub = np.full((1, 5, 5), -1, np.float32)
+    hub[0, 0, 1:] = hub[0, 1:, 0] = [0.4, 0.3, 0.2, 0.1]
+    assert components(hub).tolist() == [[0, 0, 0, 0, 0]]
+    assert components(hub, grouping="mutual-knn", neighbours=2).tolist() == [[0, 0, 0, 3, 4]]
+
+
+def test_controls() -> None:
+    lengths = np.array([3, 2])
+    assert components(chain(3).repeat(2, 0), lengths, "clip").tolist() == [[0, 0, 0], [0, 0, 255]]
+    assert components(chain(3).repeat(2, 0), lengths, "snippet").tolist() == [
+        [0, 1, 2],
+        [0, 1, 255],
+    ]
 
 
 def test_padding_joins_nothing_not_even_two_snippets_it_is_near_to() -> None:
-    bridge = np.eye(3, dtype=bool)[None].copy()
-    bridge[0, [0, 2, 1, 2], [2, 0, 2, 1]] = True  # 0 and 1 meet in 2 only
+    bridge = np.full((1, 3, 3), -1, np.float32)
+    bridge[0, [0, 2, 1, 2], [2, 0, 2, 1]] = 1  # 0 and 1 meet in 2 only
     assert components(bridge).tolist() == [[0, 0, 0]]
-    assert components(bridge, np.array([2])).tolist() == [[0, 1, PADDING]]
+    for grouping in ("components", "mutual-knn", "average-link"):
+        assert components(bridge, np.array([2]), grouping).tolist() == [[0, 1, PADDING]]
 
 
 def test_padding_has_an_id_of_its_own() -> None:
-    ids = components(np.ones((2, 4, 4), bool), np.array([2, 4]))
+    ids = components(np.ones((2, 4, 4)), np.array([2, 4]))
     assert ids.dtype == np.uint8
     assert ids.tolist() == [[0, 0, PADDING, PADDING], [0, 0, 0, 0]]
 
 
-def test_zero_vectors_are_like_nothing_not_even_themselves() -> None:
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_similarity_is_the_cosine(kind: Any) -> None:
+    features = np.random.default_rng(0).standard_normal((70, 5, 9)).astype(kind)
+    exact = features.astype(np.float64)
+    norm = np.linalg.norm(exact, axis=-1)
+    unit = exact / norm[..., None]
+    found = similarity(features)
+    np.testing.assert_allclose(found.cosine, unit @ unit.transpose(0, 2, 1), atol=1e-6)
+    np.testing.assert_allclose(found.norm, norm, rtol=1e-6)
+    assert np.abs(found.cosine).max() <= 1
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf, -np.inf])
+def test_vectors_without_direction_are_like_nothing_not_even_themselves(bad: float) -> None:
     clip = np.array([[[0, 0], [3, 4], [0, 0], [3, 4]]], np.float16)
-    assert similarity(clip)[0].round(6).tolist() == [
-        [0, 0, 0, 0],
-        [0, 1, 0, 1],
-        [0, 0, 0, 0],
-        [0, 1, 0, 1],
+    clip[0, [0, 2]] = bad
+    found = similarity(clip)
+    far = -np.inf
+    assert found.cosine[0].round(6).tolist() == [
+        [far, far, far, far],
+        [far, 1, far, 1],
+        [far, far, far, far],
+        [far, 1, far, 1],
     ]
-    assert components(link({"audio": clip}, {"audio": 0.5}, "or")).tolist() == [[0, 1, 2, 1]]
-    assert not silent_snippets(np.zeros((1, 2, 2)), np.array([1.0, 0.0]), 0.99).any()
+    assert directed(found.norm).tolist() == [[False, True, False, True]]
+    for limit in (0.5, -1.0):  # a threshold below 0 joins all others
+        assert components(strength({"audio": clip}, {"audio": limit}, "or")).tolist() == [
+            [0, 1, 2, 1]
+        ]
+    assert not silent_snippets(np.full((1, 2, 2), bad), np.array([1.0, 0.0]), 0.99).any()
 
 
 def test_the_largest_threshold_still_joins_identical_snippets() -> None:
     clips = np.random.default_rng(0).random((50, 1, 37), np.float32).repeat(4, 1)
-    ids = components(link({"audio": clips.astype(np.float16)}, {"audio": 1.0}, "or"))
+    ids = components(strength({"audio": clips.astype(np.float16)}, {"audio": 1.0}, "or"))
     assert not ids.any()
+
+
+def test_a_threshold_that_is_reached_joins() -> None:
+    clip = {"audio": np.array([[[1, 0], [3, 4]]], F32)}
+    assert components(strength(clip, {"audio": 0.6}, "or")).tolist() == [[0, 0]]
+    assert components(strength(clip, {"audio": 0.6001}, "or")).tolist() == [[0, 1]]
 
 
 def test_silence_is_likeness_to_the_reference() -> None:
@@ -147,4 +250,4 @@ def test_silence_is_likeness_to_the_reference() -> None:
 def test_a_threshold_without_its_stream_is_named() -> None:
     streams = {"audio": np.ones((1, 2, 3)), "visual": np.ones((1, 2, 3))}
     with pytest.raises(ConfigError, match=r"stream motion.*\['audio', 'visual'\]"):
-        link(streams, {"audio": 0.9, "motion": 0.9}, "or")
+        strength(streams, {"audio": 0.9, "motion": 0.9}, "or")

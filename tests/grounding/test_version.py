@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avvp_dist.commit import sha256
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.version import Grounding
@@ -28,7 +29,8 @@ def write_grounding(shards: ShardSet, name: str, manifest: str = "") -> Path:
     for shard, start in zip(shards.shards, shards.starts, strict=False):
         ids = np.arange(start, start + shard.clips, dtype=np.uint8)[:, None].repeat(10, 1)
         np.save(folder / f"{shard.stem}.npy", ids)
-    summary = {"version": name, "manifest": manifest or shards.digest}
+    files = [{"sha256": sha256(folder / f"{shard.stem}.npy")} for shard in shards.shards]
+    summary = {"version": name, "manifest": manifest or shards.digest, "shards": files}
     (folder / "grounding.json").write_text(json.dumps(summary))
     return folder
 
@@ -61,6 +63,17 @@ def test_an_unfinished_one_does_not_count(shards: ShardSet) -> None:
         Grounding(shards)
     with pytest.raises(DataError, match=r"v1/grounding\.json is missing"):
         Grounding(shards, folder)
+
+
+def test_labels_that_changed_are_named(shards: ShardSet) -> None:
+    folder = write_grounding(shards, "v1")
+    path = folder / "shard-000001.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=rf"{path} has another SHA-256.*tools/ground\.py again"):
+        Grounding(shards)
+    path.unlink()
+    with pytest.raises(DataError, match=f"{path} is missing or damaged"):
+        Grounding(shards)
 
 
 def test_one_of_another_shard_set_is_refused(shards: ShardSet, packed: dict[str, ShardSet]) -> None:
