@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, fields
-from functools import lru_cache
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,9 @@ from avvp_dist.data.schema import AUDIO, PADDING
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError, DataError
 from avvp_dist.evaluation.figures import component_figure
+from avvp_dist.grounding.across import compare
 from avvp_dist.grounding.labels import Profile, label, measure, silent_reference
+from avvp_dist.grounding.opening import later, opened, reading_of
 from avvp_dist.grounding.version import GROUNDINGS, SUMMARY
 from avvp_dist.progress import Progress
 from avvp_dist.tracking.run import Run, stage_run
@@ -50,7 +50,7 @@ def ground(config: GroundConfig) -> Path:
         DataError: if more than `config.max_bad_fraction` of the clips are unreadable.
         ClusterError: if shards are missing after all retries.
     """
-    shards = ShardSet(config.shards, config, _later if config.max_bad_fraction else refuse)
+    shards = ShardSet(config.shards, config, later if config.max_bad_fraction else refuse)
     plan = _plan(config, shards)
     folder = Path(config.out or shards.folder / GROUNDINGS) / plan["version"]
     tags = {"manifest": shards.digest, "grounding": plan["version"]}
@@ -65,7 +65,8 @@ def ground(config: GroundConfig) -> Path:
             entries.update(_run_tasks(config, shards, folder, plan, missing))
         done = [entry for _, entry in sorted(entries.items()) if entry is not None]
         _check_readable(config, done, len(shards))
-        _summarise(run, shards, folder, plan, done)
+        across = compare(config, shards, folder, plan["thresholds"]) if config.across else {}
+        _summarise(run, shards, folder, plan, done, across)
     return folder
 
 
@@ -77,7 +78,7 @@ def ground_shard(
     Clips that cannot be read are counted and have `PADDING` for all their ids. `content` is the
     digest of the shard set's manifest.
     """
-    shards = _opened(shard_set, content, tuple(asdict(reading).items()))
+    shards = opened(shard_set, content, reading)
     joining, reference = Joining(**plan["joining"]), np.array(plan["silent"], np.float32)
     used = {*plan["thresholds"], *((AUDIO,) if plan["silent"] or joining.silent_energy else ())}
     faults: list[str] = []
@@ -117,19 +118,6 @@ def ground_shard(
     }
     write_json(path.with_suffix(".json"), entry)
     return number, entry
-
-
-@lru_cache(maxsize=1)
-def _opened(place: str, content: str, reading: tuple[tuple[str, Any], ...]) -> ShardSet:
-    """A worker opens a set once, however many of its shards come its way."""
-    shards = ShardSet(place, Reading(**dict(reading)), _later)
-    if shards.digest != content:
-        raise DataError(f"{place} changed during the job", remedy="Run the same command again")
-    return shards
-
-
-def _later(_: Iterable[int], __: DataError) -> None:
-    """Its task will meet and name it."""
 
 
 def _plan(config: GroundConfig, shards: ShardSet) -> Plan:
@@ -193,8 +181,7 @@ def _entry(folder: Path, shards: ShardSet, number: int, plan: Plan) -> Entry | N
 def _run_tasks(
     config: GroundConfig, shards: ShardSet, folder: Path, plan: Plan, missing: list[int]
 ) -> dict[int, Entry]:
-    reading = Reading(**{field.name: getattr(config, field.name) for field in fields(Reading)})
-    place = (str(folder.absolute()), shards.name, shards.digest, reading)
+    place = (str(folder.absolute()), shards.name, shards.digest, reading_of(config))
     calls = [(*place, number, plan) for number in missing]
     clips = sum(shards.shards[number].clips for number in missing)
     done: dict[int, Entry] = {}
@@ -229,7 +216,14 @@ def _check_readable(config: GroundConfig, entries: list[Entry], clips: int) -> N
         )
 
 
-def _summarise(run: Run, shards: ShardSet, folder: Path, plan: Plan, entries: list[Entry]) -> None:
+def _summarise(
+    run: Run,
+    shards: ShardSet,
+    folder: Path,
+    plan: Plan,
+    entries: list[Entry],
+    across: dict[str, Any],
+) -> None:
     profile = sum(
         (Profile.parse(entry["profile"]) for entry in entries[1:]),
         Profile.parse(entries[0]["profile"]),
@@ -253,6 +247,7 @@ def _summarise(run: Run, shards: ShardSet, folder: Path, plan: Plan, entries: li
         "counts": dict(sorted(counts.items())),
         "profile": profile.plain(),
         "shards": files,
+        **({"across": across} if across else {}),
     }
     write_json(folder / SUMMARY, summary)
     title = f"{Path(shards.name).name}, grounding {plan['version']}"
@@ -269,6 +264,7 @@ def _summarise(run: Run, shards: ShardSet, folder: Path, plan: Plan, entries: li
         f"{figures['one_component_share']:.1%} of clips are one component, "
         f"{figures['positive_pair_share']:.1%} of pairs are positive ({links})"
         + (f"\n{odd}" if odd else "")
+        + "".join(f"\n{key}: {n:,} snippets" for key, n in across.items() if "/" in key)
         + f"\n{folder / SUMMARY}\n{figure}"
     )
 

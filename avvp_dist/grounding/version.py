@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from avvp_dist.data.remote import is_url, read_url
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
+from avvp_dist.grounding.across import AcrossClips
 
 GROUNDINGS = "grounding"
 """The folder in a shard set where its groundings lie."""
@@ -63,6 +64,28 @@ class Grounding:
                 )
         self.components: NDArray[np.uint8] = np.concatenate([part for part, _ in parts])
         """Component ids of every clip, `[N, T]`."""
+
+    def across(self, snippets: int) -> AcrossClips:
+        """The near snippets of other clips of a set of T `snippets`.
+
+        Raises:
+            DataError: if it was made without them, or a file is missing or damaged.
+        """
+        if "across" not in self.summary:
+            raise DataError(
+                f"{self.place} holds no near snippets of other clips",
+                remedy="Run tools/ground.py again, with across=32",
+            )
+        contents = []
+        for entry in self.summary["across"]["shards"]:
+            file = f"{self.place}/{entry['name']}"
+            try:
+                contents.append(_bytes(file))
+            except FileNotFoundError:
+                raise DataError(f"{file} is missing", remedy=_REMEDY) from None
+            if hashlib.sha256(contents[-1]).hexdigest() != entry["sha256"]:
+                raise DataError(f"{file} has another SHA-256 than {SUMMARY} says", remedy=_REMEDY)
+        return AcrossClips.load(contents, snippets)
 
 
 def _load(file: str) -> tuple[NDArray[Any], str]:

@@ -1,0 +1,38 @@
+"""Shard sets in the tasks of a job: a worker opens one once, however many tasks come its way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from functools import lru_cache
+from typing import Any
+
+from avvp_dist.config import Reading
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.errors import DataError
+
+
+def reading_of(config: Reading) -> Reading:
+    """The part of a stage's config that says how shard sets are opened."""
+    return Reading(**{field.name: getattr(config, field.name) for field in fields(Reading)})
+
+
+def opened(place: str, digest: str, reading: Reading) -> ShardSet:
+    """The shard set at `place`, whose shards that are missing or cut are met when they are read.
+
+    Raises:
+        DataError: if it is another than that of the manifest's `digest`.
+    """
+    return _opened(place, digest, tuple(asdict(reading).items()))
+
+
+@lru_cache(maxsize=1)
+def _opened(place: str, digest: str, reading: tuple[tuple[str, Any], ...]) -> ShardSet:
+    shards = ShardSet(place, Reading(**dict(reading)), later)
+    if shards.digest != digest:
+        raise DataError(f"{place} changed during the job", remedy="Run the same command again")
+    return shards
+
+
+def later(_: Iterable[int], __: DataError) -> None:
+    """Bear what cannot be read: its task will meet and name it."""
