@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from avvp_dist.errors import AvvpError, ClusterError, first_line
@@ -17,11 +18,9 @@ def start_ray(cpus: int = 0) -> None:
     Raises:
         ClusterError: if neither works.
     """
+    _prepare_environment()
     import ray  # takes a second
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The default of a coming Ray; unset, it warns in every task without a GPU.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     _check_reachable(os.environ.get("RAY_ADDRESS", ""))
     try:
         if os.environ.get("RAY_ADDRESS"):
@@ -39,6 +38,17 @@ def start_ray(cpus: int = 0) -> None:
             f"Ray did not start: {first_line(error)}",
             remedy="Check RAY_ADDRESS, or unset it to start Ray here",
         ) from None
+
+
+def _prepare_environment() -> None:
+    """What Ray reads when it is imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # The default of a coming Ray; unset, it warns in every task without a GPU.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # `ray start` asks for a token as soon as there is one, but nobody who joins offers it.
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_ADDRESS") and ("RAY_AUTH_TOKEN" in os.environ or Path(token).is_file()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _check_reachable(address: str) -> None:
@@ -107,6 +117,7 @@ def map_tasks(
         for call in calls:
             yield _outcome(keep_going, function, *call)
         return
+    _prepare_environment()
     import ray  # takes a second
 
     start_ray(workers)
