@@ -99,6 +99,7 @@ def map_tasks(
     what: str,
     *,
     keep_going: bool = False,
+    gpus: float = 0.0,
 ) -> Iterator[Any]:
     """The results of `function(*call)`, one Ray task each, as they come.
 
@@ -109,6 +110,7 @@ def map_tasks(
         workers: tasks at once; 0: one per core.
         what: names such a task in errors.
         keep_going: the error of a task that failed is yielded as its result.
+        gpus: of the cluster, for each task; only where there are any.
 
     Raises:
         AvvpError: as `start_ray` and `result` do.
@@ -122,8 +124,14 @@ def map_tasks(
 
     start_ray(workers)
     try:
-        task = ray.remote(num_cpus=1, max_retries=3, retry_exceptions=[OSError])(function)
-        window = 2 * int(ray.cluster_resources().get("CPU", 1))
+        there = ray.cluster_resources()
+        task = ray.remote(
+            num_cpus=1,
+            num_gpus=gpus if there.get("GPU") else 0,
+            max_retries=3,
+            retry_exceptions=[OSError],
+        )(function)
+        window = 2 * int(there.get("CPU", 1))
         if workers and os.environ.get("RAY_ADDRESS"):  # whose cores are not ours to choose
             window = workers
         running: list[Any] = []

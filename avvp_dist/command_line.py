@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,8 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
-    """Read the command line of an entry point: `--config FILE` ..., then `key=value` overrides.
+    """Read the command line of an entry point: `--config FILE` ..., then `key=value` overrides,
+    which may also be given as `--key value`, more than once if the key is a list.
 
     Prints and exits for `--help` and `--print-config`.
 
@@ -47,12 +49,33 @@ def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
     # The deepspeed launcher appends it; the environment says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any of the keys below")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(
+        _as_overrides(kind, sys.argv[1:] if argv is None else argv)
+    )
     config = load(kind, arguments.config or [], arguments.overrides)
     if arguments.print_config:
         print(to_yaml(config), end="")
         sys.exit(0)
     return config
+
+
+def _as_overrides(kind: type, argv: list[str]) -> list[str]:
+    """`argv` with `KEY=VALUE` in place of `--KEY VALUE` and `--KEY=VALUE`, for keys of `kind`."""
+    types = {key: type_ for key, _, type_ in _keys(kind)}
+    rest: list[str] = []
+    lists: dict[str, list[str]] = {}
+    words = iter(argv)
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key not in types:
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if get_origin(types[key]) is list and not value.startswith("["):
+            lists.setdefault(key, []).append(value)
+        else:
+            rest.append(f"{key}={value}")
+    return rest + [f"{key}={json.dumps(values)}" for key, values in lists.items()]
 
 
 def load(

@@ -17,6 +17,7 @@ from avvp_dist import config as configs
 from avvp_dist.command_line import load, parse, to_yaml
 from avvp_dist.config import (
     CalibrateConfig,
+    DecontaminateConfig,
     DemoConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -36,6 +37,7 @@ REQUIRED: dict[Any, list[str]] = {
     PackConfig: ["source", "out"],
     CalibrateConfig: ["shards"],
     GroundConfig: ["shards"],
+    DecontaminateConfig: ["shards"],
     PretrainConfig: ["data.shards", "trainer.out"],
     FinetuneConfig: ["data.train", "data.val", "data.annotations", "trainer.out"],
     EvaluateConfig: ["parser", "shards", "annotations", "out"],
@@ -123,6 +125,17 @@ def test_a_missing_required_key_is_named(kind: Any) -> None:
 )
 def test_a_wrong_override_is_named(override: str, message: str) -> None:
     assert message in fault(PretrainConfig, [override])
+
+
+def test_keys_may_be_given_as_options() -> None:
+    given = ["--shards", "A", "--against", "llp", "similarity=0.9", "--against=s3://b/x, y.csv"]
+    config = parse(DecontaminateConfig, "", [*given, "--tracking.enabled", "false"])
+    assert (config.shards, config.similarity, config.tracking.enabled) == ("A", 0.9, False)
+    assert config.against == ["llp", "s3://b/x, y.csv"]
+    assert parse(DecontaminateConfig, "", ["shards=A", "--against", "[]"]).against == []
+    assert parse(DecontaminateConfig, "", ["shards=A", "--against", "[x,y]"]).against == ["x", "y"]
+    with pytest.raises(SystemExit):
+        parse(DecontaminateConfig, "", ["shards=A", "--shard", "B"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from avvp_dist.config.data import (
     CalibrateConfig,
+    DecontaminateConfig,
     GroundConfig,
     Joining,
     Loading,
@@ -29,6 +30,7 @@ from avvp_dist.config.training import (
 __all__ = [
     "SIZES",
     "CalibrateConfig",
+    "DecontaminateConfig",
     "DemoConfig",
     "Encoder",
     "EvaluateConfig",

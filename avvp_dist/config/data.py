@@ -190,3 +190,26 @@ class GroundConfig(Joining, Reading):
     out: str = option("", "folder of the groundings; empty: SHARDS/grounding")
     workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", least=0)
     tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class DecontaminateConfig(Reading):
+    """tools/decontaminate.py: which clips of a shard set training must not see, and why."""
+
+    shards: str = option("", "shard set on a disk", required=True)
+    against: list[str] = option(
+        ["llp"],
+        "what must stay unseen: shard sets, csv or txt lists of names, or llp, LLP's validation "
+        "and test videos; []: nothing",
+    )
+    ids: bool = option(True, "leave out clips of the same videos, whatever part of them")
+    embeddings: bool = option(True, "leave out near-duplicates of the clips of shard sets")
+    duplicates: bool = option(True, "keep one clip of near-duplicates within the shard set")
+    similarity: float = option(
+        0.95,
+        "cosine that every stream of two near-duplicates reaches, in the mean over their snippets",
+        least=0.01,
+        most=1,
+    )
+    workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", least=0)
+    tracking: Tracking = section(Tracking)

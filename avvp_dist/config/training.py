@@ -128,6 +128,9 @@ class PretrainData(Loading):
         0.05, "share of the clips kept for the grounding AUC, chosen by id", least=0, most=0.5
     )
     heldout_clips: int = option(2048, "at most so many of them are used", least=1)
+    allow_contaminated: bool = option(
+        False, "train although there are clips of LLP's validation or test videos"
+    )
     hidden_streams: list[str] = option(
         [], "visual streams that pretraining does not see (the authors' code: motion)"
     )

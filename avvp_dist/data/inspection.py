@@ -13,6 +13,7 @@ from tqdm import tqdm
 from avvp_dist.commit import MANIFEST
 from avvp_dist.config import Reading
 from avvp_dist.data.adoption import adopt
+from avvp_dist.data.exclusion import ENTRY
 from avvp_dist.data.remote import is_url
 from avvp_dist.data.shards import OnBad, ShardSet
 from avvp_dist.errors import DataError
@@ -42,6 +43,10 @@ def inspect(place: str, *, deep: bool = False, reading: Reading | None = None) -
 
     shards = ShardSet(place, reading, note)
     _print_content(shards)
+    try:
+        _ = shards.excluded
+    except DataError as error:
+        note((), error)
     if deep:
         _read_everything(shards, note)
     for fault in faults:
@@ -75,6 +80,10 @@ def _print_content(shards: ShardSet) -> None:
     for kind, count in manifest["source"].get("left_out", {}).items():
         if count:
             print(f"{count} {kind} clips were left out when it was packed")
+    if entry := manifest.get(ENTRY):
+        reasons = ", ".join(f"{reason} {count}" for reason, count in entry["reasons"].items())
+        against = ", ".join(one["name"] for one in entry["against"]) or "nothing else"
+        print(f"{entry['clips']} clips are excluded ({reasons}), compared with {against}")
     known = [names for names in shards.labels if names is not None]
     counts = Counter(name for names in known for name in names).most_common(10)
     shown = ", ".join(f"{name} {count}" for name, count in counts)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avvp_dist.commit import MANIFEST, sha256, staged, write_json
+from avvp_dist.data.exclusion import check_entry
 from avvp_dist.data.tars import Scan
 from avvp_dist.errors import DataError
 
@@ -164,6 +165,7 @@ def parse_manifest(text: bytes, path: str) -> dict[str, Any]:
     for entry in shards:
         if "/" in entry["name"] or entry["name"].startswith("."):
             raise DataError(f"{path}: {entry['name']!r} is no name of a shard")
+    check_entry(manifest, path)
     return manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,17 +91,23 @@ class Mixture:
         """What `ShardSet.hashes` is, of all clips."""
         return np.concatenate([part.hashes for part in self.sets])
 
+    @cached_property
+    def excluded(self) -> NDArray[np.bool_]:
+        """What `ShardSet.excluded` is, of all clips."""
+        return np.concatenate([part.excluded for part in self.sets])
+
     def id(self, clip: int) -> str:
         """Source id of a clip."""
         owner = int(np.searchsorted(self.starts, clip, side="right")) - 1
         return self.sets[owner].id(clip - int(self.starts[owner]))
 
     def pools(self, chosen: NDArray[np.bool_] | None = None) -> list[Pool]:
-        """The clips of each set for the order; all, or the `chosen [N]`."""
+        """The clips of each set for the order: all, or the `chosen [N]`, but for excluded ones."""
         pools = []
+        taken = ~self.excluded if chosen is None else chosen & ~self.excluded
         for part, start, weight in zip(self.sets, self.starts, self.weights, strict=False):
             mine = slice(int(start), int(start) + len(part))
-            clips = np.arange(len(part)) if chosen is None else np.flatnonzero(chosen[mine])
+            clips = np.flatnonzero(taken[mine])
             pools.append(Pool(clips + start, part.owners(clips), weight))
         return pools
 

@@ -24,6 +24,7 @@ from avvp_dist.config import Reading
 from avvp_dist.data.adoption import adopt
 from avvp_dist.data.cache import Cache
 from avvp_dist.data.damage import refuse
+from avvp_dist.data.exclusion import content_digest, read_excluded
 from avvp_dist.data.layout import layout_of
 from avvp_dist.data.manifest import INDEX, NO_LABEL, UNKNOWN, load_index, parse_manifest
 from avvp_dist.data.mapping import Mapping
@@ -43,7 +44,8 @@ class ShardSet:
     """A shard set opened for reading; clips are numbered 0..len-1 in shard order.
 
     A folder of tars that somebody else wrote becomes one at first sight: its index and manifest
-    are made beside the tars.
+    are made beside the tars. `digest` is of the whole manifest, `content` of all but the list of
+    excluded clips.
 
     Args:
         place: folder, or URL of fsspec.
@@ -65,6 +67,7 @@ class ShardSet:
         text = self._manifest_text()
         self.digest = hashlib.sha256(text).hexdigest()
         self.manifest = parse_manifest(text, f"{self.name}/{MANIFEST}")
+        self.content = content_digest(self.manifest)
         self.snippets: int = self.manifest["snippets"]
         self.dims = {name: spec["dim"] for name, spec in self.manifest["streams"].items()}
         self.extractor: str = self.manifest["extractor"]
@@ -188,6 +191,15 @@ class ShardSet:
             None if row[0] == UNKNOWN else tuple(classes[code] for code in row if code != NO_LABEL)
             for row in self.index["labels"].tolist()
         ]
+
+    @cached_property
+    def excluded(self) -> NDArray[np.bool_]:
+        """Clips that tools/decontaminate.py keeps out of training, `[N]`.
+
+        Raises:
+            DataError: if the list of them is missing or damaged.
+        """
+        return read_excluded(self.name, self.manifest)
 
     # Opening
 

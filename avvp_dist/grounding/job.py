@@ -241,7 +241,7 @@ def _summarise(
     ]
     summary = {
         "version": plan["version"],
-        "manifest": shards.digest,
+        "manifest": shards.content,
         "plan": plan,
         **figures,
         "counts": dict(sorted(counts.items())),

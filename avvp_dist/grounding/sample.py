@@ -15,6 +15,7 @@ from avvp_dist.config import CalibrateConfig, Reading
 from avvp_dist.data.order import mixed
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
+from avvp_dist.grounding.duplicates import near_duplicates
 from avvp_dist.grounding.search import MOST_NEIGHBOURS, nearest, unit
 from avvp_dist.grounding.sketch import Sketch
 
@@ -38,7 +39,7 @@ class Sample:
 
 def draw(shards: ShardSet, config: CalibrateConfig) -> Sample:
     """The `config.clips` clips whose ids and the seed hash lowest: the same ones however the clips
-    are cut into shards and ordered. Near-duplicates among them are left out.
+    are cut into shards and ordered. Excluded clips are not drawn, near-duplicates left out.
 
     Raises:
         DataError: if fewer than two clips are left.
@@ -46,7 +47,7 @@ def draw(shards: ShardSet, config: CalibrateConfig) -> Sample:
     key = mixed(np.array([config.seed + 1], np.uint64))
     draws = mixed(shards.hashes ^ key)
     order = np.argsort(draws, kind="stable")
-    order = order[shards.lengths[order] > 0][: config.clips]
+    order = order[(shards.lengths[order] > 0) & ~shards.excluded[order]][: config.clips]
     streams, found = _read(shards, np.sort(order), config)
     rank = np.argsort(np.argsort(draws[found]))
     in_turn = np.argsort(rank)
@@ -54,6 +55,9 @@ def draw(shards: ShardSet, config: CalibrateConfig) -> Sample:
     streams = {name: array[in_turn] for name, array in streams.items()}
     lengths, drawn_by = shards.lengths[clips].astype(np.int64), draws[clips]
     twice = np.zeros(len(clips), bool)
+    if config.duplicate_similarity < 1:
+        compared = {name: streams[name] for name in config.streams}
+        twice = near_duplicates(compared, lengths, config.duplicate_similarity, drawn_by)
     kept = ~twice
     if kept.sum() < 2:
         raise DataError(

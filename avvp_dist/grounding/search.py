@@ -6,6 +6,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+GPU = hasattr(faiss, "StandardGpuResources")
+"""Whether this faiss can use one."""
 MOST_NEIGHBOURS = 2048
 """More than that GPU faiss cannot find."""
 
@@ -13,7 +15,7 @@ MOST_NEIGHBOURS = 2048
 def flat_index(dim: int) -> faiss.Index:
     """An empty index for exact inner products of float32 vectors of this size."""
     index: faiss.Index = faiss.IndexFlatIP(dim)
-    if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
+    if GPU and faiss.get_num_gpus() > 0:
         index = faiss.index_cpu_to_all_gpus(index)
     return index
 

@@ -41,7 +41,7 @@ class Grounding:
                 f"{self.place}/{SUMMARY} is missing: no finished grounding",
                 remedy="Run tools/ground.py (again: it goes on where it stopped)",
             ) from None
-        if self.summary["manifest"] != shards.digest or "shards" not in self.summary:
+        if self.summary["manifest"] != shards.content or "shards" not in self.summary:
             raise DataError(
                 f"{self.place} was made for another shard set than {shards.name}",
                 remedy="Run tools/ground.py on this one",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avvp_dist.config import Loading, Objective, PretrainConfig
+from avvp_dist.data.contamination import contaminated
 from avvp_dist.data.loader import Read, read_clips
 from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.schema import AUDIO, PADDING
@@ -40,11 +41,12 @@ def pretrain(config: PretrainConfig) -> None:
     """
     check_unclaimed(Path(config.trainer.out), config.trainer.resume)
     data = Mixture.open(config.data.shards, config.data.weights, config.data)
+    contamination = _contamination(data, config.data.allow_contaminated)
     groundings = _groundings(data, config.data.grounding)
     ranks = connect()
     torch.manual_seed(config.trainer.seed)
     task = PretrainingTask(config, data, groundings)
-    lineage = {"manifest": task.manifest, "grounding": task.grounding}
+    lineage = {"manifest": task.manifest, "grounding": task.grounding, **contamination}
     with Run(
         "pretrain",
         Path(config.trainer.out),
@@ -197,6 +199,23 @@ class GroundingModel(nn.Module):
         return grounding_loss(audio, visual, components, self.objective, epoch)
 
 
+def _contamination(data: Mixture, allowed: bool) -> dict[str, str]:
+    """A tag that counts the clips of LLP's held-out videos, if there are any and they may be."""
+    count = 0
+    for part in data.sets:
+        found = contaminated(part)
+        count += sum(map(len, found.values()))
+        if found and not allowed:
+            kinds = ", ".join(f"{len(clips)} of {name}" for name, clips in found.items())
+            first = min(int(clips[0]) for clips in found.values())
+            raise DataError(
+                f"{part.name} holds clips of held-out videos: {kinds}, first {part.id(first)}",
+                remedy=f"Leave them out with: python tools/decontaminate.py shards={part.name} "
+                "(or set data.allow_contaminated=true)",
+            )
+    return {"contaminated": str(count)} if count else {}
+
+
 def _groundings(data: Mixture, places: Sequence[str]) -> list[Grounding]:
     if places and len(places) != len(data.sets):
         raise ConfigError(
@@ -222,7 +241,7 @@ def _check_hidden(hidden: Sequence[str], data: Mixture) -> None:
 
 def _heldout(data: Mixture, trained: NDArray[np.bool_], most: int) -> NDArray[np.integer]:
     """At most so many clips that are not trained on: the first ones of each set, by turns."""
-    held = np.flatnonzero(~trained)
+    held = np.flatnonzero(~trained & ~data.excluded)
     first = np.searchsorted(held, data.starts)
     within = np.concatenate([np.arange(count) for count in np.diff(first)])
     return np.sort(held[np.argsort(within, kind="stable")[:most]])
@@ -231,7 +250,7 @@ def _heldout(data: Mixture, trained: NDArray[np.bool_], most: int) -> NDArray[np
 def _trained(data: Mixture, heldout: float) -> NDArray[np.bool_]:
     """Which clips are for training, `[N]`, by a hash of the id alone; the rest is held out."""
     trained: NDArray[np.bool_] = (data.hashes >> np.uint64(32)) >= heldout * 2**32
-    if not trained.any():
+    if not (trained & ~data.excluded).any():
         raise DataError(
             f"{data.name}: all {len(data)} clips are held out", remedy="Lower data.heldout"
         )

@@ -132,6 +132,18 @@ def test_what_would_tell_nothing_is_refused(
     )
 
 
+def test_near_duplicates_do_not_make_the_quantile(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((40, 4, 16))
+    clips = [Clip(f"c{n}", {"audio": features[n % 40]}) for n in range(200)]
+    shards = write_shard_set(clips, tmp_path)
+    found = calibration(shards, config(shards, streams=["audio"]))
+    assert (found.sample.drawn, found.sample.near_duplicates) == (200, 160)
+    assert found.thresholds["audio"] < 0.9
+    kept = config(shards, streams=["audio"], duplicate_similarity=1.0)
+    assert calibration(shards, kept).sample.near_duplicates == 0
+
+
 def test_the_file_says_what_it_was_made_from(
     packed: dict[str, ShardSet], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avvp_dist.data.exclusion import Exclusion, write_excluded
 from avvp_dist.data.schema import Clip
+from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.writing import write_shard_set
 
 
@@ -48,6 +50,24 @@ def test_only_deep_finds_a_flipped_byte(root: Path, folder: Path) -> None:
     assert f"fault: shard {path} has another SHA-256" in deep.stdout
     assert f"error: {folder} has 1 faults, 1 of 3 clips cannot be read" in deep.stderr
     assert "Traceback" not in deep.stderr
+
+
+def test_excluded_clips_are_counted_and_their_list_is_checked(root: Path, folder: Path) -> None:
+    write_excluded(
+        folder,
+        ShardSet(folder).manifest,
+        [Exclusion(1, "clip1", "id", "llp val", (float("nan"),) * 2)],
+        ["audio", "visual"],
+        against=[{"name": "llp", "ids": 9, "sha256": ""}],
+        similarity=0.95,
+    )
+    done = run(root, folder)
+    assert done.returncode == 0, done.stderr
+    assert "1 clips are excluded (id 1, embedding 0, duplicate 0), compared with llp" in done.stdout
+    (folder / "excluded.csv").write_text("clip\n")
+    done = run(root, folder)
+    assert done.returncode == 3
+    assert f"fault: {folder}/excluded.csv has another SHA-256" in done.stdout
 
 
 def test_every_fault_is_printed(root: Path, folder: Path) -> None:

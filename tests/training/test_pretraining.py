@@ -16,14 +16,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from avvp_dist.config import (
+    DecontaminateConfig,
+    GroundConfig,
+    Objective,
+    PretrainConfig,
+    Tracking,
+)
 from avvp_dist.config import Encoder as EncoderConfig
-from avvp_dist.config import Objective, PretrainConfig
 from avvp_dist.data.loader import read_clips
 from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import ConfigError
+from avvp_dist.grounding.decontamination import decontaminate
+from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.models.export import load_encoder
 from avvp_dist.objectives.grounding import grounding_loss
@@ -203,6 +211,68 @@ def test_the_epoch_of_the_lowest_validation_loss_is_exported(
     (record,) = (r for r, _ in read_records(tmp_path) if r["kind"] == "register")
     assert record["aliases"] == ["candidate", "cross"]
     assert record["tags"]["objective"] == "cross"
+
+
+LLP = ["4O9rI-FpqLg_1_11", "4YdbENYcIyE_0_10", "KSRjje7GH44_0_10"]
+"""Clips of one validation video of LLP and of two of its test videos."""
+
+
+@pytest.fixture(scope="module")
+def contaminated(grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """The clips of `grounded`, of which three are LLP's, with a grounding."""
+    streams = grounded.gather(np.arange(96))
+    ids = [*grounded.ids[:93], *LLP]
+    made = (Clip(one, {k: x[n] for k, x in streams.items()}) for n, one in enumerate(ids))
+    out = tmp_path_factory.mktemp("contaminated") / "set"
+    shards = write_shard_set(made, out, clips_per_shard=40, extractor="simulated")
+    shutil.copy(grounded.folder / "thresholds.yaml", out)
+    ground(GroundConfig(shards=str(out), tracking=Tracking(enabled=False)))
+    return shards
+
+
+def test_clips_of_llps_held_out_videos_are_refused(
+    contaminated: ShardSet, launch: Any, tmp_path: Path
+) -> None:
+    keys = (f"data.shards={contaminated.folder}", f"trainer.out={tmp_path}", *KEYS)
+    code, _, err = finish(launch("launch/pretrain.py", *keys, ranks=1))
+    assert code == 3
+    (line,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert (
+        f"{contaminated.name} holds clips of held-out videos: 2 of llp test, 1 of llp val" in line
+    )
+    assert f"first {LLP[0]}" in line
+    assert f"python tools/decontaminate.py shards={contaminated.name}" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_contamination_that_is_allowed_is_on_record(
+    contaminated: ShardSet, one_rank: None, tmp_path: Path
+) -> None:
+    config = config_of(contaminated, tmp_path)
+    config.data.allow_contaminated, config.trainer.epochs = True, 1
+    pretrain(config)
+    records = {r["kind"]: r for r, _ in read_records(tmp_path)}
+    assert records["run"]["tags"]["contaminated"] == "3"
+    assert records["register"]["tags"]["contaminated"] == "3"
+
+
+def test_excluded_clips_are_neither_trained_on_nor_held_out(
+    contaminated: ShardSet, one_rank: None, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(contaminated.folder, tmp_path / "set"))
+    decontaminate(
+        DecontaminateConfig(shards=str(folder), duplicates=False, tracking=Tracking(enabled=False))
+    )
+    shards = ShardSet(folder)
+    config = config_of(shards, tmp_path / "run")
+    config.data.heldout = 0.5
+    task = PretrainingTask(config, Mixture([shards]), [Grounding(shards)])
+    seen = {*task.pools[0].clips.tolist(), *task.heldout.tolist()}
+    assert seen == set(range(93))
+    config.trainer.epochs = 1
+    pretrain(config)
+    (record,) = (r for r, _ in read_records(tmp_path / "run") if r["kind"] == "register")
+    assert "contaminated" not in record["tags"]
 
 
 @pytest.mark.parametrize("hidden", [["motion"], ["audio"], ["visual"], ["visual", "audio"]])
