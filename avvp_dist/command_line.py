@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avvp_dist.errors import ConfigError
@@ -181,7 +181,13 @@ def _help_lines(kind: type) -> Iterator[str]:
 def _value_faults(key: str, value: Any, rules: Any) -> Iterator[str]:
     if rules["required"] and value in ("", []):
         yield f"{key} must be given: {rules['help']}"
-    elif rules["choices"] and value not in rules["choices"]:
+        return
+    for one in value if isinstance(value, ListConfig) else [value]:
+        yield from _one_fault(key, one, rules)
+
+
+def _one_fault(key: str, value: Any, rules: Any) -> Iterator[str]:
+    if rules["choices"] and value not in rules["choices"]:
         near = difflib.get_close_matches(str(value), rules["choices"], 1, 0.0)
         hint = f", did you mean {near[0]}?" if near else ""
         yield f"{key}={value} is not one of {', '.join(rules['choices'])}{hint}"

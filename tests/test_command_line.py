@@ -26,6 +26,7 @@ from avvp_dist.config import (
     PretrainConfig,
     RefineConfig,
     SimulateConfig,
+    StudyConfig,
     TablesConfig,
 )
 from avvp_dist.errors import ConfigError
@@ -42,6 +43,7 @@ REQUIRED: dict[Any, list[str]] = {
     FinetuneConfig: ["data.train", "data.val", "data.annotations", "trainer.out"],
     EvaluateConfig: ["parser", "shards", "annotations", "out"],
     RefineConfig: ["parser", "shards", "out"],
+    StudyConfig: ["shards", "annotations"],
     TablesConfig: ["shards", "annotations"],
     DemoConfig: [],
 }

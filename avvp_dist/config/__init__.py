@@ -10,7 +10,14 @@ from avvp_dist.config.data import (
     Reading,
     SimulateConfig,
 )
-from avvp_dist.config.results import DemoConfig, EvaluateConfig, RefineConfig, TablesConfig
+from avvp_dist.config.results import (
+    DemoConfig,
+    EvaluateConfig,
+    RefineConfig,
+    StudyConfig,
+    TablesConfig,
+    Trainings,
+)
 from avvp_dist.config.tracking import Tracking
 from avvp_dist.config.training import (
     SIZES,
@@ -50,7 +57,9 @@ __all__ = [
     "Reading",
     "RefineConfig",
     "SimulateConfig",
+    "StudyConfig",
     "TablesConfig",
     "Tracking",
     "TrainerSection",
+    "Trainings",
 ]

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from avvp_dist.config.tracking import Tracking
 from avvp_dist.option import option, section
 
+RULES = ("or", "and")
+GROUPINGS = ("components", "mutual-knn", "average-link")
+"""Those that look at the features; the controls do not."""
+
 
 @dataclass
 class SimulateConfig:
@@ -106,13 +110,13 @@ class Joining:
     rule: str = option(
         "or",
         "join two snippets when any (or) or all (and) streams reach their threshold",
-        choices=("or", "and"),
+        choices=RULES,
     )
     grouping: str = option(
         "components",
         "connected components (Algorithm 1); over edges of mutual nearest neighbours alone; groups "
         "by mean likeness, which do not chain; controls: all of a clip, every snippet for itself",
-        choices=("components", "mutual-knn", "average-link", "clip", "snippet"),
+        choices=(*GROUPINGS, "clip", "snippet"),
     )
     neighbours: int = option(3, "nearest neighbours of grouping=mutual-knn", least=1)
     silent_audio: str = option(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avvp_dist.config.data import Reading
+from avvp_dist.config.data import GROUPINGS, RULES, Reading
 from avvp_dist.config.tracking import Tracking
+from avvp_dist.config.training import OBJECTIVES
 from avvp_dist.option import option, section
 
 
@@ -65,25 +66,53 @@ class DemoConfig:
 
 
 @dataclass
-class TablesConfig:
-    """tools/reproduce_tables.py: Tables 1 and 2, every row trained from some seeds, on Ray."""
+class Trainings:
+    """Many trainings and their scores, as jobs on Ray."""
 
     shards: str = option("", "folder of the shard sets train, val and test", required=True)
     annotations: str = option("", "folder of the AVVP_*.csv", required=True)
-    pretraining: str = option("", "shard set the encoders are trained on; empty: SHARDS/train")
-    out: str = option("runs/tables", "folder of everything made, on a disk that all nodes see")
-    rows: list[str] = option([], "rows to make, by their config's name; empty: all")
-    seeds: int = option(3, "parsers trained per row", least=1)
     audio_annotations: str = option(
         "2024", "version of the dense audio labels", choices=("2020", "2024")
     )
     rule: str = option("video", "decision rule, see evaluate.py", choices=("video", "modality"))
-    released: bool = option(False, "fidelity: the authors' code, with its faults and schedules")
     finetune: list[str] = option([], "KEY=VALUE for every parser, such as trainer.epochs=2")
     pretrain: list[str] = option([], "KEY=VALUE for every encoder, such as encoder.size=tiny")
-    compare: list[str] = option(
-        ["han", "pretrain_multi"], "two rows whose F per class is drawn (Figure 4)"
-    )
     cpus: int = option(1, "CPU cores for each training", least=1)
     gpus: float = option(1.0, "GPUs for each training, where the cluster has any", least=0)
     tracking: Tracking = section(Tracking)
+
+
+@dataclass
+class TablesConfig(Trainings):
+    """tools/reproduce_tables.py: Tables 1 and 2, every row trained from some seeds, on Ray."""
+
+    pretraining: str = option("", "shard set the encoders are trained on; empty: SHARDS/train")
+    out: str = option("runs/tables", "folder of everything made, on a disk that all nodes see")
+    rows: list[str] = option([], "rows to make, by their config's name; empty: all")
+    seeds: int = option(3, "parsers trained per row", least=1)
+    released: bool = option(False, "fidelity: the authors' code, with its faults and schedules")
+    compare: list[str] = option(
+        ["han", "pretrain_multi"], "two rows whose F per class is drawn (Figure 4)"
+    )
+
+
+@dataclass
+class StudyConfig(Trainings):
+    """tools/study_grounding.py: groundings judged by the parsers over encoders trained on them."""
+
+    out: str = option("runs/study", "folder of everything made, on a disk that all nodes see")
+    rules: list[str] = option(["or", "and"], "rules of the grid, see ground.py", choices=RULES)
+    false_link_rates: list[float] = option(
+        [0.003, 0.01, 0.03], "rates of the grid that thresholds are calibrated for", least=0, most=1
+    )
+    groupings: list[str] = option(
+        ["components", "average-link"], "groupings of the grid, see ground.py", choices=GROUPINGS
+    )
+    objectives: list[str] = option(
+        ["multi"], "objectives of the grid, see pretrain.py", choices=OBJECTIVES
+    )
+    seeds: int = option(2, "encoders, each with its parser, trained per point: at least two")
+    encoder_config: str = option("", "YAML of every encoder; empty: configs/pretrain/demo.yaml")
+    parser_config: str = option(
+        "", "YAML of every parser; empty: configs/finetune/demo_pretrain_multi.yaml"
+    )

@@ -16,6 +16,7 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "large": (24, 1024, 16, 4096),
 }
 """Layers, width, heads and feed-forward width of each encoder size."""
+OBJECTIVES = ("uni", "cross", "multi")
 
 
 @dataclass
@@ -45,9 +46,7 @@ class Encoder:
 class Objective:
     """The grounding losses, equations (4) to (6)."""
 
-    name: str = option(
-        "multi", "u-avg (4), x-avg (5) or their sum m-avg (6)", choices=("uni", "cross", "multi")
-    )
+    name: str = option("multi", "u-avg (4), x-avg (5) or their sum m-avg (6)", choices=OBJECTIVES)
     positive_margin: float = option(0.7, "p: similarity a positive pair must reach", most=1)
     negative_margin: float = option(0.3, "n: similarity a negative pair may keep", least=-1)
     anchors: str = option(

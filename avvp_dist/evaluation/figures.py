@@ -7,7 +7,7 @@ say which data the figure shows. The colours are Okabe and Ito's, told apart by 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -223,6 +223,40 @@ def distribution_figure(
     axes.set(ylabel="clips with such an event", xlim=(-0.6, len(classes) - 0.4))
     _plain(axes)
     axes.legend(frameon=False, title="events (not disjoint sets)", alignment="left")
+    return _save(figure, path, title)
+
+
+def seeds_figure(
+    path: str | os.PathLike[str],
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    controls: Collection[str],
+    xlabel: str,
+    title: str,
+) -> Path:
+    """`panels[panel][row]` are the values of a row's seeds, small dots; a large one is their mean.
+
+    Rows stand from the top down, those among `controls` in another colour. Every panel has the
+    same rows; one without values is empty.
+    """
+    names = list(next(iter(panels.values())))
+    size = (3.4 + 3.6 * len(panels), 1.8 + 0.3 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    columns = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (panel, rows) in zip(columns, panels.items(), strict=True):
+        for place, name in enumerate(names):
+            colour, values = ORANGE if name in controls else BLUE, rows[name]
+            axes.scatter(values, [place] * len(values), color=colour, s=14, alpha=0.5, linewidths=0)
+            if values:
+                axes.scatter(np.mean(values), place, color=colour, s=52, zorder=3)
+        axes.set(title=panel, xlabel=xlabel)
+        _plain(axes)
+    columns[0].set_yticks(np.arange(len(names)), names)
+    columns[0].set_ylim(len(names) - 0.4, -0.6)
+    handles = [
+        columns[0].scatter([], [], color=colour, s=52, label=label)
+        for colour, label in ((BLUE, "grounding"), (ORANGE, "control"))
+    ]
+    figure.legend(handles=handles, frameon=False, ncols=2, loc="outside lower center")
     return _save(figure, path, title)
 
 

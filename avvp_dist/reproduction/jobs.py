@@ -10,8 +10,9 @@ import contextlib
 import json
 import shutil
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,20 @@ from tqdm import tqdm
 
 from avvp_dist.cluster import result, start_ray
 from avvp_dist.commit import digest, write_json
-from avvp_dist.errors import AvvpError, ConfigError
+from avvp_dist.errors import AvvpError, ClusterError, ConfigError
 from avvp_dist.tracking.run import Run
 
 LEDGER = "job.json"
+
+_MODULES = {
+    "calibrate": "grounding.calibrate",
+    "ground": "grounding.job",
+    "pretrain": "training.pretraining",
+    "finetune": "training.parsing",
+    "refine": "training.refinement",
+    "evaluate": "training.evaluation",
+}
+"""Where the function of each kind of stage is."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +41,11 @@ class Stage:
     """One stage of a job: its config, and the folder that is its own."""
 
     kind: str
+    """The function that does it, see `_MODULES`."""
     config: Any
     out: Path
+    prefix: str = ""
+    """Before the names of its scores in the job's run."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,11 @@ class Job:
     stages: tuple[Stage, ...]
     needs: Job | None = None
     """The job that must be done first."""
+    experiment: str = "tables"
+    """Names the MLflow experiment."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What its run says beside its scores."""
 
     @property
     def keys(self) -> list[str]:
@@ -108,6 +127,27 @@ def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError
     return failed
 
 
+def run_here(jobs: Sequence[Job]) -> dict[str, AvvpError]:
+    """Run jobs in turn in this process, for stages that spread over Ray by themselves.
+
+    Returns the errors of those that failed; a job that needs one of them fails with it.
+    """
+    missing = [job for job in jobs if job.finished < len(job.stages)]
+    failed: dict[str, AvvpError] = {}
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit=" jobs") as bar:
+        for job in missing:
+            try:
+                if job.needs and job.needs.name in failed:
+                    raise failed[job.needs.name]
+                run_job(job)
+                bar.write(f"{job.name}: done")
+            except AvvpError as error:
+                failed[job.name] = error
+                bar.write(f"{job.name}: {error}")
+            bar.update()
+    return failed
+
+
 def _check_room(cpus: int, gpus: float) -> None:
     """Raise `ConfigError` where no node could ever run a job: Ray would wait for one."""
     import ray
@@ -133,7 +173,9 @@ def run_job(job: Job, *after: Path) -> Path:
         (job.folder / "log.txt").open("a") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
-        Run("tables", job.folder, _tracked(last.config, job), {}, resume=True) as run,
+        Run(
+            job.experiment, job.folder, _tracked(last.config, job), dict(job.tags), resume=True
+        ) as run,
     ):
         for number in range(first, len(keys)):
             write_json(job.folder / LEDGER, {"done": keys[:number], "started": keys[number]})
@@ -142,12 +184,31 @@ def run_job(job: Job, *after: Path) -> Path:
             except BaseException:
                 traceback.print_exc()
                 raise
+        run.log(run.attempt, **job.metrics, **scores(job))
         if last.kind == "evaluate":
-            found = json.loads((last.out / "scores.json").read_text())
-            run.log(run.attempt, **found["scores"])
             run.artifact(last.out / "scores.json")
         write_json(job.folder / LEDGER, {"done": keys, "started": ""})
     return job.folder
+
+
+def scores(job: Job) -> dict[str, float]:
+    """What the evaluations of a finished job found, each score behind its stage's prefix."""
+    found = {}
+    for stage in job.stages:
+        if stage.kind == "evaluate":
+            judged = json.loads((stage.out / "scores.json").read_text())["scores"]
+            found.update({f"{stage.prefix}{key}": value for key, value in judged.items()})
+    return found
+
+
+def refuse(failed: Mapping[str, AvvpError], jobs: int, out: Path) -> None:
+    """Raise `ClusterError` if any of so many `jobs` failed, naming the first."""
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise ClusterError(
+            f"{len(failed)} of {jobs} jobs failed, first {name}: {error}",
+            remedy=f"Their logs are {out}/*/*/log.txt; the same command goes on with them",
+        )
 
 
 def _ledger(job: Job) -> dict[str, Any]:
@@ -166,19 +227,5 @@ def _tracked(config: Any, job: Job) -> Any:
 
 def _call(stage: Stage) -> None:
     # Imported where they run: a driver without torch at work stays light.
-    if stage.kind == "pretrain":
-        from avvp_dist.training.pretraining import pretrain
-
-        pretrain(stage.config)
-    elif stage.kind == "finetune":
-        from avvp_dist.training.parsing import finetune
-
-        finetune(stage.config)
-    elif stage.kind == "refine":
-        from avvp_dist.training.refinement import refine
-
-        refine(stage.config)
-    else:
-        from avvp_dist.training.evaluation import evaluate
-
-        evaluate(stage.config)
+    module = import_module(f"avvp_dist.{_MODULES[stage.kind]}")
+    getattr(module, stage.kind)(stage.config)

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from avvp_dist import __version__
-from avvp_dist.command_line import load
-from avvp_dist.commit import digest, sha256
+from avvp_dist.commit import digest
 from avvp_dist.config import (
     CalibrateConfig,
-    EvaluateConfig,
     FinetuneConfig,
     GroundConfig,
     PretrainConfig,
     RefineConfig,
     TablesConfig,
-    Tracking,
 )
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import ConfigError
 from avvp_dist.grounding.version import SUMMARY, Grounding
 from avvp_dist.reproduction.jobs import Job, Stage
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-UNTRAINED = ["optimizer.lr=0", "trainer.max_steps=1"]
+from avvp_dist.reproduction.stages import (
+    CONFIGS,
+    UNTRAINED,
+    evaluation,
+    nested,
+    parser_keys,
+    parsing_digest,
+    training,
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def encoder_jobs(config: TablesConfig, out: Path, rows: dict[str, Row]) -> dict[
             *(UNTRAINED if name == "untrained" else []),
             f"data.shards={shards.name}",
         ]
-        stage = _training("pretrain", PretrainConfig, files, keys, folder / "pretrain", config)
+        stage = training("pretrain", PretrainConfig, files, keys, folder / "pretrain", config)
         grounding = Grounding(shards, next(iter(stage.config.data.grounding), ""))
         read = digest([__version__, shards.digest, grounding.version])
         jobs[name] = Job(f"encoder {name}", folder, read, (stage,))
@@ -125,9 +127,7 @@ def row_jobs(
     encoders: dict[str, Job],
 ) -> dict[tuple[str, int], Job]:
     """One job for each row and seed."""
-    csvs = {path.name: sha256(path) for path in sorted(Path(config.annotations).glob("AVVP_*"))}
-    read = [__version__, csvs, *(one.digest for one in shards.values())]
-    jobs = {}
+    read, jobs = parsing_digest(config, shards), {}
     for seed in range(1, config.seeds + 1):
         for name, row in rows.items():
             folder = out / "rows" / f"{name}-seed{seed}"
@@ -135,7 +135,7 @@ def row_jobs(
             jobs[name, seed] = Job(
                 f"{row.method}, seed {seed}",
                 folder,
-                digest(read),
+                read,
                 tuple(stages),
                 encoders.get(row.encoder),
             )
@@ -151,25 +151,16 @@ def _stages(
     encoders: dict[str, Job],
 ) -> list[Stage]:
     """What trains and scores a row."""
-    train, val, test = (one.name for one in shards.values())
-    annotations = str(Path(config.annotations).absolute())
-    keys = [
-        *config.finetune,
-        f"data.train={train}",
-        f"data.val={val}",
-        f"data.annotations={annotations}",
-        f"data.audio_annotations={config.audio_annotations}",
-        f"trainer.seed={seed}",
-    ]
+    keys = parser_keys(config, shards, seed)
     released = [row.released] if config.released and row.released else []
     stages = []
     if row.refines:
         first, labels = folder / row.refines, folder / "refined" / "labels.npz"
         files = [CONFIGS / "finetune" / f"{row.refines}.yaml"]
-        stages.append(_training("finetune", FinetuneConfig, files, keys, first, config))
+        stages.append(training("finetune", FinetuneConfig, files, keys, first, config))
         refining = RefineConfig(
-            parser=str(first / "model"), shards=train, out=str(labels), seed=seed,
-            tracking=_nested(config, folder),
+            parser=str(first / "model"), shards=shards["train"].name, out=str(labels), seed=seed,
+            tracking=nested(config, folder),
         )  # fmt: skip
         stages.append(Stage("refine", refining, labels.parent))
         keys = [*keys, f"data.refined_labels={labels}"]
@@ -177,28 +168,5 @@ def _stages(
         keys = [*keys, f"encoder.checkpoint={encoders[row.encoder].folder / 'pretrain' / 'model'}"]
     files = [CONFIGS / "finetune" / f"{name}.yaml" for name in [row.file, *released]]
     run, scores = folder / "parser", folder / "scores"
-    stages.append(_training("finetune", FinetuneConfig, files, keys, run, config))
-    judged = EvaluateConfig(
-        parser=str(run / "model"), shards=test, annotations=annotations, out=str(scores),
-        audio_annotations=config.audio_annotations, rule=config.rule,
-        tracking=_nested(config, folder),
-    )  # fmt: skip
-    return [*stages, Stage("evaluate", judged, scores)]
-
-
-def _training(
-    kind: str,
-    schema: type[Any],
-    files: list[Path],
-    keys: list[str],
-    out: Path,
-    config: TablesConfig,
-) -> Stage:
-    made = load(schema, files, [*keys, f"trainer.out={out}", "trainer.resume=auto"])
-    made.tracking = _nested(config, out.parent)
-    return Stage(kind, made, out)
-
-
-def _nested(config: TablesConfig, job: Path) -> Tracking:
-    """Not registered: dozens of parsers for a table are not candidates for use."""
-    return Tracking(enabled=config.tracking.enabled, register=False, parent=str(job))
+    stages.append(training("finetune", FinetuneConfig, files, keys, run, config))
+    return [*stages, evaluation(config, run / "model", shards["test"], "test", scores)]

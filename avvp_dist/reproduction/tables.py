@@ -8,15 +8,13 @@ from pathlib import Path
 from avvp_dist.commit import staged
 from avvp_dist.config import TablesConfig
 from avvp_dist.data.llp import Annotations, read_annotations
-from avvp_dist.data.schema import HAN_EXTRACTOR
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.errors import ClusterError
 from avvp_dist.evaluation.figures import comparison_figure, distribution_figure, event_counts
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import Mask, mean_per_class, summarise
 from avvp_dist.evaluation.tables import Line, markdown, write_csv
-from avvp_dist.reproduction.jobs import Job, run_jobs
+from avvp_dist.reproduction.jobs import Job, refuse, run_jobs
 from avvp_dist.reproduction.rows import ROWS, Row, chosen_rows, encoder_jobs, row_jobs
+from avvp_dist.reproduction.stages import described_features, open_splits, parent_run
 from avvp_dist.tracking.run import Run
 
 THRESHOLD = 0.5
@@ -32,39 +30,22 @@ def reproduce_tables(config: TablesConfig) -> Path:
         ClusterError: if trainings failed, after all others are done and the tables are written.
     """
     rows, out = chosen_rows(config), Path(config.out).absolute()
-    shards = {split: ShardSet(Path(config.shards) / split) for split in ("train", "val", "test")}
+    shards = open_splits(config)
     annotations = read_annotations(
         config.annotations,
         "test",
         audio_version=config.audio_annotations,
         snippets=shards["test"].snippets,
     )
-    inputs = {one.name: one.digest for one in shards.values()}
-    tags = {f"manifest.{split}": one.digest for split, one in shards.items()}
-    with Run("tables", out, config, tags, inputs=inputs, resume=True) as run:
+    with parent_run("tables", out, config, shards) as run:
         encoders = encoder_jobs(config, out, rows)
         jobs = row_jobs(config, out, rows, shards, encoders)
         failed = run_jobs([*encoders.values(), *jobs.values()], config.cpus, config.gpus)
-        features = _features(shards["test"])
+        features = described_features(shards["test"])
         _write(run, config, out, _lines(config, rows, jobs, annotations), features, annotations)
         _draw(run, config, out, jobs, features, annotations)
-        if failed:
-            name, error = next(iter(failed.items()))
-            raise ClusterError(
-                f"{len(failed)} of {len(encoders) + len(jobs)} jobs failed, first {name}: {error}",
-                remedy=f"Their logs are {out}/*/*/log.txt; the same command goes on with them",
-            )
+        refuse(failed, len(encoders) + len(jobs), out)
     return out
-
-
-def _features(test: ShardSet) -> str:
-    """What the numbers belong to, for every title."""
-    extractor = test.manifest["extractor"]
-    if extractor == HAN_EXTRACTOR:
-        return "HAN's features"
-    if "simulated" in extractor:
-        return "Simulated features: no statement about LLP"
-    return f"Features of {extractor or 'an unnamed extractor'}: not comparable with the paper's"
 
 
 def _decided(jobs: Jobs, row: str, annotations: Annotations, rule: str) -> list[Mask]:

@@ -19,7 +19,8 @@ from avvp_dist.errors import ConfigError
 from avvp_dist.evaluation.tables import PAPER
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.reproduction.jobs import Job
-from avvp_dist.reproduction.rows import CONFIGS, ROWS, chosen_rows, encoder_jobs, row_jobs
+from avvp_dist.reproduction.rows import ROWS, chosen_rows, encoder_jobs, row_jobs
+from avvp_dist.reproduction.stages import CONFIGS
 
 PLAIN = ("base", "base_gcaa", "base_adv_skip", "base_adv_skip_gcaa")
 

@@ -22,7 +22,6 @@ import pytest
 from avvp_dist.config import PackConfig, SimulateConfig, Tracking
 from avvp_dist.data.llp import read_annotations
 from avvp_dist.data.packing import pack
-from avvp_dist.data.schema import HAN_EXTRACTOR
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.simulate import simulate
 from avvp_dist.errors import ClusterError, ConfigError
@@ -30,7 +29,6 @@ from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES, score
 from avvp_dist.evaluation.tables import PAPER
 from avvp_dist.reproduction.rows import ROWS
-from avvp_dist.reproduction.tables import _features
 
 NAMES = ["han", "ma", "base_gcaa", "pretrain_multi", "pretrain_multi_mmil", "untrained"]
 """Every kind of row; all thirteen take two minutes more."""
@@ -324,24 +322,6 @@ def test_a_wrong_row_is_one_line(
     err = found.run("rows=[han,hann]", code=ConfigError.exit_code)
     assert re.fullmatch(r"error: rows: there is no row hann, there are han, ma, .*\n", err)
     assert not found.out.exists()
-
-
-@pytest.mark.parametrize(
-    ("extractor", "words"),
-    [
-        ("simulated", "Simulated features: no statement about LLP"),
-        (HAN_EXTRACTOR, "HAN's features"),
-        ("clip-vit", "Features of clip-vit: not comparable with the paper's"),
-        ("", "Features of an unnamed extractor: not comparable with the paper's"),
-    ],
-)
-def test_the_features_are_named(
-    extractor: str, words: str, packed: dict[str, ShardSet], tmp_path: Path
-) -> None:
-    folder = shutil.copytree(packed["test"].folder, tmp_path / "test")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "extractor": extractor}))
-    assert _features(ShardSet(folder)) == words
 
 
 # LLP's own clips and labels, with simulated features.
