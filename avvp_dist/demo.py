@@ -19,6 +19,7 @@ import numpy as np
 
 from avvp_dist.commit import digest, write_json
 from avvp_dist.config import DemoConfig
+from avvp_dist.data.exclusion import EXCLUDED
 from avvp_dist.data.llp import read_annotations
 from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.figures import class_figure
@@ -95,6 +96,9 @@ def stages(config: DemoConfig, out: Path) -> list[Stage]:
         add(f"pack {split}", folder, "tools/pack.py", *keys, expect=3)
     thresholds = shards["train"] / "thresholds.yaml"
     source = f"shards={shards['train']}"
+    held_out = [f"--against={shards[split]}" for split in ("val", "test")]
+    excluded = shards["train"] / EXCLUDED
+    add("decontaminate", excluded, "tools/decontaminate.py", source, *held_out, expect=20)
     add("calibrate", thresholds, "tools/calibrate.py", source, expect=15)
     add("ground", shards["train"] / "grounding", "tools/ground.py", source, expect=25)
     add(
@@ -201,6 +205,7 @@ def _report(config: DemoConfig, out: Path, seconds: float) -> None:
     train = out / "shards" / "train"
     pictures = [
         train / "thresholds.png",
+        train / "thresholds.components.png",
         *sorted(train.glob("grounding/*/components.png")),
         out / "pretrain" / "curves.png",
         *sorted(out.glob("parsers/*-seed1/curves.png")),

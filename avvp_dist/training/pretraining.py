@@ -43,6 +43,7 @@ def pretrain(config: PretrainConfig) -> None:
     data = Mixture.open(config.data.shards, config.data.weights, config.data)
     contamination = _contamination(data, config.data.allow_contaminated)
     groundings = _groundings(data, config.data.grounding)
+    _check_contrast(groundings, config.objective)
     ranks = connect()
     torch.manual_seed(config.trainer.seed)
     task = PretrainingTask(config, data, groundings)
@@ -224,6 +225,18 @@ def _groundings(data: Mixture, places: Sequence[str]) -> list[Grounding]:
         )
     chosen = places or [""] * len(data.sets)
     return [Grounding(part, place) for part, place in zip(data.sets, chosen, strict=True)]
+
+
+def _check_contrast(groundings: Sequence[Grounding], objective: Objective) -> None:
+    """Raise `ConfigError` where no two snippets would be a negative pair."""
+    parts = [one.components for one in groundings]
+    if objective.other_clips or any(((ids > 0) & (ids != PADDING)).any() for ids in parts):
+        return
+    names = " + ".join(one.place for one in groundings)
+    raise ConfigError(
+        f"objective.other_clips=0, but every clip of {names} is one component: no pair is negative",
+        remedy="Take negatives from other clips, or ground with higher thresholds",
+    )
 
 
 def _check_hidden(hidden: Sequence[str], data: Mixture) -> None:

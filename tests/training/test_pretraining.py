@@ -256,6 +256,25 @@ def test_contamination_that_is_allowed_is_on_record(
     assert records["register"]["tags"]["contaminated"] == "3"
 
 
+def test_a_grounding_without_negatives_needs_them_from_elsewhere(
+    grounded: ShardSet, one_rank: None, tmp_path: Path
+) -> None:
+    joined = GroundConfig(
+        shards=str(grounded.folder),
+        grouping="clip",
+        out=str(tmp_path / "grounding"),
+        workers=1,
+        tracking=Tracking(enabled=False),
+    )
+    config = config_of(grounded, tmp_path / "run")
+    config.data.grounding = [str(ground(joined))]
+    config.objective.other_clips = 0.0
+    with pytest.raises(ConfigError, match=r"every clip of .* is one component: no pair is neg"):
+        pretrain(config)
+    config.objective.other_clips, config.trainer.epochs = 1.0, 1
+    pretrain(config)
+
+
 def test_excluded_clips_are_neither_trained_on_nor_held_out(
     contaminated: ShardSet, one_rank: None, tmp_path: Path
 ) -> None:
