@@ -11,6 +11,13 @@ from typing import Any
 
 from avvp_dist.errors import AvvpError, ClusterError, first_line
 
+_SECONDS_BETWEEN_CHECKS, _CHECKS = 5.0, 4
+_AGAIN = "Run the same command again: it goes on with what is missing"
+
+
+class ClusterGoneError(ClusterError):
+    """No task can run any more."""
+
 
 def start_ray(cpus: int = 0) -> None:
     """Join the cluster of RAY_ADDRESS, or start one in this process, of `cpus` (0: all) cores.
@@ -61,13 +68,17 @@ def _check_reachable(address: str) -> None:
     hosts = [host.strip("[]")]
     if hosts[0] in ("localhost", "127.0.0.1", "::1"):
         hosts.append(ray.util.get_node_ip_address())  # what Ray takes it for
-    for one in hosts:
-        with suppress(OSError), socket.create_connection((one, int(port)), timeout=5):
-            return
-    raise ClusterError(
-        f"no Ray cluster answers at RAY_ADDRESS={address}",
-        remedy="Check RAY_ADDRESS, or unset it to start Ray here",
-    )
+    if not any(_answers(host, port) for host in hosts):
+        raise ClusterError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}",
+            remedy="Check RAY_ADDRESS, or unset it to start Ray here",
+        )
+
+
+def _answers(host: str, port: str) -> bool:
+    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+        return True
+    return False
 
 
 def result(reference: Any, what: str) -> Any:
@@ -85,11 +96,10 @@ def result(reference: Any, what: str) -> Any:
         if isinstance(error.cause, AvvpError):
             raise error.cause from None
         raise ClusterError(f"{what} failed: {error.cause!r}") from error
+    except ray.exceptions.LocalRayletDiedError:
+        raise ClusterGoneError("the Ray node of this process is gone", remedy=_AGAIN) from None
     except ray.exceptions.RayError as error:
-        raise ClusterError(
-            f"{what} was lost: {first_line(error)}",
-            remedy="Run the same command again: it goes on with what is missing",
-        ) from None
+        raise ClusterError(f"{what} was lost: {first_line(error)}", remedy=_AGAIN) from None
 
 
 def map_tasks(
@@ -104,7 +114,8 @@ def map_tasks(
     """The results of `function(*call)`, one Ray task each, as they come.
 
     At most two tasks a core wait at once; a lost worker's task is tried three times. One call, and
-    one worker without RAY_ADDRESS, need no Ray.
+    one worker without RAY_ADDRESS, need no Ray. A Ray that this process has started already is used
+    and left running.
 
     Args:
         workers: tasks at once; 0: one per core.
@@ -122,7 +133,9 @@ def map_tasks(
     _prepare_environment()
     import ray  # takes a second
 
-    start_ray(workers)
+    mine = not ray.is_initialized()
+    if mine:
+        start_ray(workers)
     try:
         there = ray.cluster_resources()
         task = ray.remote(
@@ -138,19 +151,39 @@ def map_tasks(
         for call in calls:
             running.append(task.remote(*call))
             if len(running) >= window:
-                done, running = ray.wait(running, num_returns=1)
-                yield _outcome(keep_going, result, done[0], what)
+                done, running = _next_ended(running)
+                yield _outcome(keep_going, result, done, what)
         while running:
-            done, running = ray.wait(running, num_returns=1)
-            yield _outcome(keep_going, result, done[0], what)
+            done, running = _next_ended(running)
+            yield _outcome(keep_going, result, done, what)
     finally:
-        ray.shutdown()
+        if mine:
+            ray.shutdown()
+
+
+def _next_ended(running: list[Any]) -> tuple[Any, list[Any]]:
+    """A task that ended, and the others.
+
+    Raises:
+        ClusterError: when the cluster's head is gone; Ray itself waits a minute for it, and then
+            ends the process.
+    """
+    import ray
+
+    head, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    for _ in range(_CHECKS):
+        done, others = ray.wait(running, num_returns=1, timeout=_SECONDS_BETWEEN_CHECKS)
+        while not done and _answers(head, port):
+            done, others = ray.wait(running, num_returns=1, timeout=_SECONDS_BETWEEN_CHECKS)
+        if done:
+            return done[0], others
+    raise ClusterGoneError(f"the head of the Ray cluster, {head}:{port}, is gone", remedy=_AGAIN)
 
 
 def _outcome(keep_going: bool, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except AvvpError as error:
-        if not keep_going:
+        if not keep_going or isinstance(error, ClusterGoneError):
             raise
         return error

@@ -198,8 +198,10 @@ def _run_tasks(
                 progress.update(shards.shards[number].clips, errors=entry["unreadable"])
     if failed:
         kind = type(failed[0]) if len({type(error) for error in failed}) == 1 else ClusterError
+        names = [shards.shards[number].name for number in missing if number not in done]
+        named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         raise kind(
-            f"{len(failed)} of {len(missing)} shards are not grounded: {failed[0]}",
+            f"{len(failed)} of {len(missing)} shards are not grounded ({named}): {failed[0]}",
             remedy="The same command goes on with these; what is done is kept",
         )
     return done

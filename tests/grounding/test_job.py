@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from avvp_dist.config import CalibrateConfig, GroundConfig, PackConfig, Reading, Tracking
-from avvp_dist.data.packing import pack
+from avvp_dist.config import CalibrateConfig, GroundConfig
 from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.writing import write_shard_set
@@ -30,7 +24,7 @@ from avvp_dist.grounding.components import (
     silent_snippets,
     similarity,
 )
-from avvp_dist.grounding.job import ground, ground_shard
+from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.version import Grounding
 
 VERSION = "tested"
@@ -225,60 +219,3 @@ def test_thresholds_of_a_stream_that_is_not_there_are_refused(train: Path) -> No
     write_thresholds(train, {"motion": 0.9}, "simulated")
     with pytest.raises(ConfigError, match="no stream motion"):
         ground(config(train))
-
-
-# A driver that dies.
-
-
-@pytest.fixture
-def many(features: Path, calibrated: Path, tmp_path: Path) -> Path:
-    """The train clips as 48 shards, so that a job takes a moment."""
-    folder = tmp_path / "many"
-    pack(
-        PackConfig(
-            source=str(features),
-            out=str(folder),
-            clips_per_shard=2,
-            extractor="simulated",
-            tracking=Tracking(enabled=False),
-        )
-    )
-    shutil.copy(calibrated / "thresholds.yaml", folder)
-    return folder
-
-
-def kill_midway(command: list[str], results: Path) -> None:
-    """Start a job of its own session and SIGKILL its process group after its first results."""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
-    try:
-        deadline = time.monotonic() + 90
-        while len(list(results.glob("shard-*.json"))) < 2 and process.poll() is None:
-            assert time.monotonic() < deadline, "no result within 90 s"
-            time.sleep(0.002)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.mark.launch
-def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
-    many: Path, root: Path, tmp_path: Path, cluster: None
-) -> None:
-    results = many / "grounding" / VERSION
-    keys = [f"shards={many}", f"version={VERSION}", "tracking.enabled=false"]
-    kill_midway([sys.executable, str(root / "tools" / "ground.py"), *keys], results)
-    done = {path.name: path.stat().st_mtime_ns for path in results.glob("shard-*.json")}
-    assert 2 <= len(done) < 48
-    assert not (results / "grounding.json").exists()
-
-    ground(config(many))
-    assert all((results / name).stat().st_mtime_ns == time for name, time in done.items())
-    plan = Grounding(ShardSet(many)).summary["plan"]
-    for number in range(48):
-        place = (str(tmp_path / "undisturbed"), str(many), ShardSet(many).digest, Reading())
-        ground_shard(*place, number, plan)
-    undisturbed = sorted((tmp_path / "undisturbed").iterdir())
-    assert labels(many) == {path.name: path.read_bytes() for path in undisturbed}
-    np.testing.assert_array_equal(Grounding(ShardSet(many)).components, components_of(many, "or"))
