@@ -20,7 +20,7 @@ from avvp_dist.cluster import map_tasks
 from avvp_dist.commit import digest, sha256, staged, write_json
 from avvp_dist.config import GroundConfig, Reading
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.grounding.opening import opened, reading_of
+from avvp_dist.grounding.opening import opened, pass_over, reading_of
 from avvp_dist.grounding.search import nearest, unit
 from avvp_dist.progress import Progress
 
@@ -182,7 +182,7 @@ def _vectors(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Numbers `[n]` and unit vectors `[n, D]` of the real snippets of clips that have a direction
     in a stream; clips that cannot be read have none."""
-    arrays, good = shards.read(clips, lambda *_: None)
+    arrays, good = shards.read(clips, pass_over)
     real = np.arange(shards.snippets) < (shards.lengths[clips] * good)[:, None]
     vectors = unit(arrays[stream][real])
     numbers = (clips[:, None] * shards.snippets + np.arange(shards.snippets))[real]

@@ -23,7 +23,8 @@ from avvp_dist.data.remote import is_url
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
 from avvp_dist.grounding import duplicates
-from avvp_dist.grounding.embedded import Embedded, embed_shard, pass_over
+from avvp_dist.grounding.embedded import Embedded, embed_shard
+from avvp_dist.grounding.opening import pass_over, reading_of
 from avvp_dist.grounding.search import GPU
 from avvp_dist.grounding.verdict import Verdict
 from avvp_dist.tracking.run import stage_run
@@ -163,7 +164,7 @@ def _compare_embeddings(config: DecontaminateConfig, verdict: Verdict, sets: lis
 
 def _embed(config: DecontaminateConfig, embedded: list[Embedded], sets: list[ShardSet]) -> int:
     calls = [
-        (made, shards.name, config, number)
+        (made, shards.name, shards.digest, reading_of(config), number)
         for made, shards in zip(embedded, sets, strict=True)
         for number in range(len(shards.shards))
     ]

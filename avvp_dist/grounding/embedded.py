@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from avvp_dist.commit import staged
 from avvp_dist.config import Reading
 from avvp_dist.data.shards import ShardSet
-from avvp_dist.errors import DataError
 from avvp_dist.grounding import duplicates
 from avvp_dist.grounding.duplicates import Rows
+from avvp_dist.grounding.opening import opened, pass_over
 
 BLOCK = 16384
 """Clips that are compared with as many others at once."""
@@ -61,10 +61,12 @@ class Embedded:
         return duplicates.unit(np.concatenate(parts, 1), [part.shape[1] for part in parts])
 
 
-def embed_shard(embedded: Embedded, place: str, reading: Reading, number: int) -> tuple[int, int]:
+def embed_shard(
+    embedded: Embedded, place: str, digest: str, reading: Reading, number: int
+) -> tuple[int, int]:
     """Write the embeddings of one shard's clips; returns their number, and that of those which
     cannot be read: they have 0."""
-    shards = ShardSet(place, reading, pass_over)
+    shards = opened(place, digest, reading)
     unreadable, parts = 0, []
     clips = np.array(shards.clips_of(number))
     for start in range(0, len(clips), _CLIPS_AT_ONCE):
@@ -72,10 +74,7 @@ def embed_shard(embedded: Embedded, place: str, reading: Reading, number: int) -
         streams, good = shards.read(some, pass_over)
         parts.append(duplicates.embeddings(streams, shards.lengths[some]))
         unreadable += int((~good).sum())
+    shards.release([number])
     with staged(embedded.file(number)) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(parts), allow_pickle=False)
     return len(clips), unreadable
-
-
-def pass_over(clips: Iterable[int], error: DataError) -> None:
-    """What cannot be read is no error: it is counted."""

@@ -28,7 +28,7 @@ from avvp_dist.errors import AvvpError, ClusterError, ConfigError, DataError
 from avvp_dist.evaluation.figures import component_figure
 from avvp_dist.grounding.across import compare
 from avvp_dist.grounding.labels import Profile, label, measure, silent_reference
-from avvp_dist.grounding.opening import later, opened, reading_of
+from avvp_dist.grounding.opening import opened, pass_over, reading_of
 from avvp_dist.grounding.version import GROUNDINGS, SUMMARY
 from avvp_dist.progress import Progress
 from avvp_dist.tracking.run import Run, stage_run
@@ -50,7 +50,7 @@ def ground(config: GroundConfig) -> Path:
         DataError: if more than `config.max_bad_fraction` of the clips are unreadable.
         ClusterError: if shards are missing after all retries.
     """
-    shards = ShardSet(config.shards, config, later if config.max_bad_fraction else refuse)
+    shards = ShardSet(config.shards, config, pass_over if config.max_bad_fraction else refuse)
     plan = _plan(config, shards)
     folder = Path(config.out or shards.folder / GROUNDINGS) / plan["version"]
     tags = {"manifest": shards.digest, "grounding": plan["version"]}

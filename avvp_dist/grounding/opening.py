@@ -28,11 +28,11 @@ def opened(place: str, digest: str, reading: Reading) -> ShardSet:
 
 @lru_cache(maxsize=1)
 def _opened(place: str, digest: str, reading: tuple[tuple[str, Any], ...]) -> ShardSet:
-    shards = ShardSet(place, Reading(**dict(reading)), later)
+    shards = ShardSet(place, Reading(**dict(reading)), pass_over)
     if shards.digest != digest:
         raise DataError(f"{place} changed during the job", remedy="Run the same command again")
     return shards
 
 
-def later(_: Iterable[int], __: DataError) -> None:
-    """Bear what cannot be read: its task will meet and name it."""
+def pass_over(clips: Iterable[int], error: DataError) -> None:
+    """What cannot be read is no error yet: who reads it counts it."""

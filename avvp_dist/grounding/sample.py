@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from avvp_dist.data.order import mixed
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.duplicates import near_duplicates
+from avvp_dist.grounding.opening import opened, pass_over, reading_of
 from avvp_dist.grounding.search import MOST_NEIGHBOURS, nearest, unit
 from avvp_dist.grounding.sketch import Sketch
 
@@ -80,9 +81,8 @@ def _read(
     shards: ShardSet, clips: NDArray[np.integer], config: CalibrateConfig
 ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.integer]]:
     """The features of clips in ascending order, one task a shard, and which could be read."""
-    reading = Reading(**{field.name: getattr(config, field.name) for field in fields(Reading)})
-    owners = shards.owners(clips)
-    calls = [(shards.name, reading, clips[owners == number]) for number in np.unique(owners)]
+    owners, place = shards.owners(clips), (shards.name, shards.digest, reading_of(config))
+    calls = [(*place, clips[owners == number]) for number in np.unique(owners)]
     parts = []
     tasks = map_tasks(_read_shard, calls, config.workers, "a sampling task")
     for part in tqdm(tasks, "sampling", len(calls), unit=" shards"):
@@ -94,10 +94,11 @@ def _read(
 
 
 def _read_shard(
-    place: str, reading: Reading, clips: NDArray[np.integer]
+    place: str, digest: str, reading: Reading, clips: NDArray[np.integer]
 ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.integer]]:
-    shards = ShardSet(place, reading, lambda *_: None)
-    streams, good = shards.read(clips, lambda *_: None)
+    shards = opened(place, digest, reading)
+    streams, good = shards.read(clips, pass_over)
+    shards.release(set(shards.owners(clips).tolist()))
     return {name: array[good] for name, array in streams.items()}, clips[good]
 
 

@@ -19,7 +19,7 @@ from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.decontamination import decontaminate
-from avvp_dist.grounding.embedded import pass_over
+from avvp_dist.grounding.opening import pass_over
 from avvp_dist.grounding.version import Grounding
 
 pytestmark = pytest.mark.launch
