@@ -41,10 +41,15 @@ class Grounding:
                 f"{self.place}/{SUMMARY} is missing: no finished grounding",
                 remedy="Run tools/ground.py (again: it goes on where it stopped)",
             ) from None
-        if self.summary["manifest"] != shards.content or "shards" not in self.summary:
+        if self.summary["manifest"] != shards.content:
             raise DataError(
                 f"{self.place} was made for another shard set than {shards.name}",
                 remedy="Run tools/ground.py on this one",
+            )
+        if "shards" not in self.summary:
+            raise DataError(
+                f"{self.place}/{SUMMARY} has no hashes of its labels: an older version made it",
+                remedy="Run tools/ground.py again",
             )
         self.version: str = self.summary["version"]
         files = [f"{self.place}/{shard.stem}.npy" for shard in shards.shards]

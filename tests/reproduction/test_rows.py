@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from avvp_dist.command_line import load
-from avvp_dist.commit import write_json
+from avvp_dist.commit import sha256, write_json
 from avvp_dist.config import FinetuneConfig, PretrainConfig, TablesConfig, Tracking
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import ConfigError
@@ -44,7 +44,9 @@ def grounded_as(version: str, shards: ShardSet) -> None:
     folder.mkdir(parents=True)
     for shard in shards.shards:
         np.save(folder / f"{shard.stem}.npy", np.zeros((shard.clips, 10), np.uint8))
-    write_json(folder / "grounding.json", {"version": version, "manifest": shards.digest})
+    files = [{"sha256": sha256(folder / f"{shard.stem}.npy")} for shard in shards.shards]
+    summary = {"version": version, "manifest": shards.content, "shards": files}
+    write_json(folder / "grounding.json", summary)
 
 
 def jobs_of(
