@@ -141,9 +141,10 @@ def run_here(jobs: Sequence[Job]) -> dict[str, AvvpError]:
                     raise failed[job.needs.name]
                 run_job(job)
                 bar.write(f"{job.name}: done")
-            except AvvpError as error:
-                failed[job.name] = error
-                bar.write(f"{job.name}: {error}")
+            except Exception as error:  # as on Ray, whatever stops a job stops no other
+                unknown = ClusterError(f"{job.name} failed: {error!r}")
+                failed[job.name] = error if isinstance(error, AvvpError) else unknown
+                bar.write(f"{job.name}: {failed[job.name]}")
             bar.update()
     return failed
 

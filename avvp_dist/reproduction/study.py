@@ -293,9 +293,9 @@ def _write(run: Run, config: StudyConfig, out: Path, lines: list[Line], shards: 
     counts = ", ".join(f"{len(shards[split])} {split}" for split in shards)
     caption = (
         f"{features}. {counts} clips, {config.seeds} seeds of encoder and parser, audio "
-        f"annotations {config.audio_annotations}, rule {config.rule}. "
-        "Mean ± deviation over seeds, F in %. Choose a point by validation; test is for reporting. "
-        "Differences below the deviation are noise"
+        f"annotations {config.audio_annotations}, rule {config.rule}. Mean ± deviation over "
+        "seeds, F in %. Choose a point by validation, test is for reporting; differences below "
+        "the deviation are noise"
     )
     text = markdown(lines, caption)
     with staged(out / "study.md") as temporary:

@@ -143,16 +143,19 @@ def test_the_same_command_again_makes_nothing_and_needs_no_ray(made: Study) -> N
 
 
 @pytest.mark.launch
-def test_a_rate_that_joins_nothing_is_a_gap(
-    root: Path, packed: dict[str, ShardSet], features: Path, tmp_path: Path
-) -> None:
-    found = Study(root, tmp_path, packed, features)
-    err = found.run(*TINY, "false_link_rates=[0,0.05]", code=ClusterError.exit_code)
+def test_a_rate_that_fails_is_a_gap(made: Study) -> None:
+    before = made.made()
+    blocked = made.out / "groundings" / "rate-0.01"
+    blocked.write_text("not a folder")
+    err = made.run(*TINY, "false_link_rates=[0.01,0.05]", code=ClusterError.exit_code)
     # The rate, its grounding, and two seeds that would have stood on it.
-    assert "4 of 18 jobs failed, first rate 0:" in err and "nothing would be positive" in err
-    rows = found.markdown()
-    assert rows["or 0 components multi"] == ["0", *["-"] * 11]
-    assert all(cells[0] == "2" for name, cells in rows.items() if not name.startswith("or 0 "))
+    assert "error: 4 of 18 jobs failed, first rate 0.01: " in err and "FileExistsError" in err
+    rows = made.markdown()
+    assert rows["or 0.01 components multi"] == ["0", *["-"] * 11]
+    assert list(rows)[:2] == [POINT, "or 0.01 components multi"]
+    assert made.made() == before
+    blocked.unlink()
+    made.run(*TINY)
 
 
 def test_every_combination_is_a_point() -> None:

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=20_000, help="clips of the job")
     parser.add_argument("--memory", type=int, default=2_000, help="clips of the components")
     parser.add_argument("--folder", type=Path, help="where shard sets are made, or lie already")
-    parser.add_argument("--rounds", type=int, default=3, help="of each row, interleaved")
+    parser.add_argument("--rounds", type=int, default=3, help="of each row, in turn")
     parser.add_argument("--simulated", type=int, default=0, help="clips of the simulated corpus")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
