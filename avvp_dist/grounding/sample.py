@@ -50,8 +50,7 @@ def draw(shards: ShardSet, config: CalibrateConfig) -> Sample:
     order = np.argsort(draws, kind="stable")
     order = order[(shards.lengths[order] > 0) & ~shards.excluded[order]][: config.clips]
     streams, found = _read(shards, np.sort(order), config)
-    rank = np.argsort(np.argsort(draws[found]))
-    in_turn = np.argsort(rank)
+    in_turn = np.argsort(draws[found], kind="stable")
     clips = found[in_turn]
     streams = {name: array[in_turn] for name, array in streams.items()}
     lengths, drawn_by = shards.lengths[clips].astype(np.int64), draws[clips]

@@ -193,6 +193,12 @@ def test_the_figures_are_there(made: Reproduction) -> None:
         assert (made.out / name).read_bytes().startswith(b"\x89PNG")
 
 
+def logged(run: Any) -> dict[str, float]:
+    """The metrics of a run but for the node's, which a job that takes its time has too."""
+    metrics = run.data.metrics.items()
+    return {name: value for name, value in metrics if not name.startswith("system/")}
+
+
 def test_mlflow_has_one_run_for_each_job_under_that_of_the_tables(made: Reproduction) -> None:
     runs, found = made.runs(), made.csv()
     children = [f"{ROWS[name].method}, seed 1" for name in NAMES]
@@ -203,7 +209,7 @@ def test_mlflow_has_one_run_for_each_job_under_that_of_the_tables(made: Reproduc
     for name in children:
         assert runs[name].data.tags["mlflow.parentRunId"] == parent.info.run_id
     for name in NAMES:
-        assert runs[f"{ROWS[name].method}, seed 1"].data.metrics == made.scores(name)
+        assert logged(runs[f"{ROWS[name].method}, seed 1"]) == made.scores(name)
     for (method, key), row in found.items():
         metric = f"{re.sub('[^a-zA-Z0-9_ /-]', ' ', method)}/{key}"
         assert f"{parent.data.metrics[metric]:.4f}" == row["mean"]
@@ -231,7 +237,7 @@ def test_another_rule_scores_anew_and_trains_nothing(made: Reproduction) -> None
     assert made.models() == models
     assert list(made.markdown()["segment"]) == ["MA (Wu et al.)"]
     parent = made.runs()["tables"].data.metrics
-    child = made.runs()["MA (Wu et al.), seed 1"].data.metrics
+    child = logged(made.runs()["MA (Wu et al.), seed 1"])
     assert child == made.scores("ma")
     for (_, key), row in made.csv().items():
         assert row["mean"] == f"{child[key]:.4f}" == f"{parent[f'MA  Wu et al  /{key}']:.4f}"
