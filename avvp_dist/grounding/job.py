@@ -71,14 +71,14 @@ def ground(config: GroundConfig) -> Path:
 
 
 def ground_shard(
-    folder: str, shard_set: str, content: str, reading: Reading, number: int, plan: Plan
+    folder: str, shard_set: str, manifest: str, reading: Reading, number: int, plan: Plan
 ) -> tuple[int, Entry]:
     """Label one shard and write its two files; returns its number and what its JSON holds.
 
-    Clips that cannot be read are counted and have `PADDING` for all their ids. `content` is the
-    digest of the shard set's manifest.
+    Clips that cannot be read are counted and have `PADDING` for all their ids. `manifest` is
+    the shard set's digest.
     """
-    shards = opened(shard_set, content, reading)
+    shards = opened(shard_set, manifest, reading)
     joining, reference = Joining(**plan["joining"]), np.array(plan["silent"], np.float32)
     used = {*plan["thresholds"], *((AUDIO,) if plan["silent"] or joining.silent_energy else ())}
     faults: list[str] = []
@@ -129,13 +129,17 @@ def _plan(config: GroundConfig, shards: ShardSet) -> Plan:
     chosen: Any = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(chosen, dict) or not {"extractor", "thresholds"} <= chosen.keys():
         raise ConfigError(f"thresholds: {path} is no file of tools/calibrate.py")
+    limits = chosen["thresholds"]
+    numbers = limits.values() if isinstance(limits, dict) else [None]
+    if not limits or not all(type(limit) in (int, float) for limit in numbers):
+        raise ConfigError(f"thresholds: {path} has not a number for each stream: {limits}")
     if chosen["extractor"] != shards.extractor:
         raise ConfigError(
             f"thresholds: {path} belongs to the extractor {chosen['extractor']!r}, the shard "
             f"set to {shards.extractor!r}",
             remedy="Calibrate on this shard set",
         )
-    for name in chosen["thresholds"]:
+    for name in limits:
         if name not in shards.dims:
             raise ConfigError(f"thresholds: {path}: the shard set has no stream {name}")
     joining = {field.name: getattr(config, field.name) for field in fields(Joining)}

@@ -219,3 +219,18 @@ def test_thresholds_of_a_stream_that_is_not_there_are_refused(train: Path) -> No
     write_thresholds(train, {"motion": 0.9}, "simulated")
     with pytest.raises(ConfigError, match="no stream motion"):
         ground(config(train))
+
+
+@pytest.mark.parametrize("limits", [{}, {"audio": "high"}, [0.9], None])
+def test_thresholds_that_are_no_numbers_are_named(train: Path, limits: Any) -> None:
+    chosen = OmegaConf.create({"thresholds": limits, "extractor": "simulated"})
+    OmegaConf.save(chosen, train / "thresholds.yaml")
+    with pytest.raises(ConfigError, match=r"thresholds\.yaml has not a number for each stream"):
+        ground(config(train))
+
+
+def test_another_rule_than_calibrated_for_is_said(
+    train: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ground(config(train, rule="and", workers=1))
+    assert "was calibrated for rule=or, this is rule=and" in capfd.readouterr().out
