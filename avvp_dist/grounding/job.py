@@ -270,8 +270,16 @@ def _summarise(
         f"{figures['one_component_share']:.1%} of clips are one component, "
         f"{figures['positive_pair_share']:.1%} of pairs are positive ({links})"
         + (f"\n{odd}" if odd else "")
-        + "".join(f"\n{key}: {n:,} snippets" for key, n in across.items() if "/" in key)
+        + "".join(_across_line(across, name) for name in plan["thresholds"] if across)
         + f"\n{folder / SUMMARY}\n{figure}"
+    )
+
+
+def _across_line(across: dict[str, Any], stream: str) -> str:
+    near, more = across[f"near/{stream}"], across[f"cut off/{stream}"]
+    return (
+        f"\n{stream}: {near:,} near snippets of other clips; {more:,} snippets have more than the "
+        f"{across['neighbours']} that are kept"
     )
 
 
