@@ -96,9 +96,9 @@ def stages(config: DemoConfig, out: Path) -> list[Stage]:
         add(f"pack {split}", folder, "tools/pack.py", *keys, expect=3)
     thresholds = shards["train"] / "thresholds.yaml"
     source = f"shards={shards['train']}"
-    held_out = [f"--against={shards[split]}" for split in ("val", "test")]
+    held_out = f"against=[{shards['val']},{shards['test']}]"
     excluded = shards["train"] / EXCLUDED
-    add("decontaminate", excluded, "tools/decontaminate.py", source, *held_out, expect=20)
+    add("decontaminate", excluded, "tools/decontaminate.py", source, held_out, expect=20)
     add("calibrate", thresholds, "tools/calibrate.py", source, expect=15)
     add("ground", shards["train"] / "grounding", "tools/ground.py", source, expect=25)
     add(

@@ -17,6 +17,7 @@ from avvp_dist.errors import AvvpError
 KINDS = {
     "simulate.py": configs.SimulateConfig,
     "pack.py": configs.PackConfig,
+    "decontaminate.py": configs.DecontaminateConfig,
     "calibrate.py": configs.CalibrateConfig,
     "ground.py": configs.GroundConfig,
     "pretrain.py": configs.PretrainConfig,
@@ -27,7 +28,7 @@ KINDS = {
 
 def test_every_command_is_a_valid_one(root: Path, tmp_path: Path) -> None:
     chain = stages(DemoConfig(seeds=2), tmp_path)
-    assert len(chain) == 7 + 2 * 2 * len(ROWS)
+    assert len(chain) == 8 + 2 * 2 * len(ROWS)
     for stage in chain:
         (script,) = (word for word in stage.command if word.endswith(".py"))
         words = stage.command[stage.command.index(script) + 1 :]
