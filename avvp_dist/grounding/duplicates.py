@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.grounding.search import flat_index
+from avvp_dist.grounding.search import flat_index, unit
 
 Rows = NDArray[np.int64]
 Cosines = NDArray[np.float32]
@@ -46,7 +46,7 @@ def near_duplicates(
         hashes: `[N]`; without them the first clip is kept.
     """
     dims = [x.shape[-1] for x in streams.values()]
-    vectors, roots = unit(embeddings(streams, lengths), dims), np.arange(len(lengths))
+    vectors, roots = concatenated(embeddings(streams, lengths), dims), np.arange(len(lengths))
     join(roots, *links(vectors, None, dims, similarity))
     order = np.arange(len(lengths), dtype=np.uint64) if hashes is None else hashes
     out: NDArray[np.bool_] = kept(roots, order) != np.arange(len(lengths))
@@ -64,17 +64,17 @@ def embeddings(
     for start in range(0, len(lengths), _CLIPS_AT_ONCE):
         part, column = slice(start, start + _CLIPS_AT_ONCE), 0
         for array in streams.values():
-            x = _normed(array[part].astype(np.float32))
+            x = unit(array[part])
             x[np.arange(x.shape[1]) >= lengths[part, None]] = 0
-            made[part, column : column + x.shape[-1]] = _normed(x.sum(1))
+            made[part, column : column + x.shape[-1]] = unit(x.sum(1))
             column += x.shape[-1]
     return made
 
 
-def unit(made: NDArray[np.float16], dims: Sequence[int]) -> NDArray[np.float32]:
+def concatenated(made: NDArray[np.float16], dims: Sequence[int]) -> NDArray[np.float32]:
     """Embeddings `[N, sum of dims]` as float32 of norm 1, or less where some streams are 0."""
-    parts = np.split(made.astype(np.float32), np.cumsum(dims)[:-1], axis=1)
-    vectors = np.concatenate([_normed(part) for part in parts], 1)
+    parts = np.split(made, np.cumsum(dims)[:-1], axis=1)
+    vectors = np.concatenate([unit(part) for part in parts], 1)
     return vectors / np.sqrt(len(dims), dtype=np.float32)
 
 
@@ -83,7 +83,7 @@ def cosines(
 ) -> NDArray[np.float32]:
     """Cosine in each stream of the rows of `one [P, sum of dims]` and `other`, `[P, streams]`.
 
-    Both are as `unit` gives them; a stream of zeros has the cosine 0.
+    Both are as `concatenated` gives them; a stream of zeros has the cosine 0.
     """
     ends = np.cumsum([0, *dims]).tolist()
     found = [
@@ -175,11 +175,6 @@ def kept(roots: Rows, hashes: NDArray[np.uint64], gone: NDArray[np.bool_] | None
 
 def _limit(similarity: float) -> float:
     return min(similarity, 1 - 1e-6)  # identical clips have 1 - 1e-7
-
-
-def _normed(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-    return found
 
 
 def _candidates(

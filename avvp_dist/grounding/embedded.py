@@ -49,7 +49,7 @@ class Embedded:
         return [range(start, min(start + BLOCK, end)) for start in range(0, end, BLOCK)]
 
     def read(self, clips: Rows, streams: Sequence[str]) -> NDArray[np.float32]:
-        """What `duplicates.unit` gives of some streams of `clips [B]`, `[B, sum of dims]`."""
+        """Some streams of `clips [B]`, as `duplicates.concatenated`: `[B, sum of dims]`."""
         made = np.empty((len(clips), sum(self.dims.values())), np.float16)
         owners = np.searchsorted(self.starts, clips, side="right") - 1
         for shard in np.unique(owners).tolist():
@@ -58,7 +58,7 @@ class Embedded:
             made[mine] = rows[clips[mine] - self.starts[shard]]
         ends = dict(zip(self.dims, np.cumsum(list(self.dims.values())).tolist(), strict=True))
         parts = [made[:, ends[name] - self.dims[name] : ends[name]] for name in streams]
-        return duplicates.unit(np.concatenate(parts, 1), [part.shape[1] for part in parts])
+        return duplicates.concatenated(np.concatenate(parts, 1), [part.shape[1] for part in parts])
 
 
 def embed_shard(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from avvp_dist.grounding import duplicates
 from avvp_dist.grounding.duplicates import (
+    concatenated,
     cosines,
     embeddings,
     join,
@@ -18,7 +19,6 @@ from avvp_dist.grounding.duplicates import (
     links,
     matches,
     near_duplicates,
-    unit,
 )
 
 DIMS = [6, 9]
@@ -49,7 +49,7 @@ def crowd(count: int, around: int, seed: int = 0) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((around, sum(DIMS)))
     x = centres[rng.integers(0, around, count)] + 0.25 * rng.standard_normal((count, sum(DIMS)))
-    return unit(x.astype(np.float16), DIMS)
+    return concatenated(x.astype(np.float16), DIMS)
 
 
 def all_near(one: Any, other: Any, similarity: float) -> NDArray[np.bool_]:
