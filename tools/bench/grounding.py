@@ -194,9 +194,6 @@ def ids_of(graph: Any) -> list[int]:
     return ids
 
 
-# The job
-
-
 def make_set(folder: Path, clips: int) -> Path:
     """The shard set of random clips, which is made unless an earlier run did."""
     if not (folder / MANIFEST).exists():
