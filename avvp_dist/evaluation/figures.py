@@ -77,8 +77,13 @@ def component_figure(
     `sizes` `[T]`: number of components of 1..T snippets; `counts` `[T]`: number of clips with
     1..T components. Bars carry their share of the panel's total. `shares` are drawn beside them.
     """
-    figure = Figure(figsize=(14.4 if shares else 9.6, 3.8), layout="constrained")
-    left, right, *third = figure.subplots(1, 3 if shares else 2)
+    width = 14.4 if shares else 9.6
+    figure = Figure(figsize=(width, 3.8))
+    # Places in inches: a layout that fits itself would draw everything twice.
+    places = ((1.0, 3.6), (5.7, 3.6), (11.2, 3.0))[: 3 if shares else 2]
+    left, right, *third = (
+        figure.add_axes((start / width, 0.15, size / width, 0.66)) for start, size in places
+    )
     for axes, values, colour, xlabel, things in (
         (left, sizes, BLUE, "snippets in a component", "components"),
         (right, counts, ORANGE, "components in a clip", "clips"),
