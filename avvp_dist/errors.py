@@ -6,7 +6,8 @@
 | 3 | data: a shard, a clip, an annotation file, the disk or the server they are on |
 | 4 | checkpoint: missing, torn, or made for another model |
 | 5 | cluster: a launcher, Ray or another rank |
-| 6 | numerics: a loss or a feature that is not finite |
+| 6 | numerics: the training diverged: values that are not finite |
+| 7 | preempted: a signal came, all is saved, the same command with `trainer.resume=auto` goes on |
 | 130 | Ctrl-C |
 """
 
@@ -63,6 +64,12 @@ class NumericsError(AvvpError):
     exit_code = 6
 
 
+class Preempted(AvvpError):
+    """A signal asked the run to end, and it has saved everything."""
+
+    exit_code = 7
+
+
 def first_line(error: BaseException) -> str:
     """Of its text; its kind where it has none, as a bare `assert`."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -87,8 +94,9 @@ def run(main: Callable[[], None]) -> None:
         error = _ours(caught)
         rank = int(os.environ.get("RANK", "0"))
         if rank == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        elif _ranks_connected() and not isinstance(error, ConfigError):
+            kind = "preempted" if isinstance(error, Preempted) else "error"
+            print(f"{kind}: {error}", file=sys.stderr, flush=True)
+        elif _ranks_connected() and not isinstance(error, ConfigError | Preempted):
             print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
         else:
             time.sleep(_SECONDS_FOR_RANK_0)

@@ -17,6 +17,7 @@ from avvp_dist.errors import (
     ConfigError,
     DataError,
     NumericsError,
+    Preempted,
 )
 
 DOCUMENTED = {
@@ -25,6 +26,7 @@ DOCUMENTED = {
     "checkpoint": CheckpointError,
     "cluster": ClusterError,
     "numerics": NumericsError,
+    "preempted": Preempted,
 }
 
 FAIL = """
