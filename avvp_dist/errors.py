@@ -64,7 +64,7 @@ class NumericsError(AvvpError):
     exit_code = 6
 
 
-class Preempted(AvvpError):
+class Preempted(AvvpError):  # noqa: N818 - it is no fault
     """A signal asked the run to end, and it has saved everything."""
 
     exit_code = 7

@@ -75,7 +75,8 @@ def test_the_remedy_follows_what_was_wrong() -> None:
 def test_run_says_one_line_and_ends_with_the_code(kind: type[AvvpError]) -> None:
     ended = start(FAIL.format(name=kind.__name__))
     assert ended.returncode == kind.exit_code
-    assert ended.stderr == "error: shard 3 is missing. Copy it again\n"
+    word = "preempted" if kind is Preempted else "error"
+    assert ended.stderr == f"{word}: shard 3 is missing. Copy it again\n"
     assert ended.stdout == "so far\n"  # what was printed before is not lost
 
 
