@@ -70,17 +70,36 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def commit_folder(temporary: Path, final: Path, meta: dict[str, Any]) -> None:
+def files_in(folder: Path) -> list[Path]:
+    """All files below a folder, in order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def described(folder: Path, files: list[Path]) -> dict[str, dict[str, Any]]:
+    """The manifest's entries of some finished files of a folder, which are synced."""
+    entries = {}
+    for file in files:
+        _sync(file)
+        name = file.relative_to(folder).as_posix()
+        entries[name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    return entries
+
+
+def commit_folder(
+    temporary: Path,
+    final: Path,
+    meta: dict[str, Any],
+    files: dict[str, dict[str, Any]] | None = None,
+) -> None:
     """Turn a folder of finished files into `final`, with a manifest of sizes and digests.
 
     An older folder under the same name is replaced.
+
+    Args:
+        files: `described` of all files, where several processes have shared that work.
     """
-    files = {}
-    for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
-        _sync(file)
-        name = file.relative_to(temporary).as_posix()
-        files[name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_json(temporary / MANIFEST, {**meta, "files": files})
+    files = described(temporary, files_in(temporary)) if files is None else files
+    write_json(temporary / MANIFEST, {**meta, "files": dict(sorted(files.items()))})
     aside = final.with_name(f".{final.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     if final.exists():
@@ -90,23 +109,26 @@ def commit_folder(temporary: Path, final: Path, meta: dict[str, Any]) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def faults(folder: Path) -> list[str]:
-    """What is wrong with a committed folder, one line each; an empty list when it is whole."""
+def faults(folder: Path, rank: int = 0, size: int = 1) -> list[str]:
+    """What is wrong with a committed folder, one line each; an empty list when it is whole.
+
+    Of several processes that share the work, each looks at every `size`-th file.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         return [f"{path} is missing"]
     try:
         entries = json.loads(path.read_text())["files"].items()
-        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in entries}
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in sorted(entries)}
     except (ValueError, KeyError, TypeError, AttributeError):
         return [f"{path} is not a manifest"]
     wrong = []
-    for name, (size, sha) in files.items():
+    for name, (length, sha) in list(files.items())[rank::size]:
         file = folder / name
         if not file.is_file():
             wrong.append(f"{file} is missing")
-        elif file.stat().st_size != size:
-            wrong.append(f"{file} has {file.stat().st_size} bytes, not {size}")
+        elif file.stat().st_size != length:
+            wrong.append(f"{file} has {file.stat().st_size} bytes, not {length}")
         elif sha256(file) != sha:
             wrong.append(f"{file} has another SHA-256 than its manifest says")
     return wrong

@@ -94,12 +94,26 @@ class TrainerSection:
     accumulate: int = option(1, "micro-batches a step on each rank", least=1)
     precision: str = option("fp32", "of weights and activations", choices=("fp32", "bf16"))
     zero_stage: int = option(0, "DeepSpeed ZeRO stage", least=0, most=3)
+    deepspeed: str = option("", "JSON file of further DeepSpeed keys, such as zero_optimization")
+    recompute: bool = option(
+        False, "activations of a layer are computed again for its gradient: less memory"
+    )
+    compile: bool = option(False, "torch.compile; its first steps take minutes")
     seed: int = option(1, "of weights, order and dropout", least=0)
     log_every: int = option(10, "steps between two records", least=1)
     checkpoint_every: int = option(
         0, "steps between two checkpoints; 0: one at the end of each epoch", least=0
     )
-    keep: int = option(2, "newest checkpoints kept", least=1)
+    checkpoint_minutes: float = option(
+        0.0, "one also whenever so many minutes have passed since the last; 0: no", least=0
+    )
+    max_minutes: float = option(
+        0.0, "save and end as if preempted after so many minutes; 0: no limit", least=0
+    )
+    keep: int = option(2, "newest checkpoints kept, beside the best validated one", least=1)
+    max_skipped: int = option(
+        10, "steps in a row that may be skipped since a value is not finite", least=0
+    )
     export: str = option(
         "best",
         "which epoch's model is exported: the best on held-out clips (ties: the later) or the last",
@@ -107,7 +121,8 @@ class TrainerSection:
     )
     resume: str = option(
         "never",
-        "auto: go on from the newest whole checkpoint in `out`, if there is one",
+        "auto: go on from the newest whole checkpoint in `out`, on any number of ranks; start if "
+        "none was ever saved there",
         choices=("auto", "never"),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -44,5 +45,27 @@ class ModalityDiscriminator(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.layers(features).squeeze(-1)
-        return logits
+        for layer in self.layers:
+            if isinstance(layer, nn.BatchNorm1d):
+                features = _normalised(layer, features)
+            else:
+                features = layer(features)
+        return features.squeeze(-1)
+
+
+def _normalised(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """`norm(x)` in float32: in bf16 training the weights are bf16, its running statistics not."""
+    assert norm.running_mean is not None and norm.num_batches_tracked is not None
+    if norm.training:
+        norm.num_batches_tracked += 1
+    normalised = F.batch_norm(
+        x.float(),
+        norm.running_mean,
+        norm.running_var,
+        norm.weight.float(),
+        norm.bias.float(),
+        norm.training,
+        norm.momentum or 0.1,
+        norm.eps,
+    )
+    return normalised.to(x.dtype)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from avvp_dist.config import SIZES
 from avvp_dist.config import Encoder as EncoderConfig
@@ -32,6 +33,8 @@ class Encoder(nn.Module):
         super().__init__()
         layers, width, heads, feedforward = SIZES[config.size]
         self.width, self.joint = width, config.joint
+        self.recompute = False
+        """Whether each layer's activations are computed again for its gradient."""
         visual = [name for name in dims if name != AUDIO]
         summed = config.visual_tokens == "summed"
         self.groups = {AUDIO: [AUDIO]} | (
@@ -85,7 +88,10 @@ class Encoder(nn.Module):
         tokens = self.dropout(self.embedding_norm(tokens))
         mask = self._mask(snippets, lengths, hidden, tokens.device)
         for layer in self.layers:
-            tokens = layer(tokens, mask)
+            if self.recompute and self.training:
+                tokens = checkpoint(layer, tokens, mask, use_reentrant=False)
+            else:
+                tokens = layer(tokens, mask)
         return self.norm(tokens).unflatten(1, (len(groups), snippets)).unbind(1)
 
     def _embed(self, streams: dict[str, Tensor], names: list[str]) -> Tensor:

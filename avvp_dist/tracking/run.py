@@ -35,7 +35,7 @@ class Run:
         resume: go on with the folder's newest run instead of a new one.
         active: False on ranks other than 0: everything does nothing.
 
-    `attempt` counts how often it was resumed.
+    `attempt` counts how often it was resumed; `key` names the run among a folder's.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Run:
         active: bool = True,
     ) -> None:
         tracking: Tracking = config.tracking
-        self.folder, self.active, self.attempt = folder, active, 0
+        self.folder, self.active, self.attempt, self.key = folder, active, 0, ""
         if not active:
             return
         keys = [r["key"] for r, _ in read_records(folder) if r["kind"] == "run"]
         key = keys[-1] if resume and keys else uuid.uuid4().hex
-        self.attempt = keys.count(key)
+        self.attempt, self.key = keys.count(key), key
         self._records = Records(folder)
         self._records.write(
             "run",

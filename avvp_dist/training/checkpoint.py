@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avvp_dist.commit import MANIFEST, commit_folder, faults
-from avvp_dist.errors import CheckpointError, first_line
+from safetensors.torch import load_file, save_file
+
+from avvp_dist.commit import MANIFEST, commit_folder, described, faults, files_in, write_json
+from avvp_dist.config import TrainerSection
+from avvp_dist.errors import AvvpError, CheckpointError, StorageError, first_line
+from avvp_dist.training.elastic import restore, to_universal
 from avvp_dist.training.ranks import Ranks
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in a run's folder."""
-_TAG = "state"
+_TAG, _TRAINER, _BUFFERS = "state", "trainer.json", "buffers.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint, by its manifest. `score` is None where it was not validated."""
+
+    folder: Path
+    step: int
+    world_size: int
+    zero_stage: int
+    precision: str
+    score: float | None
+
+    def fits(self, trainer: TrainerSection, ranks: Ranks) -> bool:
+        """Whether DeepSpeed's files load as they are: those without ZeRO on any number of ranks."""
+        same = (self.zero_stage, self.precision) == (trainer.zero_stage, trainer.precision)
+        return same and (self.zero_stage == 0 or self.world_size == ranks.size)
 
 
 def check_unclaimed(out: Path, resume: str) -> None:
     """Raise `CheckpointError` if `out` holds the checkpoints of a run that is not to be resumed."""
-    if resume == "never" and checkpoints(out / CHECKPOINTS):
+    if resume == "never" and any((out / CHECKPOINTS).glob("*step-*")):
         raise CheckpointError(
             f"{out} already holds a run",
             remedy="Go on with trainer.resume=auto, or choose another trainer.out",
@@ -25,56 +51,166 @@ def check_unclaimed(out: Path, resume: str) -> None:
 
 
 def save_checkpoint(
-    engine: Any, folder: Path, step: int, state: dict[str, Any], keep: int, ranks: Ranks
+    engine: Any,
+    out: Path,
+    step: int,
+    state: dict[str, Any],
+    trainer: TrainerSection,
+    ranks: Ranks,
+    score: float | None = None,
 ) -> None:
-    """Save all ranks' state as `FOLDER/step-NNNNNNNN`; it appears whole or not at all.
+    """Save all ranks' state as `OUT/checkpoints/step-NNNNNNNN`; it appears whole or not at all.
+
+    The newest `trainer.keep` stay, and the one with the best `score`.
 
     Args:
         state: plain values that come back from `load_checkpoint`.
-        keep: so many newest checkpoints stay.
-    """
-    temporary = folder / f".step-{step:08d}.tmp"
-    if ranks.first:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    ranks.barrier()
-    engine.save_checkpoint(str(temporary), tag=_TAG, client_state=state, save_latest=False)
-    ranks.barrier()
-    if ranks.first:
-        meta = {"step": step, "world_size": ranks.size}
-        commit_folder(temporary, folder / f"step-{step:08d}", meta)
-        for old in checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-    ranks.barrier()
-
-
-def load_checkpoint(engine: Any, folder: Path, ranks: Ranks) -> dict[str, Any] | None:
-    """Load the newest committed checkpoint; its `state`, or None if there is none at all.
 
     Raises:
-        CheckpointError: if the newest one is damaged or was saved by another number of ranks.
+        StorageError: if a file cannot be written; older checkpoints are untouched.
     """
-    found = checkpoints(folder)
-    if not found:
-        return None
-    newest = found[-1]
-    if wrong := ranks.share(faults(newest) if ranks.first else None):
-        raise CheckpointError(
-            f"checkpoint {newest} is damaged: {wrong[0]}",
-            remedy="Remove it to go on from the one before",
-        )
+    folder = out / CHECKPOINTS
+    temporary = folder / f".step-{step:08d}.tmp"
+    if ranks.first:
+        for torn in folder.glob(".step-*"):
+            shutil.rmtree(torn)
+        temporary.mkdir(parents=True)
+    ranks.barrier()
     try:
-        path, state = engine.load_checkpoint(str(newest), tag=_TAG)
+        engine.save_checkpoint(str(temporary), tag=_TAG, save_latest=False)
+        if ranks.first:
+            buffers = {name: t.contiguous() for name, t in engine.module.named_buffers()}
+            save_file(buffers, temporary / _BUFFERS)
+            write_json(temporary / _TRAINER, state)
+        ranks.barrier()
+        mine = files_in(temporary)[ranks.rank :: ranks.size]
+        files = {k: v for part in ranks.gather(described(temporary, mine)) for k, v in part.items()}
+        if ranks.first:
+            meta = {
+                "step": step,
+                "world_size": ranks.size,
+                "zero_stage": trainer.zero_stage,
+                "precision": trainer.precision,
+                "score": score,
+            }
+            commit_folder(temporary, folder / f"step-{step:08d}", meta, files)
+            _prune(folder, trainer.keep)
+    except (OSError, RuntimeError, AvvpError) as error:
+        # Whoever meets it ends alone, and the launcher ends the others.
+        shutil.rmtree(temporary, ignore_errors=True)
+        full = isinstance(error, StorageError) or getattr(error, "errno", 0) == errno.ENOSPC
+        raise StorageError(
+            f"checkpoint {folder / f'step-{step:08d}'} cannot be written: "
+            + ("no space left" if full or _is_full(folder) else first_line(error)),
+            remedy="Make room there; trainer.resume=auto goes on from the one before",
+        ) from error
+    ranks.barrier()
+
+
+def newest(out: Path, ranks: Ranks) -> Checkpoint | None:
+    """The newest whole checkpoint; newer ones that are damaged are set aside, with a line each.
+
+    Raises:
+        CheckpointError: if there are some, and none is whole.
+    """
+    folder = out / CHECKPOINTS
+    torn = ranks.share(sorted(p.name for p in folder.glob("damaged-step-*")))
+    for found in reversed(ranks.share(checkpoints(folder))):
+        shared = ranks.gather(faults(found, ranks.rank, ranks.size))
+        wrong = [fault for part in shared for fault in part]
+        if not wrong:
+            return _read(found)
+        if ranks.first:
+            aside = found.with_name(f"damaged-{found.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            found.rename(aside)
+            print(f"checkpoint {found} is damaged: {wrong[0]}; it is now {aside}", file=sys.stderr)
+        torn.append(found.name)
+        ranks.barrier()
+    if torn:
+        raise CheckpointError(
+            f"no checkpoint in {folder} is whole, {', '.join(torn)} are damaged",
+            remedy="Bring one back, or train into another trainer.out",
+        )
+    return None
+
+
+def load_checkpoint(
+    engine: Any,
+    checkpoint: Checkpoint,
+    trainer: TrainerSection,
+    ranks: Ranks,
+    check: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Load a checkpoint into `engine`, whatever ranks, ZeRO stage and precision saved it.
+
+    Args:
+        check: called with the saved `state` before anything is loaded.
+
+    Returns:
+        The `state` it was saved with.
+
+    Raises:
+        CheckpointError: if it does not load.
+    """
+    state: dict[str, Any] = json.loads((checkpoint.folder / _TRAINER).read_text())
+    check(state)
+    saved = checkpoint.folder / _TAG
+    universal = checkpoint.folder.parent / f".step-{checkpoint.step:08d}.universal"
+    try:
+        if checkpoint.fits(trainer, ranks):
+            path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=_TAG)
+            if path is None:
+                raise CheckpointError(f"checkpoint {checkpoint.folder} holds no state")
+        else:
+            if ranks.first:
+                print(
+                    f"{checkpoint.folder}: {checkpoint.world_size} ranks, ZeRO "
+                    f"{checkpoint.zero_stage}, {checkpoint.precision} turn into {ranks.size} "
+                    f"ranks, ZeRO {trainer.zero_stage}, {trainer.precision}"
+                )
+                to_universal(saved, universal, checkpoint.zero_stage, state["parameters"])
+            ranks.barrier()
+            buffers = load_file(checkpoint.folder / _BUFFERS)
+            restore(engine, universal, buffers, state["step"] - state["skipped"], trainer)
     except Exception as error:
         raise CheckpointError(
-            f"checkpoint {newest} does not load: {first_line(error)}",
-            remedy="Resume with the model, ZeRO stage and number of ranks that saved it",
+            f"checkpoint {checkpoint.folder} does not load: {first_line(error)}",
+            remedy="Resume with the model that saved it",
         ) from error
-    if path is None:
-        raise CheckpointError(f"checkpoint {newest} holds no state")
-    return dict(state)
+    ranks.barrier()
+    if ranks.first:
+        shutil.rmtree(universal, ignore_errors=True)
+    return state
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Committed checkpoints, oldest first."""
     return sorted(path.parent for path in folder.glob(f"step-*/{MANIFEST}"))
+
+
+def _read(folder: Path) -> Checkpoint:
+    meta = json.loads((folder / MANIFEST).read_text())
+    try:
+        fields = ("step", "world_size", "zero_stage", "precision", "score")
+        return Checkpoint(folder, **{name: meta[name] for name in fields})
+    except KeyError as error:
+        raise CheckpointError(
+            f"checkpoint {folder} is of another version: its manifest lacks {error}",
+            remedy="Resume with the version that saved it, or train into another trainer.out",
+        ) from None
+
+
+def _prune(folder: Path, keep: int) -> None:
+    found = [_read(path) for path in checkpoints(folder)]
+    scored = [one for one in found if one.score is not None]
+    best = max(scored, key=lambda one: (one.score, one.step), default=None)
+    for old in found[:-keep]:
+        if old is not best:
+            # Without its manifest it is none any more, should this be cut off.
+            (old.folder / MANIFEST).unlink()
+            shutil.rmtree(old.folder)
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < 1 << 20

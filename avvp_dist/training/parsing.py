@@ -126,6 +126,7 @@ class ParsingTask:
         }
         self.parser = build_parser(self.meta, encoder)
         self.module: nn.Module = ParsingModel(self.parser, config.loss)
+        self.tokens = 2.0 * train.snippets
 
     def groups(self) -> list[dict[str, Any]]:
         optimizer, encoder = self.config.optimizer, "parser.encoder."

@@ -96,6 +96,7 @@ class PretrainingTask:
         if config.trainer.export == "best" and not len(self.heldout):
             raise ConfigError("trainer.export=best needs held-out clips: data.heldout holds none")
         self.lengths = data.lengths
+        self.tokens = float(self.lengths.mean()) * len(self.encoder.groups)
 
     def groups(self) -> list[dict[str, Any]]:
         optimizer = self.config.optimizer

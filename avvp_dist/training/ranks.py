@@ -50,13 +50,24 @@ class Ranks:
             value /= self.size
         return value
 
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Which of the flags are set on any rank, on every rank."""
+        if self.size == 1:
+            return flags
+        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return tuple(map(bool, raised.tolist()))
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's plain value, on every rank."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def union(self, numbers: set[int]) -> set[int]:
         """The numbers that any rank has, on every rank."""
-        if self.size == 1:
-            return numbers
-        sets: list[Any] = [None] * self.size
-        dist.all_gather_object(sets, numbers)
-        return set().union(*sets)
+        return set().union(*self.gather(numbers))
 
     def part(self, items: NDArray[Any]) -> NDArray[Any]:
         """This rank's share of `items`: every size-th, from its own number on."""
@@ -66,8 +77,7 @@ class Ranks:
         """The results for `part(items)` of all ranks, in the order of `items`, on every rank."""
         if self.size == 1:
             return part
-        parts: list[Any] = [None] * self.size
-        dist.all_gather_object(parts, part)
+        parts = self.gather(part)
         joined = np.empty((sum(map(len, parts)), *part.shape[1:]), part.dtype)
         for rank, rows in enumerate(parts):
             joined[rank :: self.size] = rows

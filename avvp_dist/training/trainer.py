@@ -17,13 +17,15 @@ from avvp_dist.data.loader import Loader, Read
 from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.order import Pool
 from avvp_dist.data.stream import ClipStream
-from avvp_dist.errors import NumericsError
+from avvp_dist.errors import CheckpointError, Preempted
 from avvp_dist.evaluation.figures import curves_figure
 from avvp_dist.models.export import save_model
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import Run
-from avvp_dist.training.checkpoint import CHECKPOINTS, load_checkpoint, save_checkpoint
-from avvp_dist.training.engine import full_state, lr_factor, make_engine
+from avvp_dist.training.checkpoint import load_checkpoint, newest, save_checkpoint
+from avvp_dist.training.engine import full_state, lr_factor, make_engine, names_of, update
+from avvp_dist.training.health import Meter, Skips, flops_per_clip, peak_flops
+from avvp_dist.training.preemption import Preemption
 from avvp_dist.training.ranks import Ranks
 
 _GIB_WORTH_SAYING = 10.0
@@ -46,6 +48,8 @@ class Task(Protocol):
     """Digests and versions of what is read; a checkpoint belongs to them."""
     loading: Loading
     panels: Panels
+    tokens: float
+    """Tokens of a clip that are not padding, in the mean."""
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates."""
@@ -67,7 +71,7 @@ class Trainer:
     """A task on its engine, its clip stream and its folder.
 
     Raises:
-        CheckpointError: if the newest checkpoint is to be resumed from and is damaged.
+        CheckpointError: if there were checkpoints to be resumed from and none is whole.
     """
 
     def __init__(
@@ -92,37 +96,46 @@ class Trainer:
         self.steps = config.epochs * self.steps_per_epoch
         if config.max_steps:
             self.steps = min(self.steps, config.max_steps)
-        self.engine = make_engine(task.module, task.groups(), optimizer, config, ranks)
+        groups = task.groups()
+        self._parameters = names_of(task.module, groups)
+        self.engine = make_engine(task.module, groups, optimizer, config, ranks)
         self.peaks = [group["lr"] for group in self.engine.optimizer.param_groups]
-        self.step, self.best = 0, float("-inf")
+        self.step, self.best, self._saved = 0, float("-inf"), -1
+        self.validated: dict[str, float] = {}
+        """Metrics of the exported model."""
+        self._score: float | None = None
+        self.skips = Skips(config.max_skipped, task.data, run, ranks)
         self._resume()
 
     def train(self) -> None:
-        """Train to the last step; checkpoints, exports and figures lie in `out`."""
+        """Train to the last step; checkpoints, exports and figures lie in `out`.
+
+        Raises:
+            Preempted: when a signal or `max_minutes` asks for it, with a checkpoint.
+            NumericsError: when too many steps in a row had to be skipped.
+        """
         self._announce()
-        started, clips = time.monotonic(), 0
-        for step, reads in zip(
-            self._progress(), self.loader.steps(self.step, self.steps), strict=True
-        ):
-            parts, share = self._update(step, reads)
-            self.step = step + 1
-            clips += self.stream.planned(step)
-            if self.step % self.config.log_every == 0 or self.step == self.steps:
-                self._log(parts, share, clips / max(time.monotonic() - started, 1e-9))
-                started, clips = time.monotonic(), 0
-            if self._epoch_ends():
-                self._validate()
-                started, clips = time.monotonic(), 0
-            if self._checkpoint_due():
-                self._save()
+        self._started = self._last_save = time.monotonic()
+        batches = self.loader.steps(self.step, self.steps)
+        with Preemption() as self._preemption:
+            self.meter = self._measure()
+            for step, reads in zip(self._progress(), self.meter.waits(batches), strict=True):
+                parts, share, norm = self._update(step, reads)
+                self.step = step + 1
+                self.meter.count(self.stream.planned(step))
+                if self.step % self.config.log_every == 0 or self.step == self.steps:
+                    self._log(parts, share, norm)
+                if self._epoch_ends():
+                    self._validate()
+                self._save_if_due()
         self._draw()
 
-    def _update(self, step: int, reads: list[Read]) -> tuple[dict[str, Tensor], float]:
+    def _update(self, step: int, reads: list[Read]) -> tuple[dict[str, Tensor], float, float]:
         """One optimiser step over this rank's part of the global batch.
 
         Returns:
-            The loss and its parts, summed with their weights, and the sum of the weights: 1 where
-            no clip is missing.
+            The loss and its parts, summed with their weights; the sum of the weights: 1 where
+            no clip is missing; the gradients' norm.
         """
         factor = lr_factor(self.optimizer, step, self.steps, self.steps_per_epoch)
         for group, peak in zip(self.engine.optimizer.param_groups, self.peaks, strict=True):
@@ -133,41 +146,42 @@ class Trainer:
         for number, read in enumerate(reads):
             # Dropout as a function of step and rank: nothing of it has to be saved to resume.
             torch.manual_seed(_seed(self.config.seed, step, number, self.ranks.rank))
-            batch = self.task.batch(read, self.ranks.device, self.dtype)
-            batch["progress"], batch["epoch"] = step / self.steps, step // self.steps_per_epoch
-            loss, parts = self.engine(batch)
-            if not torch.isfinite(loss):
-                raise NumericsError(
-                    f"the loss of step {step} is not finite, parts "
-                    f"{ {name: float(part) for name, part in parts.items()} }, clips "
-                    f"{', '.join(map(self.task.data.id, read.clips[:8]))}",
-                    remedy="Lower optimizer.lr or set optimizer.clip; checkpoints are untouched",
-                )
+            loss, parts = self.engine(self._batch(step, read))
             # The sum over the clips that were read, divided by the planned ones: however many a
             # rank and micro-batch has, each clip counts the same. (DeepSpeed takes means of both.)
             weight = read.count * self.ranks.size * len(reads) / self.stream.planned(step)
             self.engine.backward(loss if weight == 1 else loss * weight)
-            self.engine.step()
+            if number == len(reads) - 1:
+                norm, applied = update(self.engine, self.optimizer, self.config)
+            else:
+                self.engine.step()
             for name, part in {"loss": loss.detach(), **parts}.items():
                 sums[name] = sums.get(name, 0) + part * (weight / len(reads))
             share += weight / len(reads)
-        return sums, share
+        self.skips.note(step, applied, sums, reads)
+        return sums, share, norm
 
-    def _log(self, parts: dict[str, Tensor], share: float, rate: float) -> None:
+    def _batch(self, step: int, read: Read) -> Batch:
+        batch = self.task.batch(read, self.ranks.device, self.dtype)
+        batch["progress"], batch["epoch"] = step / self.steps, step // self.steps_per_epoch
+        return batch
+
+    def _log(self, parts: dict[str, Tensor], share: float, norm: float) -> None:
         # What stands in for an empty micro-batch must not be seen in the means.
-        read = float(self.ranks.mean(torch.tensor(share, device=self.ranks.device)))
+        stacked = torch.stack([*parts.values(), torch.tensor(share, device=self.ranks.device)])
+        *values, read = self.ranks.mean(stacked).tolist()
         means = {
-            name if name == "loss" else f"train/{name}": float(self.ranks.mean(part)) / (read or 1)
-            for name, part in parts.items()
+            name if name == "loss" else f"train/{name}": value / (read or 1)
+            for name, value in zip(parts, values, strict=True)
         }
         self._share_damage()
-        norm = self.engine.get_global_grad_norm()
         self.run.log(
             self.step,
             **means,
             lr=self.engine.optimizer.param_groups[0]["lr"],
-            grad_norm=float("nan") if norm is None else float(norm),
-            clips_per_second=rate,
+            grad_norm=norm,
+            skipped_steps=self.skips.total,
+            **self.meter.rates(),
         )
         self._bar.set_postfix(loss=f"{means['loss']:.4f}")
 
@@ -185,31 +199,84 @@ class Trainer:
             drawn = {name for _, names, _ in self.task.panels for name in names}
             shown = ", ".join(f"{n} {value:.4g}" for n, value in metrics.items() if n in drawn)
             tqdm.write(f"epoch {self.step / self.steps_per_epoch:.3g}: {shown}")
+        self._score = self.task.score(metrics) if metrics else None
         score = self.task.score(metrics) if self.config.export == "best" else self.best
         if score >= self.best:
-            self.best = score
+            self.best, self.validated = score, metrics
             state = full_state(self.engine)
             if self.ranks.first:
                 save_model(self.out / "model", *self.task.exported(state))
+        self.meter.restart()
+
+    def _save_if_due(self) -> None:
+        now = time.monotonic()
+        minutes, limit = self.config.checkpoint_minutes, self.config.max_minutes
+        # Signals and clocks differ between ranks: one that says so is enough.
+        asked, overdue = self.ranks.any(
+            bool(self._preemption.asked) or 0 < 60 * limit < now - self._started,
+            0 < 60 * minutes < now - self._last_save,
+        )
+        stop = asked and self.step < self.steps
+        if stop or overdue or self._checkpoint_due():
+            self._save()
+        if stop:
+            reason = self._preemption.asked or "a signal to another rank or trainer.max_minutes"
+            raise Preempted(
+                f"{reason}, saved at step {self.step} of {self.steps}",
+                remedy="The same command with trainer.resume=auto goes on",
+            )
 
     def _save(self) -> None:
-        order = {**self.stream.identity(), **self.task.lineage}
-        state = {"step": self.step, "order": order, "best": self.best}
-        folder = self.out / CHECKPOINTS
-        save_checkpoint(self.engine, folder, self.step, state, self.config.keep, self.ranks)
+        started = time.monotonic()
+        state = {
+            "step": self.step,
+            "order": {**self.stream.identity(), **self.task.lineage},
+            "best": self.best,
+            "validated": self.validated,
+            "skipped": self.skips.total,
+            "parameters": self._parameters,
+            "run": self.run.key,
+        }
+        save_checkpoint(
+            self.engine, self.out, self.step, state, self.config, self.ranks, self._score
+        )
+        self._last_save, self._score = time.monotonic(), None
+        self.run.log(self.step, checkpoint_seconds=self._last_save - started)
+        self.meter.restart()
 
     def _resume(self) -> None:
         if self.config.resume == "never":
             return
-        state = load_checkpoint(self.engine, self.out / CHECKPOINTS, self.ranks)
-        if state is not None:
-            self.stream.check_same(state["order"], self.task.lineage)
+        found = newest(self.out, self.ranks)
+        if found is not None:
+            state = load_checkpoint(self.engine, found, self.config, self.ranks, self._check)
             self.step, self.best = state["step"], state["best"]
-        if self.ranks.first:
-            print(
-                f"{self.out}: "
-                + (f"resumed at step {self.step}" if state else "no checkpoint yet, starting")
+            self.validated, self.skips.total = state["validated"], state["skipped"]
+        elif self.ranks.share("checkpoint_seconds" in read_series(self.out)):
+            raise CheckpointError(
+                f"{self.out} has records of checkpoints, but there is none any more",
+                remedy="Bring them back, or train into another trainer.out",
             )
+        if self.ranks.first:
+            said = f"resumed at step {self.step}" if found else "no checkpoint yet, starting"
+            print(f"{self.out}: {said}")
+
+    def _check(self, state: dict[str, Any]) -> None:
+        self.stream.check_same(state["order"], self.task.lineage)
+        if set(state["parameters"]) != set(self._parameters):
+            changed = set(state["parameters"]) ^ set(self._parameters)
+            raise CheckpointError(
+                f"the checkpoint belongs to another model: {', '.join(sorted(changed)[:5])}",
+                remedy="Put its config back, or train into another trainer.out",
+            )
+
+    def _measure(self) -> Meter:
+        read = self.loader.read(self.step)[0] if self.step < self.steps else None
+        if read is None:
+            return Meter(0.0, self.task.tokens, 1.0, self.ranks.size)
+        flops = flops_per_clip(self.engine.module, self._batch(self.step, read), len(read.clips))
+        peak = peak_flops(self.ranks.device, self.dtype)
+        return Meter(flops, self.task.tokens, peak, self.ranks.size)
 
     def _announce(self) -> None:
         """Say why the first steps of a large shard set take their time."""

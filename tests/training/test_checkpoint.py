@@ -1,15 +1,26 @@
-"""Which checkpoints count."""
+"""Which checkpoints count, which stay, and what a failing save leaves."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from avvp_dist.errors import CheckpointError
-from avvp_dist.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from avvp_dist.config import TrainerSection
+from avvp_dist.errors import CheckpointError, StorageError
+from avvp_dist.training.checkpoint import (
+    check_unclaimed,
+    checkpoints,
+    load_checkpoint,
+    newest,
+    save_checkpoint,
+)
 from avvp_dist.training.ranks import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -18,45 +29,120 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 class Engine:
     """Writes and reads one file where DeepSpeed writes many."""
 
-    def save_checkpoint(self, folder: str, tag: str, client_state: Any, save_latest: bool) -> None:
+    def __init__(self, size: int = 1) -> None:
+        self.module = nn.BatchNorm1d(2)
+        self.size = size
+
+    def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
         path = Path(folder) / tag
         path.mkdir()
-        torch.save(client_state, path / "states.pt")
+        (path / "states.pt").write_bytes(bytes(200) * self.size)
 
     def load_checkpoint(self, folder: str, tag: str) -> tuple[str, Any]:
-        return folder, torch.load(Path(folder) / tag / "states.pt", weights_only=True)
+        assert (Path(folder) / tag / "states.pt").is_file()
+        return folder, None
 
 
-def save(folder: Path, *steps: int, keep: int = 2) -> None:
+def save(out: Path, *steps: int, keep: int = 2, **scores: float) -> None:
+    trainer = TrainerSection(out=str(out), keep=keep)
     for step in steps:
-        save_checkpoint(Engine(), folder, step, {"step": step}, keep, ALONE)
+        score = scores.get(f"step{step}")
+        save_checkpoint(Engine(), out, step, {"step": step}, trainer, ALONE, score)
+
+
+def steps(out: Path) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in checkpoints(out / "checkpoints")]
 
 
 def test_the_newest_is_loaded_and_only_some_are_kept(tmp_path: Path) -> None:
     save(tmp_path, 2, 4, 10)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000004", "step-00000010"]
-    assert load_checkpoint(Engine(), tmp_path, ALONE) == {"step": 10}
+    assert steps(tmp_path) == [4, 10]
+    found = newest(tmp_path, ALONE)
+    assert found is not None and (found.step, found.world_size) == (10, 1)
+    checked: list[Any] = []
+    trainer = TrainerSection(out=str(tmp_path))
+    assert load_checkpoint(Engine(), found, trainer, ALONE, checked.append) == {"step": 10}
+    assert checked == [{"step": 10}]
+
+
+def test_the_best_stays(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 3, 4, 5, 6, keep=1, step2=0.7, step4=0.9, step5=0.8)
+    assert steps(tmp_path) == [4, 6]
 
 
 def test_none_is_not_an_error(tmp_path: Path) -> None:
-    assert load_checkpoint(Engine(), tmp_path, ALONE) is None
+    assert newest(tmp_path, ALONE) is None
 
 
 def test_a_save_that_was_cut_off_does_not_count(tmp_path: Path) -> None:
-    save(tmp_path, 2, 4)
-    (tmp_path / "step-00000004" / "manifest.json").unlink()
-    assert load_checkpoint(Engine(), tmp_path, ALONE) == {"step": 2}
-
-
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
-def test_a_damaged_one_is_named(tmp_path: Path, damage: str) -> None:
     save(tmp_path, 2)
-    file = tmp_path / "step-00000002" / "state" / "states.pt"
+    torn = tmp_path / "checkpoints" / ".step-00000004.tmp"
+    torn.mkdir()
+    found = newest(tmp_path, ALONE)
+    assert found is not None and found.step == 2
+    save(tmp_path, 6)
+    assert not torn.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "no manifest entry", "empty"])
+def test_from_a_damaged_one_the_one_before_is_gone_back_to(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, 2, 4)
+    folder = tmp_path / "checkpoints" / "step-00000004"
+    file = folder / "state" / "states.pt"
     data = bytearray(file.read_bytes())
     if damage == "remove":
         file.unlink()
+    elif damage == "no manifest entry":
+        (folder / "manifest.json").write_text("{}")
+    elif damage == "empty":
+        (folder / "manifest.json").write_text("")
     else:
         data[100] ^= 1
         file.write_bytes(data[:-1] if damage == "truncate" else data)
-    with pytest.raises(CheckpointError, match=r"states\.pt"):
-        load_checkpoint(Engine(), tmp_path, ALONE)
+    found = newest(tmp_path, ALONE)
+    assert found is not None and found.step == 2
+    err = capsys.readouterr().err
+    assert f"checkpoint {folder} is damaged: " in err and "damaged-step-00000004" in err
+    file = found.folder / "state" / "states.pt"
+    file.write_bytes(b"")
+    for _ in range(2):  # what was set aside is not forgotten
+        with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole"):
+            newest(tmp_path, ALONE)
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        check_unclaimed(tmp_path, "never")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_one_before(small_disk: Path) -> None:
+    save(small_disk, 2)
+    with pytest.raises(StorageError, match=r"step-00000004 cannot be written: no space left") as e:
+        save_checkpoint(
+            Engine(size=2000), small_disk, 4, {}, TrainerSection(out=str(small_disk)), ALONE
+        )
+    assert "trainer.resume=auto" in str(e.value)
+    assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["step-00000002"]
+    found = newest(small_disk, ALONE)
+    assert found is not None and found.step == 2
+
+
+def test_another_version_is_named(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    path = tmp_path / "checkpoints" / "step-00000002" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["zero_stage"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"another version: .* lacks 'zero_stage'"):
+        newest(tmp_path, ALONE)

@@ -59,13 +59,15 @@ def test_ranks_micro_batches_and_zero_stages_train_alike(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_step(
+def test_steps_that_diverge_are_skipped_and_then_too_many(
     grounded: ShardSet, launch: Any, tmp_path: Path
 ) -> None:
     keys = ("optimizer.lr=1e25", "optimizer.clip=0", "optimizer.warmup=0", "tracking.enabled=false")
-    code, err = start(launch, grounded, tmp_path, *keys, ranks=1)
+    code, err = start(launch, grounded, tmp_path, *keys, "trainer.max_skipped=1", ranks=1)
     assert code == 6
-    assert "error: the loss of step" in err and "is not finite" in err
+    assert "step 1 is skipped: loss, own" in err
+    (line,) = (line for line in err.splitlines() if line.startswith("error: step 2 is skipped"))
+    assert "not finite on rank [0], clips " in line and "; 2 in a row. Lower optimizer.lr" in line
 
 
 LAST = (
