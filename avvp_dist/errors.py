@@ -22,12 +22,16 @@ _SECONDS_FOR_RANK_0 = 5.0
 
 
 class AvvpError(Exception):
-    """Base of all errors here; `str()` gives one line: what was wrong, then what to do."""
+    """Base of all errors here; `str()` gives one line: what was wrong, then what to do.
+
+    `shared` says that all ranks raise the same one together.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, remedy: str = "") -> None:
+    def __init__(self, message: str, *, remedy: str = "", shared: bool = False) -> None:
         super().__init__(f"{message}. {remedy}" if remedy else message)
+        self.shared = shared
 
 
 class ConfigError(AvvpError):
@@ -83,7 +87,8 @@ def run(main: Callable[[], None]) -> None:
 
     A config is the same on all ranks, and until they are connected they all meet the same errors:
     then only rank 0 speaks, and the others give it time to, since a launcher ends all ranks when
-    the first one leaves. Any later error may belong to one rank alone, which says its number.
+    the first one leaves. So it is with what all ranks raise together. Any other error may belong
+    to one rank alone, which says its number.
     """
     try:
         main()
@@ -96,7 +101,7 @@ def run(main: Callable[[], None]) -> None:
         if rank == 0:
             kind = "preempted" if isinstance(error, Preempted) else "error"
             print(f"{kind}: {error}", file=sys.stderr, flush=True)
-        elif _ranks_connected() and not isinstance(error, ConfigError | Preempted):
+        elif _ranks_connected() and not (error.shared or isinstance(error, ConfigError)):
             print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
         else:
             time.sleep(_SECONDS_FOR_RANK_0)

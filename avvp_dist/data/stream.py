@@ -114,6 +114,7 @@ class ClipStream:
             raise CheckpointError(
                 "the checkpoint belongs to another order of clips: " + "; ".join(changed),
                 remedy="Put these back, or train into another trainer.out",
+                shared=True,
             )
 
     def _order(self, epoch: int) -> Numbers:

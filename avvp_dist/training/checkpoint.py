@@ -131,6 +131,7 @@ def newest(out: Path, ranks: Ranks) -> Checkpoint | None:
         raise CheckpointError(
             f"no checkpoint in {folder} is whole, {', '.join(torn)} are damaged",
             remedy="Bring one back, or train into another trainer.out",
+            shared=True,
         )
     return None
 

@@ -57,6 +57,7 @@ class Skips:
             raise NumericsError(
                 f"{said}; {self._in_a_row} in a row",
                 remedy="Lower optimizer.lr or set optimizer.clip; checkpoints are untouched",
+                shared=True,
             )
         if self.ranks.first:
             tqdm.write(said, file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -224,6 +225,7 @@ class Trainer:
             raise Preempted(
                 f"{reason}, saved at step {self.step} of {self.steps}",
                 remedy="The same command with trainer.resume=auto goes on",
+                shared=True,
             )
 
     def _save(self) -> None:
@@ -256,6 +258,7 @@ class Trainer:
             raise CheckpointError(
                 f"{self.out} has records of checkpoints, but there is none any more",
                 remedy="Bring them back, or train into another trainer.out",
+                shared=True,
             )
         if self.ranks.first:
             said = f"resumed at step {self.step}" if found else "no checkpoint yet, starting"
@@ -268,13 +271,15 @@ class Trainer:
             raise CheckpointError(
                 f"the checkpoint belongs to another model: {', '.join(sorted(changed)[:5])}",
                 remedy="Put its config back, or train into another trainer.out",
+                shared=True,
             )
 
     def _measure(self) -> Meter:
-        read = self.loader.read(self.step)[0] if self.step < self.steps else None
-        if read is None:
+        if self.step == self.steps:
             return Meter(0.0, self.task.tokens, 1.0, self.ranks.size)
-        flops = flops_per_clip(self.engine.module, self._batch(self.step, read), len(read.clips))
+        read = self.loader.read(self.step)[0]
+        few = replace(read, clips=read.clips[:4], room=read.room[:4], count=min(4, read.count))
+        flops = flops_per_clip(self.engine.module, self._batch(self.step, few), len(few.clips))
         peak = peak_flops(self.ranks.device, self.dtype)
         return Meter(flops, self.task.tokens, peak, self.ranks.size)
 

@@ -1,0 +1,60 @@
+"""`launch/pretrain.py` in which one rank is killed at a scripted point.
+
+FAULT=RANK:POINT:COUNT in the environment: rank RANK gets SIGKILL when it comes to POINT for the
+COUNT-th time since it started. Points are `update` (gradients are there, the weights still old)
+and places within a save, in their order.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avvp_dist import commit
+from avvp_dist.command_line import parse
+from avvp_dist.config import PretrainConfig
+from avvp_dist.errors import run
+from avvp_dist.training import checkpoint, trainer
+from avvp_dist.training.pretraining import pretrain
+
+SAVING = ("torch.save", "buffers", "digests", "manifest", "rename", "prune")
+"""DeepSpeed's files, ours, their digests, the manifest, its rename, the removal of old ones."""
+
+
+def dies(point: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, before which the scripted rank dies at its count."""
+    rank, where, count = os.environ["FAULT"].split(":")
+    left = [int(count) if (os.environ["RANK"], point) == (rank, where) else 0]
+
+    def instead(*arguments: Any, **keys: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **keys)
+
+    return instead
+
+
+def main() -> None:
+    trainer.update = dies("update", trainer.update)
+    torch.save = dies("torch.save", torch.save)
+    checkpoint.save_file = dies("buffers", checkpoint.save_file)
+    checkpoint.described = dies("digests", checkpoint.described)
+    checkpoint.commit_folder = dies("manifest", checkpoint.commit_folder)
+    checkpoint._prune = dies("prune", checkpoint._prune)
+    rename = dies("rename", Path.replace)
+
+    def replace(path: Path, target: Path) -> Path:
+        return rename(path, target) if path.name.startswith(".step-") else path.rename(target)
+
+    commit.Path.replace = replace  # type: ignore[method-assign]
+    pretrain(parse(PretrainConfig, __doc__ or ""))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,96 @@
+"""Ranks killed ten times in one run, within steps and within saves, and resumed each time."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.tracking.records import read_records, read_series
+from tests.cluster.faulty_pretrain import SAVING
+
+pytestmark = pytest.mark.launch
+
+STEPS, EVERY = 60, 4
+
+
+class Job:
+    """One pretraining, started as often as it takes."""
+
+    def __init__(self, launch: Any, shards: ShardSet, out: Path, *keys: str) -> None:
+        self.launch, self.out = launch, out
+        self.keys = (
+            f"data.shards={shards.folder}",
+            f"trainer.out={out}",
+            "encoder.size=tiny",
+            "data.heldout=0",
+            f"trainer.max_steps={STEPS}",
+            "trainer.batch_size=16",
+            "trainer.log_every=1",
+            f"trainer.checkpoint_every={EVERY}",
+            "trainer.resume=auto",
+            "tracking.enabled=false",
+            *keys,
+        )
+
+    def start(self, fault: str = "0:nowhere:0", ranks: int = 2) -> str:
+        """Run it to its end or to the fault; what it printed."""
+        script = "tests/cluster/faulty_pretrain.py"
+        process = self.launch(script, *self.keys, ranks=ranks, FAULT=fault, PYTHONPATH=".")
+        out, err = process.communicate(timeout=240)
+        assert (process.returncode == 0) == (":nowhere:" in fault), err
+        return str(out)
+
+    def losses(self) -> dict[int, float]:
+        """The newest loss of each step; every computation of a step gave this one."""
+        metrics = (r for r, _ in read_records(self.out) if r["kind"] == "metrics")
+        found = [(r["step"], r["values"]["loss"]) for r in metrics if "loss" in r["values"]]
+        series = read_series(self.out)["loss"]
+        assert all(series[step] == loss for step, loss in found)
+        return series
+
+
+def test_ten_kills_within_steps_and_saves_change_nothing(
+    grounded: ShardSet, launch: Any, tmp_path: Path
+) -> None:
+    undisturbed = Job(launch, grounded, tmp_path / "undisturbed")
+    undisturbed.start()
+    job = Job(launch, grounded, tmp_path / "killed")
+    draw = random.Random(3)
+    saves = [f"0:{point}:{2 if point == 'buffers' else 1}" for point in SAVING]
+    steps = [f"{draw.randrange(2)}:update:{draw.randrange(EVERY + 1, 2 * EVERY)}" for _ in range(4)]
+    faults = saves + steps
+    draw.shuffle(faults)
+    for fault in faults:
+        job.start(fault)
+    job.start()
+    assert job.losses() == undisturbed.losses()
+    assert len(job.losses()) == STEPS
+    weights = [(one.out / "model/model.safetensors").read_bytes() for one in (job, undisturbed)]
+    assert weights[0] == weights[1]
+
+
+def test_ten_kills_with_zero_2_and_other_numbers_of_ranks(
+    grounded: ShardSet, launch: Any, tmp_path: Path
+) -> None:
+    # Dropout is drawn by each rank, so it must be off where their number changes.
+    keys = ("trainer.zero_stage=2", "encoder.dropout=0")
+    undisturbed = Job(launch, grounded, tmp_path / "undisturbed", *keys)
+    undisturbed.start()
+    job = Job(launch, grounded, tmp_path / "killed", *keys)
+    draw = random.Random(4)
+    for _ in range(10):
+        job.start(f"{draw.randrange(2)}:update:{draw.randrange(EVERY + 1, 2 * EVERY)}")
+    job.start()
+    assert job.losses() == undisturbed.losses()
+
+    elastic = Job(launch, grounded, tmp_path / "elastic", *keys)
+    elastic.start("1:update:22")
+    assert "2 ranks, ZeRO 2, fp32 turn into 1 ranks" in elastic.start("0:update:21", ranks=1)
+    assert "1 ranks, ZeRO 2, fp32 turn into 4 ranks" in elastic.start(ranks=4)
+    expected = undisturbed.losses()
+    series = read_series(elastic.out)["loss"]
+    assert series == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,367 @@
+"""Time the train loop beside a plain PyTorch loop of the same model, batch and precision.
+
+python tools/bench/training.py --rounds 3 --corpus 200000
+
+One core for each rank, float32. The plain loop has its batches in memory; ours reads shards.
+`tracked` logs every step to an MLflow server, `dead` to one that does not answer, each beside the
+same loop that logs nothing: on a smaller encoder, where what logging costs weighs more. `corpus`
+trains an epoch of small clips and looks at the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from avvp_dist.command_line import load
+from avvp_dist.commit import write_json
+from avvp_dist.config import GroundConfig, PretrainConfig, Tracking
+from avvp_dist.data.mixture import Mixture
+from avvp_dist.data.schema import Clip
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.writing import write_shard_set
+from avvp_dist.errors import ClusterError, run
+from avvp_dist.grounding.job import ground
+from avvp_dist.grounding.version import Grounding
+from avvp_dist.tracking.run import Run
+from avvp_dist.training.engine import parameter_groups
+from avvp_dist.training.health import peak_flops
+from avvp_dist.training.pretraining import PretrainingTask
+from avvp_dist.training.ranks import Ranks, connect
+from avvp_dist.training.trainer import Trainer
+
+SNIPPETS, DIMS = 10, {"audio": 128, "visual": 2048}
+WORKERS = {  # rows that share a process and take turns: ranks, encoder size, rows
+    "one": (1, "base", ("plain", "zero0", "zero1")),
+    "two": (2, "base", ("plain", "zero0", "zero1")),
+    "tracked": (1, "small", ("silent", "logged")),
+    "dead": (1, "small", ("silent", "logged")),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="steps of each row, in turn")
+    parser.add_argument("--batch", type=int, default=256, help="clips a step")
+    parser.add_argument("--size", default="", help="another encoder than base and small")
+    parser.add_argument("--corpus", type=int, default=0, help="clips of the corpus of an epoch")
+    parser.add_argument("--only", nargs="*", default=[*WORKERS], choices=[*WORKERS, "none"])
+    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder = Path(temporary)
+        make_set(folder / "shards", 4 * arguments.batch, DIMS)
+        found = {}
+        for name in WORKERS:
+            if name in arguments.only:
+                with tracking_server(folder / "mlflow", name) as uri:
+                    found[name] = started(name, arguments, MLFLOW_TRACKING_URI=uri)
+        if arguments.corpus:
+            make_set(folder / "corpus", arguments.corpus, {"audio": 32, "visual": 64})
+            found["corpus"] = started("corpus", arguments)
+    report(found)
+
+
+def make_set(folder: Path, clips: int, dims: dict[str, int]) -> None:
+    """Random clips, grounded."""
+    rng = np.random.default_rng(0)
+    block = {
+        name: rng.standard_normal((997, SNIPPETS, dim), np.float32) for name, dim in dims.items()
+    }
+    made = (
+        Clip(f"clip{n:07d}", {name: array[n % 997] for name, array in block.items()})
+        for n in range(clips)
+    )
+    write_shard_set(made, folder, clips_per_shard=2000)
+    (folder / "thresholds.yaml").write_text("audio: 0.1\nvisual: 0.1\n")
+    ground(
+        GroundConfig(shards=str(folder), grouping="snippet", workers=1, tracking=Tracking(False))
+    )
+
+
+@contextmanager
+def tracking_server(folder: Path, name: str) -> Iterator[str]:
+    """The address of a server for `tracked`, and for the others one where nobody answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    if name != "tracked":
+        yield uri
+        return
+    store = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}.db",
+        "--artifacts-destination",
+        str(folder),
+    ]
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    server = psutil.Popen([*command, *store], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with socket.socket() as client:
+                if not client.connect_ex(("127.0.0.1", port)):
+                    break
+            time.sleep(0.1)
+        yield uri
+    finally:
+        for process in [*server.children(recursive=True), server]:
+            process.kill()
+
+
+def started(name: str, arguments: argparse.Namespace, **environment: str) -> dict[str, Any]:
+    """The figures of one worker, from its rank 0."""
+    ranks = WORKERS[name][0] if name in WORKERS else 1
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                __file__,
+                "--worker",
+                name,
+                *sys.argv[1:],
+                "--folder",
+                arguments.folder,
+            ],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "LOCAL_WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                **environment,
+            },
+        )
+        for rank in range(ranks)
+    ]
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        raise ClusterError(f"worker {name} failed")
+    figures: dict[str, Any] = json.loads((arguments.folder / f"{name}.json").read_text())
+    return figures
+
+
+# In a worker
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """Run the rows of one worker in turn and write what they took."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ["RANK"]) % 2]})
+    ranks = connect()
+    torch.set_num_threads(1)
+    name, folder = arguments.worker, arguments.folder
+    if name == "corpus":
+        figures = epoch_of_a_corpus(folder, ranks)
+    else:
+        _, size, names = WORKERS[name]
+        rows = [
+            (plain_steps if row == "plain" else our_steps)(
+                folder, row, arguments.size or size, arguments, ranks
+            )
+            for row in names
+        ]
+        seconds: dict[str, list[float]] = {row: [] for row in names}
+        extra: dict[str, float] = {}
+        for turn in range(1 + arguments.rounds * (5 if size == "small" else 1)):
+            for row, steps in zip(names, rows, strict=True):
+                ranks.barrier()
+                begun = time.perf_counter()
+                extra |= next(steps)
+                if turn:  # the first one allocates
+                    seconds[row].append(time.perf_counter() - begun)
+        figures = {"seconds": seconds, "batch": arguments.batch, **extra}
+    if ranks.first:
+        write_json(folder / f"{name}.json", figures)
+    os._exit(0)  # threads of the loops wait for turns that do not come
+
+
+def config_of(folder: Path, row: str, size: str, arguments: argparse.Namespace) -> PretrainConfig:
+    logged = row == "logged"
+    keys = {
+        "data.shards": folder / "shards",
+        "data.heldout": 0,
+        "encoder.size": size,
+        "trainer.out": folder / f"{arguments.worker}-{row}-{os.environ['WORLD_SIZE']}",
+        "trainer.batch_size": arguments.batch,
+        "trainer.epochs": 1000,
+        "trainer.zero_stage": 1 if row == "zero1" else 0,
+        "trainer.log_every": 1 if logged else 1000,
+        "tracking.enabled": logged,
+    }
+    return load(PretrainConfig, None, [f"{key}={value}" for key, value in keys.items()])
+
+
+def task_of(config: PretrainConfig) -> PretrainingTask:
+    shards = ShardSet(config.data.shards[0], config.data)
+    torch.manual_seed(1)
+    return PretrainingTask(config, Mixture([shards]), [Grounding(shards)])
+
+
+def plain_steps(
+    folder: Path, row: str, size: str, arguments: argparse.Namespace, ranks: Ranks
+) -> Iterator[dict[str, float]]:
+    """A step each time it is asked for: torch alone, DistributedDataParallel on two ranks."""
+    config = config_of(folder, row, size, arguments)
+    task = task_of(config)
+    groups = parameter_groups(list(task.module.named_parameters()), 5e-4, 0.01)
+    adam = torch.optim.AdamW(groups, lr=5e-4, fused=True)
+    model: nn.Module = task.module
+    if ranks.size > 1:
+        model = nn.parallel.DistributedDataParallel(model)
+    mine = np.arange(arguments.batch // ranks.size)
+    from avvp_dist.data.loader import read_clips
+
+    batch = task.batch(read_clips(task.data, mine)[0], ranks.device, torch.float32)
+    while True:
+        adam.zero_grad()
+        loss, _ = model({**batch, "step": 0, "epoch": 0})
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        yield {}
+
+
+class Turns(Trainer):
+    """The train loop, held at the end of each step until it is its turn again."""
+
+    def hold(self) -> Iterator[dict[str, float]]:
+        """Make a step each time it is asked for; its rates so far."""
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        threading.Thread(target=self.train, daemon=True).start()
+        self._done.acquire()
+        while True:
+            self._go.release()
+            self._done.acquire()
+            yield self.found
+
+    def _measure(self) -> Any:
+        meter = super()._measure()
+        self.found: dict[str, float] = {"flops_per_clip": meter.flops}
+        self._done.release()
+        self._go.acquire()
+        return meter
+
+    def _save_if_due(self) -> None:
+        super()._save_if_due()
+        if self.config.log_every > 1:
+            self.found |= {"data_wait": self.meter.rates()["data_wait"]}
+        self._done.release()
+        self._go.acquire()
+
+
+def our_steps(
+    folder: Path, row: str, size: str, arguments: argparse.Namespace, ranks: Ranks
+) -> Iterator[dict[str, float]]:
+    """A step each time it is asked for, of the project's own loop."""
+    config = config_of(folder, row, size, arguments)
+    out = Path(config.trainer.out)
+    record = Run("pretrain", out, config, {}, active=ranks.first)
+    trainer = Turns(task_of(config), config.trainer, config.optimizer, record, ranks)
+    if row == "zero0":
+        trainer_peak = peak_flops(ranks.device, torch.float32)
+        for found in trainer.hold():
+            yield {**found, "peak": trainer_peak}
+    yield from trainer.hold()
+
+
+def epoch_of_a_corpus(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Train the tiny encoder for an epoch; memory without file pages, by tenths of the steps."""
+    keys = {
+        "data.shards": folder / "corpus",
+        "data.heldout_clips": 256,
+        "encoder.size": "tiny",
+        "objective.other_clips": 0,
+        "trainer.out": folder / "corpus-run",
+        "trainer.batch_size": 256,
+        "trainer.epochs": 1,
+        "tracking.enabled": False,
+    }
+    config = load(PretrainConfig, None, [f"{key}={value}" for key, value in keys.items()])
+    memory: list[float] = []
+
+    class Watched(Trainer):
+        def _save_if_due(self) -> None:
+            super()._save_if_due()
+            used = psutil.Process().memory_full_info()
+            memory.append((used.rss - used.shared) / 2**20)
+
+    with Run("pretrain", Path(config.trainer.out), config, {}) as record:
+        trainer = Watched(task_of(config), config.trainer, config.optimizer, record, ranks)
+        begun = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - begun
+    tenths = [median(part) for part in np.array_split(memory, 10)]
+    clips = trainer.steps * config.trainer.batch_size
+    return {"clips": clips, "seconds": seconds, "memory_mib": tenths}
+
+
+# The report
+
+
+def report(found: dict[str, dict[str, Any]]) -> None:
+    """Print the tables, then the line of JSON."""
+    info = Path("/proc/cpuinfo").read_text()
+    cpu = info.partition("model name\t: ")[2].partition("\n")[0]
+    machine = {"cpu": cpu, "cores": os.cpu_count(), "torch": torch.__version__}
+    print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
+    print("| worker | row | s a step, min | median |\n" + "|---" * 4 + "|")
+    figures, ratios = {}, {}
+    for name, worker in found.items():
+        seconds = worker.get("seconds", {})
+        for row, steps in seconds.items():
+            print(f"| {name} | {row} | {min(steps):.3f} | {median(steps):.3f} |")
+            figures[f"{name}_{row}_s"] = {"min": min(steps), "median": median(steps)}
+        first, *others = seconds or [""]
+        for row in others:
+            # Each step beside the one of its turn: what disturbs both is no difference.
+            pairs = zip(seconds[row], seconds[first], strict=True)
+            ratios[f"{name}_{row}_over_{first}"] = median(ours / theirs for ours, theirs in pairs)
+    if "one" in found:
+        one = found["one"]
+        ratios["step_over_plain_zero0"] = ratios["one_zero0_over_plain"]
+        ratios["step_over_plain_zero1"] = ratios["one_zero1_over_plain"]
+        batch_flops = one["flops_per_clip"] * one["batch"]
+        ratios["mfu"] = batch_flops / median(one["seconds"]["zero0"]) / one["peak"]
+        ratios["data_wait"] = one["data_wait"]
+        figures["peak_gflops"] = one["peak"] / 1e9
+    if "corpus" in found:
+        corpus = figures["corpus"] = found["corpus"]
+        print(f"\ncorpus: {corpus['clips']:,} clips in {corpus['seconds']:.0f} s, MiB by tenths:")
+        print(" ".join(f"{value:.0f}" for value in corpus["memory_mib"]))
+        ratios["memory_end_over_begin"] = corpus["memory_mib"][-1] / corpus["memory_mib"][1]
+    print("\n" + ", ".join(f"{name.replace('_', ' ')}: {x:.3f}" for name, x in ratios.items()))
+    line = {"bench": "training", "machine": machine, "figures": figures, "ratios": ratios}
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    run(main)
