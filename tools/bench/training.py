@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from avvp_dist.command_line import load
@@ -96,7 +97,8 @@ def make_set(folder: Path, clips: int, dims: dict[str, int]) -> None:
         for n in range(clips)
     )
     write_shard_set(made, folder, clips_per_shard=2000)
-    (folder / "thresholds.yaml").write_text("audio: 0.1\nvisual: 0.1\n")
+    chosen = OmegaConf.create({"thresholds": dict.fromkeys(dims, 0.5), "extractor": ""})
+    OmegaConf.save(chosen, folder / "thresholds.yaml")
     ground(
         GroundConfig(shards=str(folder), grouping="snippet", workers=1, tracking=Tracking(False))
     )
