@@ -84,7 +84,7 @@ def save_checkpoint(
             write_json(temporary / _TRAINER, state)
         ranks.barrier()
         mine = files_in(temporary)[ranks.rank :: ranks.size]
-        files = {k: v for part in ranks.gather(described(temporary, mine)) for k, v in part.items()}
+        files = {k: v for part in ranks.collect(described(temporary, mine)) for k, v in part.items()}
         if ranks.first:
             meta = {
                 "step": step,
@@ -116,7 +116,7 @@ def newest(out: Path, ranks: Ranks) -> Checkpoint | None:
     folder = out / CHECKPOINTS
     torn = ranks.share(sorted(p.name for p in folder.glob("damaged-step-*")))
     for found in reversed(ranks.share(checkpoints(folder))):
-        shared = ranks.gather(faults(found, ranks.rank, ranks.size))
+        shared = ranks.collect(faults(found, ranks.rank, ranks.size))
         wrong = [fault for part in shared for fault in part]
         if not wrong:
             return _read(found)

@@ -45,7 +45,7 @@ class Skips:
             return
         self.total, self._in_a_row = self.total + 1, self._in_a_row + 1
         wrong = [name for name, part in parts.items() if not torch.isfinite(part).all()]
-        found = self.ranks.gather((wrong, _suspects(reads) if wrong else []))
+        found = self.ranks.collect((wrong, _suspects(reads) if wrong else []))
         names = list(dict.fromkeys(n for names, _ in found for n in names)) or ["the gradient"]
         clips = [self.data.id(clip) for _, clips in found for clip in clips]
         said = (

@@ -58,7 +58,7 @@ class Ranks:
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return tuple(map(bool, raised.tolist()))
 
-    def gather(self, value: Any) -> list[Any]:
+    def collect(self, value: Any) -> list[Any]:
         """Every rank's plain value, on every rank."""
         values: list[Any] = [value] * self.size
         if self.size > 1:
@@ -67,7 +67,7 @@ class Ranks:
 
     def union(self, numbers: set[int]) -> set[int]:
         """The numbers that any rank has, on every rank."""
-        return set().union(*self.gather(numbers))
+        return set().union(*self.collect(numbers))
 
     def part(self, items: NDArray[Any]) -> NDArray[Any]:
         """This rank's share of `items`: every size-th, from its own number on."""
@@ -77,7 +77,7 @@ class Ranks:
         """The results for `part(items)` of all ranks, in the order of `items`, on every rank."""
         if self.size == 1:
             return part
-        parts = self.gather(part)
+        parts = self.collect(part)
         joined = np.empty((sum(map(len, parts)), *part.shape[1:]), part.dtype)
         for rank, rows in enumerate(parts):
             joined[rank :: self.size] = rows
