@@ -51,7 +51,7 @@ class Objective:
     negative_margin: float = option(0.3, "n: similarity a negative pair may keep", least=-1)
     anchors: str = option(
         "all",
-        "every snippet, one of each clip at random, or the same one of all clips of a batch (the "
+        "every snippet, one of each clip at random, or one draw for all clips of a batch (the "
         "authors' code)",
         choices=("all", "one", "shared"),
     )
@@ -61,8 +61,17 @@ class Objective:
     reduction: str = option(
         "mean", "over the snippets j of an anchor (the paper: sum)", choices=("mean", "sum")
     )
-    other_clips: float = option(
-        1.0, "weight of the negatives from other clips of the rank's batch; 0: none", least=0
+    other_clips: float = option(1.0, "weight of the negatives from other clips; 0: none", least=0)
+    negatives: str = option(
+        "batch",
+        "other clips of the micro-batch of all ranks (gathered, with gradient), or of its rank",
+        choices=("batch", "rank"),
+    )
+    false_negatives: str = option(
+        "leave-out",
+        "snippets of other clips whose features the grounding's thresholds and rule would join: no "
+        "negatives, or negatives like all others",
+        choices=("leave-out", "keep"),
     )
 
 

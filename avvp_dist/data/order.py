@@ -41,9 +41,18 @@ def shuffled(count: int, *key: int | str) -> NDArray[np.int64]:
     The numbers are sorted by the finalizer of SplitMix64 (Steele et al., 2014), a bijection on 64
     bits: there are no ties, so every sorting algorithm gives the same order.
     """
+    return np.argsort(_stream(np.arange(count), key))
+
+
+def drawn(numbers: Numbers, *key: int | str) -> NDArray[np.float64]:
+    """For each of `numbers [n]` one in [0, 1) that belongs to it and to `key` alone."""
+    return np.asarray((_stream(numbers, key) >> np.uint64(11)) * 2.0**-53, np.float64)
+
+
+def _stream(numbers: Numbers, key: tuple[int | str, ...]) -> NDArray[np.uint64]:
+    """What SplitMix64, seeded by `key`, gives at these places."""
     start = int.from_bytes(hashlib.sha256(json.dumps(key).encode()).digest()[:8], "big")
-    x = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
-    return np.argsort(mixed(x))
+    return mixed(numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start))
 
 
 def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -20,8 +20,9 @@ class ClipStream:
     """Global batches of clip numbers, the same ones for every number of ranks.
 
     Step s belongs to epoch s // steps_per_epoch and takes a slice of `batch_size` clips of that
-    epoch's order; rank r takes the r-th part of the slice. A stream has no state but the step, so
-    going on from any step costs nothing.
+    epoch's order. Each micro-batch is the next part of the slice, and rank r takes the r-th part of
+    that: what is in it does not depend on the number of ranks. A stream has no state but the step,
+    so going on from any step costs nothing.
 
     Args:
         pools: the clips of each shard set, and how often an epoch sees them.
@@ -76,9 +77,9 @@ class ClipStream:
         return np.append(batch, np.full(self.batch_size - len(batch), EMPTY))
 
     def batch(self, step: int) -> Numbers:
-        """This rank's part of it, `[batch_size / ranks]`."""
-        part = self.batch_size // self.world_size
-        return self.global_batch(step)[self.rank * part : (self.rank + 1) * part]
+        """This rank's part of it, `[batch_size / ranks]`, one micro-batch after the other."""
+        parts = self.global_batch(step).reshape(self.accumulate, self.world_size, -1)
+        return parts[:, self.rank].ravel()
 
     def planned(self, step: int) -> int:
         """Clips of the step over all ranks, without the empty places."""

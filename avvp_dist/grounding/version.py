@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.config.data import GROUPINGS
 from avvp_dist.data.remote import is_url, read_url
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
@@ -69,6 +70,12 @@ class Grounding:
                 )
         self.components: NDArray[np.uint8] = np.concatenate([part for part, _ in parts])
         """Component ids of every clip, `[N, T]`."""
+        plan: dict[str, Any] = self.summary.get("plan", {})  # none: made by other means
+        joining = plan.get("joining", {})
+        by_likeness = joining.get("grouping") in GROUPINGS
+        self.rule: str = joining.get("rule", "or")
+        self.thresholds: dict[str, float] = plan["thresholds"] if by_likeness else {}
+        """Of the streams that join snippets; empty where likeness does not (the controls)."""
 
     def across(self, snippets: int) -> AcrossClips:
         """The near snippets of other clips of a set of T `snippets`.

@@ -84,7 +84,9 @@ def save_checkpoint(
             write_json(temporary / _TRAINER, state)
         ranks.barrier()
         mine = files_in(temporary)[ranks.rank :: ranks.size]
-        files = {k: v for part in ranks.collect(described(temporary, mine)) for k, v in part.items()}
+        files = {
+            k: v for part in ranks.collect(described(temporary, mine)) for k, v in part.items()
+        }
         if ranks.first:
             meta = {
                 "step": step,

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from avvp_dist.config import Loading, Objective, PretrainConfig
 from avvp_dist.data.contamination import contaminated
 from avvp_dist.data.loader import Read, read_clips
 from avvp_dist.data.mixture import Mixture
+from avvp_dist.data.order import drawn
 from avvp_dist.data.schema import AUDIO, PADDING
 from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.evaluation.representations import collapsed, health
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.objectives.grounding import grounding_loss, pair_masks
+from avvp_dist.objectives.grounding import clip_losses, grounding_loss, pair_masks, unit
+from avvp_dist.objectives.negatives import Likeness, OtherClips
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import check_unclaimed
 from avvp_dist.training.engine import parameter_groups
-from avvp_dist.training.ranks import Ranks, connect
+from avvp_dist.training.ranks import Ranks, alone, connect
 from avvp_dist.training.trainer import Batch, Panels, Trainer
 
 PAIRS = ("audio", "visual", "cross")
 """Similarities whose AUC is reported: within audio, within vision, audio to vision."""
+MODALITIES = ("audio", "visual")
+_AGAINST_COLLAPSE = (
+    "Lower optimizer.lr, raise objective.other_clips, or ground with higher thresholds"
+)
+_ENOUGH_TO_TELL = 16
+"""Held-out clips, fewer than which say nothing about a collapse."""
+_MOST_RANKED = 1024
+"""Representations whose effective rank is measured: the time grows with the square of width."""
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -46,7 +57,7 @@ def pretrain(config: PretrainConfig) -> None:
     _check_contrast(groundings, config.objective)
     ranks = connect()
     torch.manual_seed(config.trainer.seed)
-    task = PretrainingTask(config, data, groundings)
+    task = PretrainingTask(config, data, groundings, ranks)
     lineage = {"manifest": task.manifest, "grounding": task.grounding, **contamination}
     with Run(
         "pretrain",
@@ -74,10 +85,16 @@ class PretrainingTask:
         ("grounding loss", ["loss", "train/own", "val/loss"], "hinge"),
         ("held-out grounding", [f"auc/{pair}" for pair in PAIRS], "AUC"),
         ("similarity", ["train/positive", "train/negative"], "cosine"),
+        ("representations: spread", [f"spread/{name}" for name in MODALITIES], "std x sqrt(D)"),
+        ("representations: rank", [f"rank/{name}" for name in MODALITIES], "effective rank"),
     )
 
     def __init__(
-        self, config: PretrainConfig, data: Mixture, groundings: Sequence[Grounding]
+        self,
+        config: PretrainConfig,
+        data: Mixture,
+        groundings: Sequence[Grounding],
+        ranks: Ranks | None = None,
     ) -> None:
         self.config, self.data = config, data
         self.loading: Loading = config.data
@@ -89,7 +106,10 @@ class PretrainingTask:
         self.lineage = {"shard sets": data.digests, "groundings": versions}
         self.components = np.concatenate([one.components for one in groundings])
         self.encoder = Encoder(config.encoder, data.dims, data.snippets)
-        self.module: nn.Module = GroundingModel(self.encoder, config.objective, hidden)
+        self.likenesses = _likenesses(groundings, config.objective)
+        self.module: nn.Module = GroundingModel(
+            self.encoder, config, self.likenesses, ranks or alone()
+        )
         trained = _trained(data, config.data.heldout)
         self.pools = data.pools(trained)
         self.heldout = _heldout(data, trained, config.data.heldout_clips)
@@ -105,11 +125,22 @@ class PretrainingTask:
 
     def batch(self, read: Read, device: torch.device, dtype: torch.dtype) -> Batch:
         clips = read.clips
-        return {
+        components = torch.from_numpy(self.components[clips])
+        if not read.count:  # what stands in for an empty batch is no negative of others
+            components.fill_(PADDING)
+        batch = {
             "streams": read.to(device, dtype),
             "lengths": torch.from_numpy(self.lengths[clips].astype(np.int64)).to(device),
-            "components": torch.from_numpy(self.components[clips]).to(device),
+            "components": components.to(device),
+            "clips": torch.from_numpy(clips),
         }
+        if self.likenesses:
+            owners = np.searchsorted(self.data.starts, clips, side="right") - 1
+            batch["likeness"] = torch.from_numpy(owners).to(device)
+            # As they are stored: thresholds are finer than bfloat16.
+            stored = read.to(device, torch.float16)
+            batch["features"] = {name: stored[name] for name in _compared_streams(self.likenesses)}
+        return batch
 
     def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
         mine = ranks.part(self.heldout)
@@ -119,7 +150,7 @@ class PretrainingTask:
             self._judge(part, ranks.device, dtype)
             for part in np.array_split(mine, max(1, -(-len(mine) // 256)))
         ]
-        similarity, losses, good = (
+        similarity, losses, vectors, good = (
             ranks.join(np.concatenate(kind)) for kind in zip(*found, strict=True)
         )
         if self.loading.order == "block":  # the loader closes only what it opened
@@ -138,7 +169,12 @@ class PretrainingTask:
             for row, pair in enumerate(PAIRS)
         }
         auc = float(np.mean(list(scores.values())))
-        return {**scores, "auc": auc, "val/loss": float(losses.mean())}
+        some = vectors[good][:: -(-int(good.sum()) // _MOST_RANKED)]  # of all sets of a mixture
+        healthy = health({name: some[:, row] for row, name in enumerate(MODALITIES)})
+        if ranks.first and len(some) >= _ENOUGH_TO_TELL:
+            for line in collapsed(healthy):
+                tqdm.write(f"warning: {line}. {_AGAINST_COLLAPSE}")
+        return {**scores, "auc": auc, "val/loss": float(losses.mean()), **healthy}
 
     def score(self, metrics: dict[str, float]) -> float:
         return -metrics["val/loss"]
@@ -163,20 +199,19 @@ class PretrainingTask:
     @torch.no_grad()
     def _judge(
         self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """Cosines within audio, within vision and across, `[B, 3, T, T]`, the loss, `[B]`, and
-        which clips could be read, `[B]`."""
+    ) -> tuple[NDArray[np.generic], ...]:
+        """Of each clip: cosines within audio, within vision and across `[B, 3, T, T]`, the loss
+        `[B]`, both representations of its middle snippet `[B, 2, D]`, could it be read `[B]`."""
         read, good = read_clips(self.data, clips)
         batch = self.batch(read, device, dtype)
         batch["components"][torch.from_numpy(~good)] = PADDING
-        audio, visual = compared(self.encoder, batch, self.config.data.hidden_streams)
-        # Within the clips and from all anchors: the same clips must give the same value again.
-        objective = replace(self.config.objective, anchors="all", other_clips=0.0, alternate=False)
-        loss, _ = grounding_loss(audio, visual, batch["components"], objective)
-        a, v = (F.normalize(x.float(), dim=-1) for x in (audio, visual))
-        pairs = [x @ y.transpose(1, 2) for x, y in ((a, a), (v, v), (a, v))]
-        losses = np.full(len(clips), float(loss), np.float32)
-        return torch.stack(pairs, 1).cpu().numpy(), losses, good
+        x = unit(*compared(self.encoder, batch, self.config.data.hidden_streams))
+        losses = clip_losses(x, batch["components"], self.config.objective)
+        cosines = [x[:, i] @ x[:, j].transpose(1, 2) for i, j in ((0, 0), (1, 1), (0, 1))]
+        # One place in all clips: positions alone must not look like a spread.
+        middle = x[torch.arange(len(x), device=device), :, (batch["lengths"] - 1) // 2]
+        found = (torch.stack(cosines, 1), losses, middle)
+        return *(each.float().cpu().numpy() for each in found), good
 
 
 def compared(encoder: Encoder, batch: Batch, hidden: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -189,16 +224,66 @@ def compared(encoder: Encoder, batch: Batch, hidden: Sequence[str]) -> tuple[Ten
 
 
 class GroundingModel(nn.Module):
-    """The encoder under its objective: a batch to its loss."""
+    """The encoder under its objective: a batch to its loss.
 
-    def __init__(self, encoder: Encoder, objective: Objective, hidden: Sequence[str] = ()) -> None:
+    Args:
+        likenesses: of the groundings, where likely-false negatives are left out.
+        ranks: whose clips are each other's negatives.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: PretrainConfig,
+        likenesses: Sequence[Likeness],
+        ranks: Ranks,
+    ) -> None:
         super().__init__()
-        self.encoder, self.objective, self.hidden = encoder, objective, hidden
+        self.encoder, self.objective = encoder, config.objective
+        self.hidden, self.seed = config.data.hidden_streams, config.trainer.seed
+        self.likenesses, self.ranks = likenesses, ranks
+        self.clips = config.trainer.batch_size // (ranks.size * config.trainer.accumulate)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         audio, visual = compared(self.encoder, batch, self.hidden)
+        others = OtherClips(
+            batch["clips"].to(audio.device),
+            batch.get("features", {}),
+            self.likenesses,
+            batch.get("likeness"),
+            self._gather,
+        )
         components, epoch = batch["components"], batch["epoch"]
-        return grounding_loss(audio, visual, components, self.objective, epoch)
+        draws = self._draws(batch)
+        return grounding_loss(audio, visual, components, self.objective, epoch, draws, others)
+
+    def _gather(self, x: Tensor, fill: int) -> Tensor:
+        if self.objective.negatives == "rank":
+            return x
+        return self.ranks.gather(x, self.clips, fill)
+
+    def _draws(self, batch: Batch) -> Tensor | None:
+        """What chooses the anchors: of seed, step and clip, so the same however clips are spread
+        over ranks and micro-batches."""
+        if self.objective.anchors == "all":
+            return None
+        clips = batch["clips"].numpy()
+        if self.objective.anchors == "shared":
+            clips = np.zeros_like(clips)
+        draws = drawn(clips, "anchors", self.seed, batch["step"])
+        return torch.from_numpy(draws).float().to(batch["components"].device)
+
+
+def _likenesses(groundings: Sequence[Grounding], objective: Objective) -> list[Likeness]:
+    """By which snippets of other clips are left out; empty where none are."""
+    if not objective.other_clips or objective.false_negatives == "keep":
+        return []
+    found = [Likeness(one.thresholds, one.rule) for one in groundings]
+    return found if _compared_streams(found) else []
+
+
+def _compared_streams(likenesses: Sequence[Likeness]) -> list[str]:
+    return sorted({name for one in likenesses for name in one.thresholds})
 
 
 def _contamination(data: Mixture, allowed: bool) -> dict[str, str]:

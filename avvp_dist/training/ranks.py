@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from avvp_dist.errors import ClusterError, first_line
@@ -82,6 +83,37 @@ class Ranks:
         for rank, rows in enumerate(parts):
             joined[rank :: self.size] = rows
         return joined
+
+    def gather(self, x: torch.Tensor, rows: int, fill: int = 0) -> torch.Tensor:
+        """The rows `[n, ...]` of all ranks one after the other, `[size * rows, ...]`.
+
+        Ranks may have different n: up to `rows` they are made up with `fill`. Gradients come back:
+        a rank's rows get the sum of what all ranks ask of them, so a loss that is a mean over the
+        ranks has the gradient of the whole. Collective, forwards and backwards; alone, x itself.
+        """
+        if self.size == 1:
+            return x
+        missing = [0, 0] * (x.ndim - 1) + [0, rows - len(x)]
+        gathered: torch.Tensor = _Gathered.apply(F.pad(x, missing, value=fill), self)
+        return gathered
+
+
+class _Gathered(torch.autograd.Function):
+    """All-gather along the rows; its gradient is a reduce-scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+        ctx.ranks = ranks
+        whole = x.new_empty(ranks.size * len(x), *x.shape[1:])
+        dist.all_gather(list(whole.chunk(ranks.size)), x.contiguous())
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        parts = list(gradients[0].contiguous().chunk(ctx.ranks.size))
+        own = torch.empty_like(parts[0])
+        dist.reduce_scatter(own, parts)
+        return own, None
 
 
 def alone() -> Ranks:

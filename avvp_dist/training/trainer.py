@@ -164,7 +164,8 @@ class Trainer:
 
     def _batch(self, step: int, read: Read) -> Batch:
         batch = self.task.batch(read, self.ranks.device, self.dtype)
-        batch["progress"], batch["epoch"] = step / self.steps, step // self.steps_per_epoch
+        batch["step"], batch["epoch"] = step, step // self.steps_per_epoch
+        batch["progress"] = step / self.steps
         return batch
 
     def _log(self, parts: dict[str, Tensor], share: float, norm: float) -> None:

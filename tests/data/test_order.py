@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avvp_dist.data.order import Pool, epoch_order, shuffled
+from avvp_dist.data.order import Pool, drawn, epoch_order, shuffled
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 """Clips in each shard of a set."""
@@ -101,3 +101,14 @@ def test_seed_epoch_and_set_change_the_order(block: int) -> None:
         epoch_order([pool([1]), pool(sizes)], 1, 1, block)[1:],
     ]
     assert all(other.tolist() != order for other in others)
+
+
+def test_a_draw_belongs_to_its_number_and_key_alone() -> None:
+    numbers = np.arange(20_000)
+    draws = drawn(numbers, "anchors", 1, 7)
+    assert np.array_equal(drawn(numbers[::-3], "anchors", 1, 7), draws[::-3])
+    assert draws[:2].tolist() == [0.14604729583097364, 0.8885956466320603]
+    counts, _ = np.histogram(draws, 10, (0, 1))
+    assert abs(counts - 2000).max() < 200  # deviation 42
+    for other in (drawn(numbers, "anchors", 1, 8), drawn(numbers, "anchors", 2, 7), draws[::-1]):
+        assert abs(np.corrcoef(draws, other)[0, 1]) < 0.03

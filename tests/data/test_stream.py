@@ -52,7 +52,11 @@ def test_ranks_share_the_same_global_batches(
     for step in range(3 * alone.steps_per_epoch):
         expected = alone.batch(step).tolist()
         assert len(expected) == batch
-        assert [clip for stream in streams for clip in stream.batch(step).tolist()] == expected
+        parts = [np.split(stream.batch(step), micro) for stream in streams]
+        # Each micro-batch of all ranks is the next part of the batch.
+        assert [clip for part in zip(*parts, strict=True) for clip in np.concatenate(part)] == (
+            expected
+        )
         assert streams[-1].global_batch(step).tolist() == expected
         assert streams[0].planned(step) == batch - expected.count(EMPTY)
 

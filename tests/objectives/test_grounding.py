@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from avvp_dist.config import Objective
+from avvp_dist.objectives import negatives
 from avvp_dist.objectives.grounding import PADDING, grounding_loss, pair_masks
+from avvp_dist.objectives.negatives import Likeness, OtherClips
 
 PLAIN = Objective(other_clips=0.0, positive_margin=0.6, negative_margin=0.1)
 
@@ -60,29 +62,52 @@ def pairs(audio: Any, visual: Any, name: str) -> list[tuple[Any, Any]]:
     return {"uni": uni, "cross": cross, "multi": uni + cross}[name]
 
 
+def mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
+
+
 def by_loops(data: tuple[Tensor, Tensor, Tensor], config: Objective) -> float:
-    """The loss with every snippet as anchor."""
-    terms = [
-        sum(anchor_loss(x, y, ids, i, config) for x, y in pairs(a, v, config.name))
+    """The loss with every snippet as anchor: the mean clip, each the mean of its anchors."""
+    return mean(
+        mean(
+            sum(anchor_loss(x, y, ids, i, config) for x, y in pairs(a, v, config.name))
+            for i in real_snippets(ids)
+        )
         for a, v, ids in zip(*data, strict=True)
-        for i in real_snippets(ids)
-    ]
-    return sum(terms) / len(terms)
+    )
 
 
-def foreign_by_loops(data: tuple[Tensor, Tensor, Tensor], config: Objective) -> float:
-    """Mean hinge over the snippets of other clips, summed over the pairs of modalities."""
+Place = tuple[int, int]
+"""Clip and snippet."""
+
+
+def foreign_by_loops(
+    data: tuple[Tensor, Tensor, Tensor],
+    config: Objective,
+    numbers: Sequence[int] = range(5),
+    left_out: Callable[[Place, Place], bool] = lambda p, q: False,
+) -> tuple[float, float]:
+    """The hinge over the snippets of other clips, summed over the pairs of modalities: the mean
+    clip, of it the mean anchor, of it the mean j. And the mean clip's share of j left out."""
     audio, visual, components = data
     places = [(clip, t) for clip, ids in enumerate(components) for t in real_snippets(ids)]
-    total = 0.0
-    for x, y in pairs(audio, visual, config.name):
-        hinges = [
-            max(cosine(x[p], y[q]) - config.negative_margin, 0.0)
-            for p, q in itertools.product(places, places)
-            if p[0] != q[0]
-        ]
-        total += sum(hinges) / len(hinges)
-    return total
+    hinges, shares = [], []
+    for clip, ids in enumerate(components):
+        anchors, out, all_j = [], 0, 0
+        for p in ((clip, t) for t in real_snippets(ids)):
+            foreign = [q for q in places if numbers[q[0]] != numbers[clip]]
+            kept = [q for q in foreign if not left_out(p, q)]
+            out, all_j = out + len(foreign) - len(kept), all_j + len(foreign)
+            terms = [
+                max(cosine(x[p], y[q]) - config.negative_margin, 0.0)
+                for x, y in pairs(audio, visual, config.name)
+                for q in kept
+            ]
+            anchors.append(sum(terms) / max(1, len(kept)))
+        hinges.append(mean(anchors))
+        shares.append(out / max(1, all_j))
+    return mean(hinges), mean(shares)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -107,80 +132,147 @@ def test_multi_is_the_sum_of_uni_and_cross() -> None:
 def test_other_clips_add_their_mean_hinge(name: str) -> None:
     config = replace(PLAIN, name=name, other_clips=0.5)
     loss, parts = grounding_loss(*batch(), config)
-    foreign = foreign_by_loops(batch(), config)
+    foreign, _ = foreign_by_loops(batch(), config)
     assert float(parts["other"]) == pytest.approx(foreign, rel=1e-5)
+    assert float(parts["left_out"]) == 0
     assert float(loss) == pytest.approx(by_loops(batch(), config) + 0.5 * foreign, rel=1e-5)
 
 
+def test_a_clip_that_is_drawn_twice_is_no_negative_of_itself() -> None:
+    config = replace(PLAIN, other_clips=1.0)
+    numbers = [7, 3, 7, 9, 3]
+    _, parts = grounding_loss(*batch(), config, others=OtherClips(torch.tensor(numbers)))
+    assert float(parts["other"]) == pytest.approx(
+        foreign_by_loops(batch(), config, numbers)[0], rel=1e-5
+    )
+    one = OtherClips(torch.full((5,), 7))
+    loss, parts = grounding_loss(*batch(), config, others=one)
+    assert float(parts["other"]) == 0 and float(loss) == float(parts["own"])
+
+
+def stored() -> dict[str, Tensor]:
+    """Features of the clips of `batch`, many of them alike, one of them zero."""
+    torch.manual_seed(1)
+    kinds = {"audio": torch.randn(4, 3), "visual": torch.randn(4, 7)}
+    features = {
+        name: (kind[torch.randint(4, (5, 6))] + 0.2 * torch.randn(5, 6, kind.shape[1])).half()
+        for name, kind in kinds.items()
+    }
+    features["audio"][2, 1] = 0
+    return features
+
+
+LOOSE = {"audio": 0.6, "visual": 0.7}
+
+
+def joined(p: Place, q: Place, likeness: Likeness) -> bool:
+    """The rule of Algorithm 1, as a loop."""
+    reached = []
+    for name, limit in likeness.thresholds.items():
+        x, y = (stored()[name].float()[place] for place in (p, q))
+        reached.append(bool(x.any() and y.any()) and cosine(x, y) >= limit)
+    return bool(reached) and (any(reached) if likeness.rule == "or" else all(reached))
+
+
+@pytest.mark.parametrize("cells", [2**26, 1, 400])
+@pytest.mark.parametrize(
+    "likenesses",
+    [
+        [Likeness(LOOSE, "or")],
+        [Likeness(LOOSE, "and")],
+        [Likeness({"visual": 0.9}, "or")],
+        [Likeness(LOOSE, "or"), Likeness({"audio": 0.7}, "and")],
+        [Likeness(LOOSE, "or"), Likeness({}, "or")],
+    ],
+)
+def test_what_both_groundings_would_join_is_no_negative(
+    likenesses: list[Likeness], cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(negatives, "_CELLS", cells)
+    config = replace(PLAIN, other_clips=1.0)
+    owners = [0, 0, 1, 1, 0] if len(likenesses) > 1 else [0] * 5
+
+    def left_out(p: Place, q: Place) -> bool:
+        return all(joined(p, q, likenesses[owners[clip]]) for clip in (p[0], q[0]))
+
+    wanted = {name for one in likenesses for name in one.thresholds}
+    features = {name: x for name, x in stored().items() if name in wanted}
+    others = OtherClips(torch.arange(5), features, likenesses, torch.tensor(owners))
+    _, parts = grounding_loss(*batch(), config, others=others)
+    other, share = foreign_by_loops(batch(), config, left_out=left_out)
+    assert 0.02 < share < 0.9
+    assert float(parts["other"]) == pytest.approx(other, rel=1e-5)
+    assert float(parts["left_out"]) == pytest.approx(share, rel=1e-5)
+
+
+def test_blocks_have_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = []
+    for cells in (2**26, 400):
+        monkeypatch.setattr(negatives, "_CELLS", cells)
+        audio, visual, components = batch()
+        others = OtherClips(torch.arange(5), stored(), [Likeness(LOOSE, "and")])
+        x = audio.requires_grad_(), visual.requires_grad_()
+        loss, _ = grounding_loss(*x, components, replace(PLAIN, other_clips=1.0), others=others)
+        gradients.append(torch.stack(torch.autograd.grad(loss, x)))
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_one_anchor_a_clip_is_a_draw_among_its_real_snippets(seed: int) -> None:
-    config = replace(PLAIN, anchors="one")
+def test_one_anchor_a_clip_is_the_real_snippet_that_is_drawn(seed: int) -> None:
     data = batch()
-    torch.manual_seed(seed)
-    loss, _ = grounding_loss(*data, config)
-    possible = [
-        [
-            sum(anchor_loss(x, y, ids, i, config) for x, y in pairs(a, v, config.name))
-            for i in real_snippets(ids)
-        ]
-        for a, v, ids in zip(*data, strict=True)
-    ]
-    means = [sum(draw) / len(possible) for draw in itertools.product(*possible)]
-    assert min(abs(mean - float(loss)) for mean in means) < 1e-6
+    draws = torch.rand(5, generator=torch.Generator().manual_seed(seed))
+    loss, _ = grounding_loss(*data, PLAIN, draws=draws)
+    expected = mean(
+        sum(
+            anchor_loss(x, y, ids, int(draw * len(real_snippets(ids))), PLAIN)
+            for x, y in pairs(a, v, PLAIN.name)
+        )
+        for a, v, ids, draw in zip(*data, draws.tolist(), strict=True)
+    )
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
-def test_one_anchor_has_the_expectation_of_all() -> None:
-    audio, visual, components = (x[:3] for x in batch())  # clips of one length
+def test_one_anchor_has_the_expectation_of_all_whatever_the_lengths() -> None:
+    audio, visual, components = batch()
     every, _ = grounding_loss(audio, visual, components, PLAIN)
-    torch.manual_seed(0)
-    repeated = audio.repeat(50, 1, 1), visual.repeat(50, 1, 1), components.repeat(50, 1)
-    draws = [grounding_loss(*repeated, replace(PLAIN, anchors="one"))[0] for _ in range(40)]
-    assert float(torch.stack(draws).mean()) == pytest.approx(float(every), rel=0.02)
-    assert len({float(draw) for draw in draws}) > 30
+    # All of 60 draws that are evenly spread: the mean over them is the expectation.
+    draws = [torch.full((5,), (n + 0.5) / 60) for n in range(60)]
+    losses = [grounding_loss(audio, visual, components, PLAIN, draws=draw)[0] for draw in draws]
+    assert float(torch.stack(losses).mean()) == pytest.approx(float(every), rel=1e-5)
 
 
-def telling_batch(clips: int, snippets: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Equal clips without errors but for <a_i, v_i> = i / 10, which only the anchor i pays for."""
-    every = torch.eye(2 * snippets)
-    own = torch.arange(snippets)[:, None] / 10
-    visual = own * every[:snippets] + (1 - own**2).sqrt() * every[snippets:]
-    batch = every[:snippets].expand(clips, -1, -1), visual.expand(clips, -1, -1)
-    return *batch, torch.arange(snippets, dtype=torch.uint8).expand(clips, -1)
+def test_a_draw_of_one_is_the_last_snippet_and_a_clip_without_labels_has_none() -> None:
+    audio, visual, components = batch()
+    components[1] = PADDING
+    loss, _ = grounding_loss(audio, visual, components, PLAIN, draws=torch.ones(5))
+    last = [len(real_snippets(ids)) - 1 for ids in components]
+    expected = sum(
+        anchor_loss(x, y, ids, i, PLAIN)
+        for a, v, ids, i in zip(audio, visual, components, last, strict=True)
+        for x, y in pairs(a, v, PLAIN.name)
+        if i >= 0
+    )
+    assert float(loss) == pytest.approx(expected / 5, rel=1e-5)
 
 
-TELLING = replace(PLAIN, name="cross", positive_margin=0.9)
+@pytest.mark.parametrize("config", [PLAIN, replace(PLAIN, other_clips=1.0, name="cross")])
+def test_clips_count_alike_so_parts_of_a_batch_add_up(config: Objective) -> None:
+    audio, visual, components = batch()
+    whole, _ = grounding_loss(audio, visual, components, config)
+    every = torch.stack([audio, visual], 1)
 
+    def gather(x: Tensor, fill: int) -> Tensor:
+        if x.dtype == torch.uint8:
+            return components
+        return torch.arange(5) if x.dtype == torch.int64 else F.normalize(every, dim=-1)
 
-def told(loss: Tensor, snippets: int) -> float:
-    """The mean anchor of a `telling_batch`, from its loss: 2 (0.9 - i / 10) / T for anchor i."""
-    return (0.9 - float(loss) * snippets / 2) * 10
-
-
-def test_a_shared_anchor_is_one_draw_for_all_clips_and_all_snippets_have_their_turn() -> None:
-    batch = telling_batch(6, 5)
-    config = replace(TELLING, anchors="shared")
-    torch.manual_seed(0)
-    draws = [told(grounding_loss(*batch, config)[0], 5) for _ in range(500)]
-    assert max(abs(draw - round(draw)) for draw in draws) < 1e-4
-    counts = Counter(round(draw) for draw in draws)
-    assert sorted(counts) == list(range(5))
-    # 100 each with deviation 9.
-    assert all(abs(count - 100) < 40 for count in counts.values())
-    one = told(grounding_loss(*batch, replace(TELLING, anchors="one"))[0], 5)
-    assert abs(one - round(one)) > 0.1  # a mean of six draws, or this test sees nothing
-
-
-def test_a_shared_anchor_counts_for_the_clips_that_reach_it() -> None:
-    audio, visual, components = telling_batch(2, 5)
-    components = torch.tensor([[0, 1, 2, 3, 4], [0, 1, PADDING, PADDING, PADDING]])
-    torch.manual_seed(0)
-    found = set()
-    for _ in range(60):
-        loss, _ = grounding_loss(audio, visual, components, replace(TELLING, anchors="shared"))
-        found.add(round(float(loss), 4))
-    long, short = ([2 * (0.9 - i / 10) / length for i in range(5)] for length in (5, 2))
-    both = [(long[i] + short[i]) / 2 for i in range(2)]
-    assert found == {round(loss, 4) for loss in both + long[2:]}
+    parts = []
+    for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        others = OtherClips(torch.arange(5)[rows], gather=gather)
+        here = (audio[rows], visual[rows], components[rows])
+        loss, _ = grounding_loss(*here, config, others=others)
+        parts.append(float(loss) * len(here[0]) / 5)
+    assert sum(parts) == pytest.approx(float(whole), rel=1e-5)
 
 
 @pytest.mark.parametrize("epoch", range(4))

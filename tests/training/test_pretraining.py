@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ from avvp_dist.config import (
 from avvp_dist.config import Encoder as EncoderConfig
 from avvp_dist.data.loader import read_clips
 from avvp_dist.data.mixture import Mixture
-from avvp_dist.data.schema import Clip
+from avvp_dist.data.schema import PADDING, Clip
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import ConfigError
@@ -325,7 +326,8 @@ def test_the_best_epoch_needs_held_out_clips(
 class Halves:
     """A grounding: the first and the second half of every clip."""
 
-    version = "halves"
+    version, rule = "halves", "or"
+    thresholds: dict[str, float] = {}  # noqa: RUF012
 
     components = np.array([[0, 0, 0, 1, 1, 1]] * 20, np.uint8)
 
@@ -362,6 +364,68 @@ def test_pretraining_does_not_see_hidden_streams(
         losses = losses_of(tmp_path, hidden, tokens, name)
         same = [ours == theirs for ours, theirs in zip(losses, plain, strict=True)]
         assert same == [name in hidden] * 2, name
+
+
+def test_a_batch_knows_whose_its_clips_are_and_what_they_look_like(
+    grounded: ShardSet, contaminated: ShardSet, tmp_path: Path
+) -> None:
+    config = config_of(grounded, tmp_path)
+    groundings = [Grounding(grounded), Grounding(contaminated)]
+    task = PretrainingTask(config, Mixture([grounded, contaminated]), groundings)
+    assert [one.rule for one in task.likenesses] == ["or", "or"]
+    assert task.likenesses[0].thresholds == groundings[0].thresholds != {}
+    read, _ = read_clips(task.data, np.array([95, 96, 3, 191]))
+    batch = task.batch(read, torch.device("cpu"), torch.bfloat16)
+    assert batch["clips"].tolist() == [95, 96, 3, 191]
+    assert batch["likeness"].tolist() == [0, 1, 0, 1]
+    assert batch["features"].keys() == groundings[0].thresholds.keys()
+    for name, stored in batch["features"].items():
+        assert stored.dtype == torch.float16 and torch.equal(stored, read.streams[name])
+    empty = task.batch(dataclasses.replace(read, count=0), torch.device("cpu"), torch.float32)
+    assert (empty["components"] == PADDING).all()
+
+
+@pytest.mark.parametrize("changed", [{"other_clips": 0.0}, {"false_negatives": "keep"}])
+def test_nothing_is_compared_that_is_not_left_out(
+    grounded: ShardSet, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    config = config_of(grounded, tmp_path)
+    config.objective = replace(config.objective, **changed)
+    task = PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
+    read, _ = read_clips(task.data, np.arange(3))
+    assert not task.likenesses
+    assert "features" not in task.batch(read, torch.device("cpu"), torch.float32)
+
+
+def test_the_controls_of_grounding_leave_no_negative_out(
+    grounded: ShardSet, tmp_path: Path
+) -> None:
+    keys: dict[str, Any] = {"grouping": "snippet", "out": str(tmp_path), "workers": 1}
+    tracking = Tracking(enabled=False)
+    place = ground(GroundConfig(shards=str(grounded.folder), tracking=tracking, **keys))
+    control = Grounding(grounded, place)
+    assert control.thresholds == {}
+    task = PretrainingTask(config_of(grounded, tmp_path), Mixture([grounded]), [control])
+    assert task.likenesses == []
+
+
+def test_a_collapse_is_said(
+    grounded: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(grounded, tmp_path)
+    task = PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
+    task.module.eval()
+    alone = Ranks(0, 1, torch.device("cpu"))
+    healthy = task.validate(alone, torch.float32)
+    assert "collapsed" not in capsys.readouterr().out
+    assert healthy["rank/audio"] > 2 and healthy["rank/visual"] > 2
+    torch.nn.init.zeros_(task.encoder.norm.weight)
+    torch.nn.init.ones_(task.encoder.norm.bias)
+    found = task.validate(alone, torch.float32)
+    assert found["spread/audio"] < 1e-3 and found["rank/visual"] == pytest.approx(1, abs=1e-2)
+    said = capsys.readouterr().out
+    assert "warning: the audio representations have collapsed" in said
+    assert "the visual representations" in said and "Lower optimizer.lr" in said
 
 
 def test_held_out_clips_that_cannot_be_read_do_not_count(

@@ -43,20 +43,23 @@ def test_a_dead_mlflow_server_costs_one_line_and_no_step(
     assert list(read_series(tmp_path)["loss"]) == [1, 2, 3]
 
 
-def test_ranks_micro_batches_and_zero_stages_train_alike(
-    grounded: ShardSet, launch: Any, tmp_path: Path
-) -> None:
+def test_ranks_and_zero_stages_train_alike(grounded: ShardSet, launch: Any, tmp_path: Path) -> None:
     variants: dict[str, tuple[int, tuple[str, ...]]] = {
+        "one rank": (1, ()),
         "two ranks": (2, ()),
         "ZeRO 2": (2, ("trainer.zero_stage=2",)),
     }
     losses = []
     for name, (ranks, keys) in variants.items():
-        fixed = ("tracking.enabled=false", "encoder.dropout=0", "objective.other_clips=0", *keys)
+        # Negatives are those of the whole batch, anchors are drawn alike.
+        fixed = ("tracking.enabled=false", "encoder.dropout=0", "objective.anchors=one", *keys)
         code, err = start(launch, grounded, tmp_path / name, *fixed, ranks=ranks)
         assert code == 0, err
-        losses.append(list(read_series(tmp_path / name)["loss"].values()))
+        series = read_series(tmp_path / name)
+        assert series["train/other"] and series["train/left_out"]
+        losses.append(list(series["loss"].values()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
 
 
 def test_steps_that_diverge_are_skipped_and_then_too_many(
