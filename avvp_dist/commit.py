@@ -36,6 +36,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def folder_digest(folder: Path) -> str:
+    """Hex SHA-256 of the names and contents of a folder's files, without its subfolders."""
+    return digest({path.name: sha256(path) for path in folder.iterdir() if path.is_file()})
+
+
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success it is synced and renamed to `path`, else removed.

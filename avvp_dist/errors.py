@@ -8,6 +8,7 @@
 | 5 | cluster: a launcher, Ray or another rank |
 | 6 | numerics: the training diverged: values that are not finite |
 | 7 | preempted: a signal came, all is saved, the same command with `trainer.resume=auto` goes on |
+| 8 | `tools/promote.py` kept the champion, which is no error |
 | 130 | Ctrl-C |
 """
 

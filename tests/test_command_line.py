@@ -24,6 +24,7 @@ from avvp_dist.config import (
     GroundConfig,
     PackConfig,
     PretrainConfig,
+    PromoteConfig,
     RefineConfig,
     SimulateConfig,
     StudyConfig,
@@ -46,6 +47,7 @@ REQUIRED: dict[Any, list[str]] = {
     StudyConfig: ["shards", "annotations"],
     TablesConfig: ["shards", "annotations"],
     DemoConfig: [],
+    PromoteConfig: ["model"],
 }
 """The keys that each stage cannot guess."""
 

@@ -1,4 +1,4 @@
-"""Send the records of finished or cut-off runs to MLflow.
+"""Send to MLflow what it has not got of runs that are finished, or were cut off.
 
 python tools/sync_mlflow.py RUN [RUN ...]
 """
@@ -6,7 +6,7 @@ python tools/sync_mlflow.py RUN [RUN ...]
 import sys
 from pathlib import Path
 
-from avvp_dist.errors import ConfigError, run
+from avvp_dist.errors import run
 
 
 def main() -> None:
@@ -14,15 +14,10 @@ def main() -> None:
     if not folders or "--help" in sys.argv:
         print(__doc__)
         return
-    from avvp_dist.tracking.mlflow_feed import Feed
-    from avvp_dist.tracking.records import RECORDS
+    from avvp_dist.tracking.mlflow_feed import sync
 
     for folder in folders:
-        if not (folder / RECORDS).is_file():
-            raise ConfigError(f"{folder} holds no {RECORDS}")
-        feed = Feed(folder)
-        feed.flush()
-        print(f"{folder}: all sent, run {feed.state['run_id']}")
+        print(f"{folder}: all sent, run {sync(folder)}")
 
 
 if __name__ == "__main__":

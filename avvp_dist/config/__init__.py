@@ -18,7 +18,7 @@ from avvp_dist.config.results import (
     TablesConfig,
     Trainings,
 )
-from avvp_dist.config.tracking import Tracking
+from avvp_dist.config.tracking import PromoteConfig, Tracking
 from avvp_dist.config.training import (
     SIZES,
     Encoder,
@@ -54,6 +54,7 @@ __all__ = [
     "PretrainConfig",
     "PretrainData",
     "Pretrained",
+    "PromoteConfig",
     "Reading",
     "RefineConfig",
     "SimulateConfig",

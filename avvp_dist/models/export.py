@@ -103,6 +103,16 @@ def read_meta(folder: Path, kind: str) -> dict[str, Any]:
     return meta
 
 
+def validated_tags(folder: Path, kind: str) -> dict[str, str]:
+    """The metrics of the exported epoch as tags of its version in the registry.
+
+    Raises:
+        CheckpointError: if the folder is no exported model of this kind.
+    """
+    metrics = read_meta(folder, kind).get("validated", {})
+    return {name: f"{value:.6g}" for name, value in metrics.items()}
+
+
 def _filled(module: Any, folder: Path) -> Any:
     assert isinstance(module, nn.Module)
     try:

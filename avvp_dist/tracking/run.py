@@ -11,11 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from avvp_dist.commit import digest, sha256
+from avvp_dist.commit import folder_digest
 from avvp_dist.config import Tracking
-from avvp_dist.errors import first_line
-from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
+from avvp_dist.errors import StorageError, first_line
+from avvp_dist.tracking.mlflow_feed import Feed
+from avvp_dist.tracking.nodes import NodeMonitor
 from avvp_dist.tracking.records import Records, finite, read_records
+from avvp_dist.tracking.server import shown, tracking_uri
 
 _SECONDS_BETWEEN_FLUSHES = 5.0
 _SECONDS_TO_CLOSE = 60.0
@@ -33,7 +35,8 @@ class Run:
         tags: lineage: hashes and versions of what the run was made from.
         inputs: data the run read: path to hash.
         resume: go on with the folder's newest run instead of a new one.
-        active: False on ranks other than 0: everything does nothing.
+        active: False on ranks other than 0: nothing is done but to sample a node's system
+            metrics, by its first rank.
 
     `attempt` counts how often it was resumed; `key` names the run among a folder's.
     """
@@ -51,8 +54,16 @@ class Run:
     ) -> None:
         tracking: Tracking = config.tracking
         self.folder, self.active, self.attempt, self.key = folder, active, 0, ""
-        if not active:
-            return
+        if active:
+            self._begin(stage, config, tags, inputs or {}, resume)
+        self._feeder = Feeder(folder) if active and tracking.enabled else None
+        first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
+        self._node = NodeMonitor(folder) if first_of_node and tracking.enabled else None
+
+    def _begin(
+        self, stage: str, config: Any, tags: dict[str, str], inputs: dict[str, str], resume: bool
+    ) -> None:
+        tracking, folder = config.tracking, self.folder
         keys = [r["key"] for r, _ in read_records(folder) if r["kind"] == "run"]
         key = keys[-1] if resume and keys else uuid.uuid4().hex
         self.attempt, self.key = keys.count(key), key
@@ -64,10 +75,9 @@ class Run:
             name=tracking.name or folder.name,
             config=asdict(config),
             tags=tags,
-            inputs=inputs or {},
+            inputs=inputs,
             parent=str(Path(tracking.parent).absolute()) if tracking.parent else "",
         )
-        self._feeder = Feeder(folder) if tracking.enabled else None
 
     def log(self, step: int, **metrics: Any) -> None:
         """Metrics of a step; values that are not finite are left out."""
@@ -92,8 +102,7 @@ class Run:
     ) -> None:
         """An exported model as a version of `model`, a new one if its files are new."""
         if self.active:
-            files = {path.name: sha256(path) for path in export.iterdir()}
-            tags = {**tags, "digest": digest(files)}
+            tags = {**tags, "digest": folder_digest(export)}
             self._records.write(
                 "register",
                 model=model,
@@ -106,13 +115,26 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close("FINISHED" if kind is None else "FAILED")
+        try:
+            self.close("FINISHED" if kind is None else "FAILED")
+        except StorageError as error:
+            if kind is None:
+                raise
+            print(error, file=sys.stderr)  # the error to end with is the one that came first
 
     def close(self, status: str = "FINISHED") -> None:
-        """End the run; waits a bounded time for MLflow to take what is left."""
-        if self.active:
-            self._records.write("end", status=status)
-            self._records.close()
+        """End the run; waits a bounded time for MLflow to take what is left.
+
+        Raises:
+            StorageError: if the disk does not take the last records.
+        """
+        if self._node is not None:
+            self._node.close()
+        try:
+            if self.active:
+                self._records.write("end", status=status)
+                self._records.close()
+        finally:
             if self._feeder is not None:
                 self._feeder.close()
 
@@ -133,7 +155,7 @@ class Feeder:
         self._thread.join(_SECONDS_TO_CLOSE)
         if self._left:
             print(
-                f"MLflow: not every record was sent to {tracking_uri()}; they are safe in "
+                f"MLflow: not every record was sent to {shown(tracking_uri())}; they are safe in "
                 f"{self.folder}, send them with: python tools/sync_mlflow.py {self.folder}",
                 file=sys.stderr,
             )
@@ -164,9 +186,9 @@ class Feeder:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            reason = first_line(error)[:160]
+            reason = shown(first_line(error))[:160]
             print(
-                f"MLflow: {tracking_uri()} does not answer, the run goes on and keeps its "
+                f"MLflow: {shown(tracking_uri())} does not answer, the run goes on and keeps its "
                 f"records in {self.folder} ({type(error).__name__}: {reason})",
                 file=sys.stderr,
             )

@@ -35,7 +35,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     threshold = read_threshold(config.threshold, len(annotations.classes))
     clips, _ = match_clips(shards, annotations)
     out = Path(config.out)
-    folder, version = resolve(config.parser, out / "parser")
+    folder, version, _ = resolve(config.parser, out / "parser")
     parser, meta = load_parser(folder)
     check_fit(folder, meta, shards, annotations.classes)
     ranks = alone()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avvp_dist.commit import sha256
+from avvp_dist.commit import faults, sha256, write_json
 from avvp_dist.config import FinetuneConfig, Loading, ParsingLoss
 from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.data.loader import Read
@@ -20,10 +23,11 @@ from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.scores import score
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.models.export import build_parser, load_encoder
+from avvp_dist.models.export import build_parser, load_encoder, validated_tags
 from avvp_dist.models.parser import Parser
 from avvp_dist.objectives.parsing import parsing_loss, weak_labels
-from avvp_dist.tracking.registry import resolve
+from avvp_dist.tracking.promotion import VALIDATED_ON
+from avvp_dist.tracking.registry import PREFIX, Model, resolve
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import check_unclaimed
 from avvp_dist.training.engine import parameter_groups
@@ -50,13 +54,16 @@ def finetune(config: FinetuneConfig) -> None:
         audio_version=config.data.audio_annotations,
         snippets=val.snippets,
     )
+    # Before a rank takes a device or waits for another: what is refused here costs neither.
+    found = _find_encoder(config, train) if int(os.environ.get("RANK", "0")) == 0 else None
     ranks = connect()
     torch.manual_seed(config.trainer.seed)
-    encoder, front = _pretrained(config, train, ranks)
+    encoder, front = _pretrained(config, train, ranks.share(found))
     task = ParsingTask(config, data, val, annotations, encoder, front)
     lineage = {"manifest": train.digest, "encoder": front["version"] if front else "none"}
     if front:
         lineage["grounding"] = front["meta"]["grounding"]
+        lineage["encoder_run"] = front["run"]
     inputs = {s.name: s.digest for s in (train, val)}
     if config.data.refined_labels:
         labels = Path(config.data.refined_labels).absolute()
@@ -72,11 +79,10 @@ def finetune(config: FinetuneConfig) -> None:
     ) as run:
         trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
         trainer.train()
-        if config.tracking.register:
-            tags = dict(lineage)
-            if config.trainer.export == "best":
-                tags[SELECT] = f"{trainer.best:.3f}"
-            run.register("avvp-parser", trainer.out / "model", tags)
+        if config.tracking.register and ranks.first:
+            model = trainer.out / "model"
+            tags = {**lineage, **validated_tags(model, "parser"), **task.validated_on}
+            run.register("avvp-parser", model, tags)
 
 
 class ParsingTask:
@@ -114,6 +120,10 @@ class ParsingTask:
         self.weak = read_weak_labels(train, annotations.classes)
         self.kept = self._kept(config.data.refined_labels)
         self.val_clips, self.val_events = match_clips(val, annotations)
+        self.validated_on = {
+            VALIDATED_ON + "shards": val.content,
+            VALIDATED_ON + "annotations": hashlib.sha256(self.val_events.tobytes()).hexdigest(),
+        }
         self.meta = {
             "kind": "parser",
             "parser": asdict(config.parser),
@@ -219,17 +229,35 @@ def check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
         )
 
 
+def _find_encoder(config: FinetuneConfig, shards: ShardSet) -> Model | None:
+    """The encoder that `config.encoder` asks for, its files and its sizes checked.
+
+    A resumed run keeps the version it began with: an alias may have moved since, and the server
+    need not answer.
+    """
+    asked, into = config.encoder.checkpoint, Path(config.trainer.out) / "encoder"
+    if not asked:
+        return None
+    memory = into / "version.json"
+    if config.trainer.resume == "auto" and memory.is_file():
+        kept = json.loads(memory.read_text())
+        if kept["asked"] == asked and not faults(Path(kept["folder"])):
+            return Model(Path(kept["folder"]), kept["version"], kept["run"])
+    found = resolve(asked, into)
+    _pretrained(config, shards, found)
+    if asked.startswith(PREFIX):
+        folder = str(found.folder.absolute())
+        write_json(memory, {**found._asdict(), "folder": folder, "asked": asked})
+    return found
+
+
 def _pretrained(
-    config: FinetuneConfig, shards: ShardSet, ranks: Ranks
+    config: FinetuneConfig, shards: ShardSet, found: Model | None
 ) -> tuple[Encoder | None, dict[str, Any] | None]:
-    """The encoder of `config.encoder`, and what an export has to know of it."""
-    if not config.encoder.checkpoint:
+    """The encoder that was found, and what an export has to know of it."""
+    if found is None:
         return None, None
-    into = Path(config.trainer.out) / "encoder"
-    found = ranks.share(_resolve(config.encoder.checkpoint, into) if ranks.first else None)
-    if isinstance(found, CheckpointError):
-        raise found
-    folder, version = found
+    folder = found.folder
     encoder, meta = load_encoder(folder)
     if meta["dims"] != shards.dims or meta["snippets"] != shards.snippets:
         raise CheckpointError(
@@ -242,13 +270,5 @@ def _pretrained(
             f"encoder.checkpoint: {folder} was trained on features of {meta['extractor']!r}, "
             f"the shard set holds those of {shards.extractor!r}"
         )
-    version = version or str(folder)
-    return encoder, {"config": asdict(config.encoder), "meta": meta, "version": version}
-
-
-def _resolve(checkpoint: str, into: Path) -> tuple[Path, str] | CheckpointError:
-    """`resolve`, its error as a value: the other ranks wait to hear of it."""
-    try:
-        return resolve(checkpoint, into)
-    except CheckpointError as error:
-        return error
+    front = {"config": asdict(config.encoder), "meta": meta}
+    return encoder, {**front, "version": found.version or str(folder), "run": found.run}

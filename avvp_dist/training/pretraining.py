@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from avvp_dist.commit import digest
 from avvp_dist.config import Loading, Objective, PretrainConfig
 from avvp_dist.data.contamination import contaminated
 from avvp_dist.data.loader import Read, read_clips
@@ -24,8 +25,10 @@ from avvp_dist.evaluation.representations import collapsed, health
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.models.encoder import Encoder
+from avvp_dist.models.export import read_meta, validated_tags
 from avvp_dist.objectives.grounding import clip_losses, grounding_loss, pair_masks, unit
 from avvp_dist.objectives.negatives import Likeness, OtherClips
+from avvp_dist.tracking.promotion import VALIDATED_ON
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import check_unclaimed
 from avvp_dist.training.engine import parameter_groups
@@ -70,11 +73,17 @@ def pretrain(config: PretrainConfig) -> None:
     ) as run:
         trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
         trainer.train()
-        if config.tracking.register:
-            clips = trainer.step * config.trainer.batch_size
-            tags = {**lineage, "objective": config.objective.name, "clips_seen": str(clips)}
-            aliases = ("candidate", config.objective.name)
-            run.register("avvp-encoder", trainer.out / "model", tags, aliases)
+        if config.tracking.register and ranks.first:
+            model = trainer.out / "model"
+            step = read_meta(model, "encoder").get("step", trainer.step)
+            tags = {
+                **lineage,
+                **validated_tags(model, "encoder"),
+                **task.validated_on,
+                "objective": config.objective.name,
+                "clips_seen": str(trainer.clips_seen(step)),
+            }
+            run.register("avvp-encoder", model, tags, ("candidate", config.objective.name))
 
 
 class PretrainingTask:
@@ -115,6 +124,12 @@ class PretrainingTask:
         self.heldout = _heldout(data, trained, config.data.heldout_clips)
         if config.trainer.export == "best" and not len(self.heldout):
             raise ConfigError("trainer.export=best needs held-out clips: data.heldout holds none")
+        self.validated_on = {
+            VALIDATED_ON + "shards": "+".join(part.content for part in data.sets),
+            VALIDATED_ON + "grounding": self.grounding,
+            VALIDATED_ON + "clips": digest([data.id(int(clip)) for clip in self.heldout]),
+        }
+        """What two encoders' metrics are comparable on, as tags."""
         self.lengths = data.lengths
         self.tokens = float(self.lengths.mean()) * len(self.encoder.groups)
 

@@ -33,7 +33,7 @@ def refine(config: RefineConfig) -> Path:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
     shards, out = ShardSet(config.shards, config), Path(config.out)
-    folder, version = resolve(config.parser, out.parent / "parser")
+    folder, version, _ = resolve(config.parser, out.parent / "parser")
     parser, meta = load_parser(folder)
     classes = tuple(meta["classes"])
     check_fit(folder, meta, shards, classes)

@@ -102,8 +102,6 @@ class Trainer:
         self.engine = make_engine(task.module, groups, optimizer, config, ranks)
         self.peaks = [group["lr"] for group in self.engine.optimizer.param_groups]
         self.step, self.best, self._saved = 0, float("-inf"), -1
-        self.validated: dict[str, float] = {}
-        """Metrics of the exported model."""
         self._score: float | None = None
         self.skips = Skips(config.max_skipped, task.data, run, ranks)
         self._resume()
@@ -130,6 +128,12 @@ class Trainer:
                     self._validate()
                 self._save_if_due()
         self._draw()
+
+    def clips_seen(self, step: int) -> int:
+        """Clips trained on before a step, each as often as an epoch saw it."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        one = sum(map(self.stream.planned, range(self.steps_per_epoch))) if epochs else 0
+        return epochs * one + sum(map(self.stream.planned, range(steps)))
 
     def _update(self, step: int, reads: list[Read]) -> tuple[dict[str, Tensor], float, float]:
         """One optimiser step over this rank's part of the global batch.
@@ -204,10 +208,13 @@ class Trainer:
         self._score = self.task.score(metrics) if metrics else None
         score = self.task.score(metrics) if self.config.export == "best" else self.best
         if score >= self.best:
-            self.best, self.validated = score, metrics
+            self.best = score
             state = full_state(self.engine)
             if self.ranks.first:
-                save_model(self.out / "model", *self.task.exported(state))
+                weights, meta = self.task.exported(state)
+                validated = {name: float(value) for name, value in metrics.items()}
+                meta = {**meta, "step": self.step, "validated": validated}
+                save_model(self.out / "model", weights, meta)
         self.meter.restart()
 
     def _save_if_due(self) -> None:
@@ -235,7 +242,6 @@ class Trainer:
             "step": self.step,
             "order": {**self.stream.identity(), **self.task.lineage},
             "best": self.best,
-            "validated": self.validated,
             "skipped": self.skips.total,
             "parameters": self._parameters,
             "run": self.run.key,
@@ -254,7 +260,7 @@ class Trainer:
         if found is not None:
             state = load_checkpoint(self.engine, found, self.config, self.ranks, self._check)
             self.step, self.best = state["step"], state["best"]
-            self.validated, self.skips.total = state["validated"], state["skipped"]
+            self.skips.total = state["skipped"]
         elif self.ranks.share("checkpoint_seconds" in read_series(self.out)):
             raise CheckpointError(
                 f"{self.out} has records of checkpoints, but there is none any more",

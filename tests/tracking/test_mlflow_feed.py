@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from avvp_dist.config import CalibrateConfig
-from avvp_dist.errors import ConfigError
-from avvp_dist.tracking.mlflow_feed import Feed, tracking_uri
-from avvp_dist.tracking.run import stage_run
+from avvp_dist.config import CalibrateConfig, Tracking
+from avvp_dist.errors import CheckpointError, ConfigError, StorageError
+from avvp_dist.tracking.mlflow_feed import Feed, sync
+from avvp_dist.tracking.run import Run, stage_run
+from avvp_dist.tracking.server import tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,13 +55,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def fail_once(monkeypatch: pytest.MonkeyPatch, feed: Feed, method: str, number: int) -> None:
-    """Let the `number`-th call of a client's method fail before it reaches the store."""
+def fail_once(
+    monkeypatch: pytest.MonkeyPatch, feed: Feed, method: str, number: int, reached: bool
+) -> None:
+    """Let the `number`-th call of a client's method fail before or after it reached the store."""
     whole, calls = getattr(feed._client, method), []
 
     def torn(*arguments: Any, **keys: Any) -> Any:
         calls.append(method)
         if len(calls) == number:
+            if reached:
+                whole(*arguments, **keys)
             raise ConnectionError("the server went away")
         return whole(*arguments, **keys)
 
@@ -84,7 +91,7 @@ def assert_all_sent_once(client: MlflowClient) -> None:
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("again", ["the same feed", "a new feed"])
+@pytest.mark.parametrize("again", ["the same feed", "a new feed", "a new feed, answer lost"])
 @pytest.mark.parametrize(("method", "number"), CALLS, ids=lambda value: str(value))
 def test_a_call_that_fails_is_made_up_for(
     folder: Path,
@@ -95,10 +102,10 @@ def test_a_call_that_fails_is_made_up_for(
     again: str,
 ) -> None:
     feed = Feed(folder)
-    fail_once(monkeypatch, feed, method, number)
+    fail_once(monkeypatch, feed, method, number, reached="lost" in again)
     with pytest.raises(ConnectionError, match="went away"):
         feed.flush()
-    feed = Feed(folder) if again == "a new feed" else feed
+    feed = feed if again == "the same feed" else Feed(folder)
     feed.flush()
     assert_all_sent_once(client)
 
@@ -205,3 +212,73 @@ def test_a_part_sent_too_early_is_one_line(
 ) -> None:
     with pytest.raises(ConfigError, match=f"tracking.parent: no records of {folder} were sent yet"):
         Feed(part_of(folder, tmp_path / "part")).flush()
+
+
+def test_no_alias_moves_to_files_that_arrived_damaged(
+    folder: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = Feed(folder)
+    whole = feed._client.log_artifacts
+
+    def damaged(run_id: str, local: str, path: str) -> None:
+        whole(run_id, local, path)
+        stored = client.get_run(run_id).info.artifact_uri.removeprefix("file://")
+        (Path(stored) / path / "model.safetensors").write_bytes(b"weightz")
+
+    monkeypatch.setattr(feed._client, "log_artifacts", damaged)
+    with pytest.raises(CheckpointError, match=r"avvp-fed, just sent: its files are not those"):
+        feed.flush()
+    assert client.search_model_versions("name='avvp-fed'") == []
+    assert client.get_registered_model("avvp-fed").aliases == {}
+    Feed(folder).flush()
+    assert_all_sent_once(client)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_files_that_were_replaced_before_they_were_sent_are_not_registered(
+    folder: Path, client: MlflowClient, gone: bool
+) -> None:
+    export = folder.parent / "export"
+    if gone:
+        shutil.rmtree(export)
+    else:
+        (export / "model.safetensors").write_bytes(b"later weights")
+    (folder.parent / "note.txt").unlink()
+    run_id = sync(folder)
+    run = client.get_run(run_id)
+    assert client.search_model_versions("name='avvp-fed'") == []
+    assert (run.info.status, run.data.metrics["loss"]) == ("FINISHED", 1.0)
+    assert run.data.tags["missing.note.txt"] == str(folder.parent / "note.txt")
+    assert any(tag.startswith("not_registered.model-") for tag in run.data.tags)
+
+
+def test_a_version_names_the_run_that_made_it(folder: Path, client: MlflowClient) -> None:
+    run_id = sync(folder)
+    (version,) = client.search_model_versions("name='avvp-fed'")
+    assert version.tags["parent_run"] == version.run_id == run_id
+
+
+def test_a_config_of_any_size_is_whole_and_a_resumed_one_not_different(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    keys = [(f"key{n}", str, "x" * 7000 if n == 0 else str(n)) for n in range(250)]
+    tracking = ("tracking", Tracking, field(default_factory=lambda: Tracking(enabled=False)))
+    config = make_dataclass("Config", [*keys, tracking])()
+    for _ in range(2):
+        Run("large", tmp_path / "run", config, {}, resume=True).close()
+    run = client.get_run(sync(tmp_path / "run"))
+    params = {name: value for name, value in run.data.params.items() if name.startswith("key")}
+    assert len(params) == 250
+    assert (params["key0"], params["key249"]) == ("x" * 6000, "249")
+    assert not [tag for tag in run.data.tags if tag.startswith("resume.")]
+
+
+def test_an_outage_while_syncing_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(StorageError, match=r"not every record .* http://127.0.0.1:9: ") as caught:
+        sync(folder)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"nowhere holds no records\.jsonl"):
+        sync(tmp_path / "nowhere")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from avvp_dist.errors import StorageError
 from avvp_dist.tracking.records import RECORDS, Records, finite, read_records, read_series
 
 
@@ -81,3 +85,41 @@ def test_only_the_newest_run_counts(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_dropped() -> None:
     values = {"a": 1, "b": math.nan, "c": math.inf, "d": -math.inf, "e": "0.5"}
     assert finite(values) == {"a": 1.0, "e": 0.5}
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes; the kernel writes what fits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_costs_a_warning_and_no_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = Records(tmp_path)
+    with disk_of(100):
+        for step in range(5):
+            records.write("metrics", step=step, values={"loss": 1.0})
+    before = list(read_records(tmp_path))
+    assert records.path.stat().st_size == 100 and len(before) == 1  # and a torn line
+    records.write("metrics", step=5, values={"loss": 1.0})
+    records.close()
+    assert [record["step"] for record, _ in read_records(tmp_path)] == list(range(6))
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"{records.path}: ") and "the run goes on" in warning
+
+
+def test_records_that_no_disk_takes_are_not_lost_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = Records(tmp_path)
+    with disk_of(100):
+        for step in range(5):
+            records.write("metrics", step=step, values={"loss": 1.0})
+        with pytest.raises(StorageError, match=f"{records.path}: .*its last 4 records are lost"):
+            records.close()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:
-    assert resolve(str(tmp_path), tmp_path / "into") == (tmp_path, "")
+    assert resolve(str(tmp_path), tmp_path / "into") == (tmp_path, "", "")
     assert not (tmp_path / "into").exists()
 
 

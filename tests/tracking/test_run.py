@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +16,7 @@ from avvp_dist.tracking.mlflow_feed import Feed
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import Run, stage_run
+from tests.tracking.servers import Server, free_port, wait_for
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -95,8 +89,11 @@ def test_a_registered_model_is_a_candidate_to_download(
     assert (str(newest.version), newest.tags["objective"]) == ("2", "multi")
     assert newest.run_id == sent(client, "avvp-pretrain")[-1].info.run_id
     for name, number in (("@candidate", 2), ("/1", 1)):
-        folder, version = resolve(f"models:/avvp-encoder{name}", tmp_path / f"into{number}")
+        folder, version, made_by = resolve(
+            f"models:/avvp-encoder{name}", tmp_path / f"into{number}"
+        )
         assert version == f"avvp-encoder/{number}"
+        assert made_by == sent(client, "avvp-pretrain")[number - 1].info.run_id
         assert (folder / "model.safetensors").read_bytes() == b"weights %d" % number
 
 
@@ -111,7 +108,7 @@ def test_a_model_has_the_aliases_it_was_registered_with(
             run.register("avvp-encoder", export, {}, ("candidate", objective))
     expected = {"uni": b"uni", "cross": b"cross", "candidate": b"cross"}
     for alias, weights in expected.items():
-        folder, _ = resolve(f"models:/avvp-encoder@{alias}", tmp_path / alias)
+        folder, *_ = resolve(f"models:/avvp-encoder@{alias}", tmp_path / alias)
         assert (folder / "model.safetensors").read_bytes() == weights
     assert set(client.get_registered_model("avvp-encoder").aliases) == set(expected)
 
@@ -165,7 +162,7 @@ def test_a_version_keeps_its_weights_when_its_run_goes_on(
         run.close()
     assert len(client.search_model_versions("name='avvp-encoder'")) == 2
     for version, weights in ((1, b"first"), (2, b"second")):
-        folder, _ = resolve(f"models:/avvp-encoder/{version}", tmp_path / f"into{version}")
+        folder, *_ = resolve(f"models:/avvp-encoder/{version}", tmp_path / f"into{version}")
         assert (folder / "model.safetensors").read_bytes() == weights
 
 
@@ -193,8 +190,9 @@ def test_a_new_run_in_an_old_folder_is_a_new_run(client: MlflowClient, tmp_path:
 
 
 def test_other_ranks_and_disabled_tracking_send_nothing(
-    client: MlflowClient, tmp_path: Path
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
     run = Run("pretrain", tmp_path / "rank1", config(), {}, active=False)
     run.log(0, loss=1.0)
     run.artifact(tmp_path / "none")
@@ -223,12 +221,6 @@ with stage_run("calibrate", folder, CalibrateConfig(), {"manifest": "abc"}) as r
     run.artifact(folder / "note.txt")
 print("the stage is done")
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_dead_server_costs_two_lines_and_is_made_up_for(
@@ -263,68 +255,6 @@ def test_a_dead_server_costs_two_lines_and_is_made_up_for(
 
 
 # With a server of its own.
-
-
-class Server:
-    """`mlflow server` on loopback."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        log = (self.folder / "server.log").open("ab")
-        command = [
-            str(Path(sys.executable).with_name("mlflow")),
-            "server",
-            "--host=127.0.0.1",
-            f"--port={self.port}",
-            "--workers=1",
-            f"--backend-store-uri=sqlite:///{self.folder / 'server.db'}",
-            f"--artifacts-destination={self.folder / 'artifacts'}",
-        ]
-        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven more processes
-        self.process = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env=environment
-        )
-        wait_for(self.healthy, seconds=90)
-
-    def healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"nothing after {seconds} s"
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def server(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A running server that MLFLOW_TRACKING_URI names."""
-    shutil.copy(empty_store, tmp_path / "server.db")
-    made = Server(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    try:
-        made.start()
-        yield made
-    finally:
-        made.kill()
 
 
 def test_a_server_may_come_and_go(

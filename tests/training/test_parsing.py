@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -15,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from avvp_dist.config import CalibrateConfig, FinetuneConfig
 from avvp_dist.config import Encoder as EncoderConfig
-from avvp_dist.config import FinetuneConfig
 from avvp_dist.data.llp import read_annotations
 from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.refined import save_refined
@@ -27,10 +28,9 @@ from avvp_dist.evaluation.predictions import Predictions, report
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import load_parser, save_model
 from avvp_dist.tracking.records import read_records, read_series
-from avvp_dist.training.parsing import SELECT, ParsingTask, _pretrained, finetune
-from avvp_dist.training.ranks import Ranks
-
-ALONE = Ranks(0, 1, torch.device("cpu"))
+from avvp_dist.tracking.registry import Model
+from avvp_dist.tracking.run import stage_run
+from avvp_dist.training.parsing import SELECT, ParsingTask, _find_encoder, _pretrained, finetune
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_tuned_encoder_has_a_learning_rate_of_its_own(
         Mixture([packed["train"]]),
         packed["val"],
         read_annotations(features, "val"),
-        *_pretrained(config, packed["train"], ALONE),
+        *_pretrained(config, packed["train"], Model(encoder)),
     )
     rates = {group["lr"] for group in made.groups()}
     assert rates == {config.optimizer.lr, config.optimizer.lr * 0.5}
@@ -113,10 +113,10 @@ def test_an_encoder_for_other_features_is_refused(
     other = ShardSet(packed["train"].folder)
     other.dims = {"audio": 12, "visual": 99}
     with pytest.raises(CheckpointError, match="visual': 99"):
-        _pretrained(config, other, ALONE)
+        _find_encoder(config, other)
     config.encoder.checkpoint = str(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="nowhere does not exist"):
-        _pretrained(config, packed["train"], ALONE)
+        _find_encoder(config, packed["train"])
 
 
 def test_missing_validation_clips_are_refused(
@@ -187,8 +187,8 @@ def test_the_best_or_the_last_epoch_is_exported(
     assert [equal(exported, weights_at(tmp_path, 2 * n)) for n in range(1, 5)] == [
         n == epoch for n in range(1, 5)
     ]
-    # A score of an epoch that is not exported says nothing.
-    assert registered(tmp_path)["tags"].get(SELECT) == ("7.000" if export == "best" else None)
+    # The score is the exported epoch's, not the best.
+    assert registered(tmp_path)["tags"][SELECT] == ("7" if export == "best" else "6")
 
 
 def test_training_follows_refined_labels(
@@ -262,3 +262,45 @@ def test_a_resumed_run_may_export_another_epoch(
     exported = load_file(tmp_path / "model" / "model.safetensors")
     # "best" knows of the epochs since it was asked for.
     assert equal(exported, weights_at(tmp_path, 6 if then == "best" else 8))
+
+
+@pytest.mark.launch
+def test_a_registered_encoder_is_checked_first_and_kept_when_the_run_goes_on(
+    packed: dict[str, ShardSet],
+    features: Path,
+    encoder: Path,
+    launch: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    for number in (1, 2):
+        export = Path(shutil.copytree(encoder, tmp_path / f"model{number}"))
+        (export / "note.txt").write_text(str(number))
+        with stage_run("made", tmp_path / f"made{number}", CalibrateConfig(), {}) as run:
+            run.register("avvp-encoder", export, {})
+        config = config_of(packed, features, tmp_path / "run")
+        config.encoder.checkpoint, config.trainer.resume = "models:/avvp-encoder@candidate", "auto"
+        found = _find_encoder(config, packed["train"])
+        assert found is not None and found.version == "avvp-encoder/1"  # not the new candidate
+        assert len(found.run) == 32
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert _find_encoder(config, packed["train"]) == found
+    config.trainer.resume = "never"
+    with pytest.raises(CheckpointError, match=r"not in the registry of http://127.0.0.1:9"):
+        _find_encoder(config, packed["train"])
+
+    stored = sorted((tmp_path / "mlartifacts").rglob("note.txt"), key=Path.read_text)
+    weights = stored[1].with_name("model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    keys = [f"data.{split}={packed[split].folder}" for split in ("train", "val")]
+    keys += [f"data.annotations={features}", f"encoder.checkpoint={config.encoder.checkpoint}"]
+    keys += [f"trainer.out={tmp_path / 'refused'}"]
+    process = launch("launch/finetune.py", *keys, MLFLOW_TRACKING_URI=store)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 4
+    (line,) = (line for line in err.splitlines() if "error:" in line)
+    assert "avvp-encoder/2: its files are not those that were registered" in line
+    assert "model.safetensors has another SHA-256" in line
+    assert not (tmp_path / "refused" / "records.jsonl").exists()

@@ -188,6 +188,11 @@ def test_the_validation_loss_is_that_of_the_exported_encoder(
     with torch.no_grad():
         expected, _ = grounding_loss(*encoder.eval()(streams), components, objective)
     assert losses[6] == pytest.approx(float(expected), rel=1e-4)
+    (tags,) = (r["tags"] for r, _ in read_records(tmp_path) if r["kind"] == "register")
+    assert float(tags["val/loss"]) == pytest.approx(losses[6], rel=1e-5)
+    assert float(tags["auc"]) == pytest.approx(read_series(tmp_path)["auc"][6], rel=1e-5)
+    assert tags.keys() >= {"manifest", "grounding", "objective", "validated_on.clips", "digest"}
+    assert tags["clips_seen"] == str(6 * config.trainer.batch_size)
 
 
 def test_the_epoch_of_the_lowest_validation_loss_is_exported(
