@@ -19,6 +19,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from avvp_dist.launching import membership
+
 _SECONDS_FOR_RANK_0 = 5.0
 
 
@@ -90,14 +92,23 @@ def run(main: Callable[[], None]) -> None:
     then only rank 0 speaks, and the others give it time to, since a launcher ends all ranks when
     the first one leaves. So it is with what all ranks raise together. Any other error may belong
     to one rank alone, which says its number.
+    A supervisor (`launching/`) gives the process its variables, and is told how it ends.
     """
+    code = 1  # an error that is not ours, which Python tells
     try:
+        membership.join()
         main()
+        code = 0
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        raise
     except KeyboardInterrupt:
         print("interrupted: the same command goes on with what is missing", file=sys.stderr)
+        membership.leave(130)
         os._exit(130)
     except (AvvpError, OSError) as caught:
         error = _ours(caught)
+        membership.leave(error.exit_code)
         rank = int(os.environ.get("RANK", "0"))
         if rank == 0:
             kind = "preempted" if isinstance(error, Preempted) else "error"
@@ -109,6 +120,8 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         # A rank that ends alone must not wait in an interpreter exit hook for its peers.
         os._exit(error.exit_code)
+    finally:
+        membership.leave(code)
 
 
 def _ours(error: AvvpError | OSError) -> AvvpError:

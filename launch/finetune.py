@@ -7,9 +7,11 @@ deepspeed launch/finetune.py --config configs/finetune/base_adv_skip_gcaa.yaml \
 from avvp_dist.command_line import parse
 from avvp_dist.config import FinetuneConfig
 from avvp_dist.errors import run
+from avvp_dist.launching.slurm import adopt_step
 
 
 def main() -> None:
+    adopt_step()
     config = parse(FinetuneConfig, __doc__)
     from avvp_dist.training.parsing import finetune
 

@@ -23,6 +23,8 @@ FLOORS = {
     "avvp_dist.command_line": 0,
     "avvp_dist.cluster": 0,
     "avvp_dist.progress": 0,
+    "avvp_dist.launching": 0,
+    "avvp_dist.launching.*": 0,
     "avvp_dist.data": 0,  # its __init__, which schema brings along
     "avvp_dist.data.schema": 0,
     "avvp_dist.data.*": 1,
@@ -51,6 +53,8 @@ GROUND = (
     "avvp_dist/command_line.py",
     "avvp_dist/errors.py",
     "avvp_dist/commit.py",
+    "avvp_dist/launching/supervisor.py",
+    "avvp_dist/launching/slurm.py",
 )
 
 

@@ -128,6 +128,12 @@ class TrainerSection:
         "which epoch's model is exported: the best on held-out clips (ties: the later) or the last",
         choices=("best", "last"),
     )
+    hang_seconds: float = option(
+        600.0,
+        "without progress on any rank, the job ends and names who is behind; longer than the "
+        "longest of a step, a validation, a save; 0: never",
+        least=0,
+    )
     resume: str = option(
         "never",
         "auto: go on from the newest whole checkpoint in `out`, on any number of ranks; start if "

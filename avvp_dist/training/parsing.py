@@ -31,9 +31,11 @@ from avvp_dist.tracking.registry import PREFIX, Model, resolve
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import check_unclaimed
 from avvp_dist.training.engine import parameter_groups
+from avvp_dist.training.lock import claim
 from avvp_dist.training.prediction import match_clips, predict
 from avvp_dist.training.ranks import Ranks, connect
 from avvp_dist.training.trainer import Batch, Panels, Trainer
+from avvp_dist.training.watchdog import Watchdog
 
 SELECT = "val/segment_type_av"
 """The metric whose best epoch is exported, as in the official codes."""
@@ -45,6 +47,11 @@ def finetune(config: FinetuneConfig) -> None:
     Raises:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
+    with claim(Path(config.trainer.out)):
+        _finetune(config)
+
+
+def _finetune(config: FinetuneConfig) -> None:
     check_unclaimed(Path(config.trainer.out), config.trainer.resume)
     data = Mixture.open([config.data.train], [], config.data)
     train, val = data.sets[0], ShardSet(config.data.val, config.data)
@@ -56,7 +63,7 @@ def finetune(config: FinetuneConfig) -> None:
     )
     # Before a rank takes a device or waits for another: what is refused here costs neither.
     found = _find_encoder(config, train) if int(os.environ.get("RANK", "0")) == 0 else None
-    ranks = connect()
+    ranks = connect(config.trainer.hang_seconds)
     torch.manual_seed(config.trainer.seed)
     encoder, front = _pretrained(config, train, ranks.share(found))
     task = ParsingTask(config, data, val, annotations, encoder, front)
@@ -68,7 +75,7 @@ def finetune(config: FinetuneConfig) -> None:
     if config.data.refined_labels:
         labels = Path(config.data.refined_labels).absolute()
         inputs[str(labels)] = sha256(labels)
-    with Run(
+    run = Run(
         "finetune",
         Path(config.trainer.out),
         config,
@@ -76,8 +83,10 @@ def finetune(config: FinetuneConfig) -> None:
         inputs=inputs,
         resume=config.trainer.resume == "auto",
         active=ranks.first,
-    ) as run:
-        trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
+    )
+    dog = Watchdog(Path(config.trainer.out), ranks, config.trainer.hang_seconds)
+    with dog, run:
+        trainer = Trainer(task, config.trainer, config.optimizer, run, ranks, dog.beat)
         trainer.train()
         if config.tracking.register and ranks.first:
             model = trainer.out / "model"

@@ -32,8 +32,10 @@ from avvp_dist.tracking.promotion import VALIDATED_ON
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import check_unclaimed
 from avvp_dist.training.engine import parameter_groups
+from avvp_dist.training.lock import claim
 from avvp_dist.training.ranks import Ranks, alone, connect
 from avvp_dist.training.trainer import Batch, Panels, Trainer
+from avvp_dist.training.watchdog import Watchdog
 
 PAIRS = ("audio", "visual", "cross")
 """Similarities whose AUC is reported: within audio, within vision, audio to vision."""
@@ -53,16 +55,21 @@ def pretrain(config: PretrainConfig) -> None:
     Raises:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
+    with claim(Path(config.trainer.out)):
+        _pretrain(config)
+
+
+def _pretrain(config: PretrainConfig) -> None:
     check_unclaimed(Path(config.trainer.out), config.trainer.resume)
     data = Mixture.open(config.data.shards, config.data.weights, config.data)
     contamination = _contamination(data, config.data.allow_contaminated)
     groundings = _groundings(data, config.data.grounding)
     _check_contrast(groundings, config.objective)
-    ranks = connect()
+    ranks = connect(config.trainer.hang_seconds)
     torch.manual_seed(config.trainer.seed)
     task = PretrainingTask(config, data, groundings, ranks)
     lineage = {"manifest": task.manifest, "grounding": task.grounding, **contamination}
-    with Run(
+    run = Run(
         "pretrain",
         Path(config.trainer.out),
         config,
@@ -70,8 +77,10 @@ def pretrain(config: PretrainConfig) -> None:
         inputs={part.name: part.digest for part in data.sets},
         resume=config.trainer.resume == "auto",
         active=ranks.first,
-    ) as run:
-        trainer = Trainer(task, config.trainer, config.optimizer, run, ranks)
+    )
+    dog = Watchdog(Path(config.trainer.out), ranks, config.trainer.hang_seconds)
+    with dog, run:
+        trainer = Trainer(task, config.trainer, config.optimizer, run, ranks, dog.beat)
         trainer.train()
         if config.tracking.register and ranks.first:
             model = trainer.out / "model"

@@ -7,6 +7,7 @@ import os
 import socket
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from avvp_dist.errors import ClusterError, first_line
+from avvp_dist.launching.slurm import adopt_step
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,17 @@ def alone() -> Ranks:
     return Ranks(0, 1, torch.device(torch.accelerator.current_accelerator() or "cpu"))
 
 
-def connect() -> Ranks:
+def connect(hang_seconds: float = 0) -> Ranks:
     """Join the ranks that `deepspeed`, `torchrun` or `srun` started; alone without a launcher.
+
+    Args:
+        hang_seconds: how long to wait for the others, now and, with a minute more, so that the
+            watchdog speaks first, in each collective; 0: as long as DeepSpeed does.
 
     Raises:
         ClusterError: if the other ranks cannot be reached.
     """
+    adopt_step()
     for key, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         os.environ.setdefault(key, value)
     size = int(os.environ["WORLD_SIZE"])
@@ -151,7 +158,8 @@ def connect() -> Ranks:
     else:
         accelerator.set_device(local_rank)
     try:
-        deepspeed.init_distributed(verbose=False)
+        limit = {"timeout": timedelta(seconds=hang_seconds + 60)} if hang_seconds else {}
+        deepspeed.init_distributed(verbose=False, **limit)
     except (RuntimeError, ValueError) as error:
         raise ClusterError(
             f"rank {os.environ['RANK']} of {size} could not reach the others at "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,8 +76,15 @@ class Trainer:
     """
 
     def __init__(
-        self, task: Task, config: TrainerSection, optimizer: Optimizer, run: Run, ranks: Ranks
+        self,
+        task: Task,
+        config: TrainerSection,
+        optimizer: Optimizer,
+        run: Run,
+        ranks: Ranks,
+        beat: Callable[[int, str], None] = lambda step, doing: None,
     ) -> None:
+        self.beat = beat
         self.task, self.config, self.optimizer = task, config, optimizer
         self.run, self.ranks, self.out = run, ranks, Path(config.out)
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -119,8 +126,10 @@ class Trainer:
         with Preemption() as self._preemption:
             self.meter = self._measure()
             for step, reads in zip(self._progress(), self.meter.waits(batches), strict=True):
+                self.beat(step, "updating")
                 parts, share, norm = self._update(step, reads)
                 self.step = step + 1
+                self.beat(self.step, "reading")
                 self.meter.count(self.stream.planned(step))
                 if self.step % self.config.log_every == 0 or self.step == self.steps:
                     self._log(parts, share, norm)
@@ -198,6 +207,7 @@ class Trainer:
             self.run.log(self.step, bad_clips=len(damage.numbers))
 
     def _validate(self) -> None:
+        self.beat(self.step, "validating")
         self.engine.eval()
         metrics = self.task.validate(self.ranks, self.dtype)
         self.run.log(self.step, **metrics)
@@ -208,6 +218,7 @@ class Trainer:
         self._score = self.task.score(metrics) if metrics else None
         score = self.task.score(metrics) if self.config.export == "best" else self.best
         if score >= self.best:
+            self.beat(self.step, "exporting")
             self.best = score
             state = full_state(self.engine)
             if self.ranks.first:
@@ -237,6 +248,7 @@ class Trainer:
             )
 
     def _save(self) -> None:
+        self.beat(self.step, "saving")
         started = time.monotonic()
         state = {
             "step": self.step,
