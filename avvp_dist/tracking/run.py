@@ -13,7 +13,7 @@ from typing import Any
 
 from avvp_dist.commit import folder_digest
 from avvp_dist.config import Tracking
-from avvp_dist.errors import StorageError, first_line
+from avvp_dist.errors import Preempted, StorageError, first_line
 from avvp_dist.tracking.mlflow_feed import Feed
 from avvp_dist.tracking.nodes import NodeMonitor
 from avvp_dist.tracking.records import Records, finite, read_records
@@ -116,7 +116,8 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self.close("FINISHED" if kind is None else "FAILED")
+            preempted = kind is not None and issubclass(kind, Preempted)
+            self.close("KILLED" if preempted else "FAILED" if kind else "FINISHED")
         except StorageError as error:
             if kind is None:
                 raise

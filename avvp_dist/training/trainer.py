@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from avvp_dist.command_line import to_yaml
+from avvp_dist.commit import write_json
 from avvp_dist.config import Loading, Optimizer, TrainerSection
 from avvp_dist.data.loader import Loader, Read
 from avvp_dist.data.mixture import Mixture
@@ -24,7 +26,14 @@ from avvp_dist.models.export import save_model
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import load_checkpoint, newest, save_checkpoint
-from avvp_dist.training.engine import full_state, lr_factor, make_engine, names_of, update
+from avvp_dist.training.engine import (
+    engine_config,
+    full_state,
+    lr_factor,
+    make_engine,
+    names_of,
+    update,
+)
 from avvp_dist.training.health import Meter, Skips, flops_per_clip, peak_flops
 from avvp_dist.training.preemption import Preemption
 from avvp_dist.training.ranks import Ranks
@@ -39,6 +48,8 @@ Panels = Sequence[tuple[str, Sequence[str], str]]
 class Task(Protocol):
     """What is trained, and how it is judged."""
 
+    config: Any
+    """The whole config, a dataclass."""
     module: nn.Module
     """`forward(batch)` gives the loss and its detached parts."""
     data: Mixture
@@ -108,8 +119,9 @@ class Trainer:
         self._parameters = names_of(task.module, groups)
         self.engine = make_engine(task.module, groups, optimizer, config, ranks)
         self.peaks = [group["lr"] for group in self.engine.optimizer.param_groups]
-        self.step, self.best, self._saved = 0, float("-inf"), -1
+        self.step, self.best = 0, float("-inf")
         self._score: float | None = None
+        """Of this step's model, where it was validated."""
         self.skips = Skips(config.max_skipped, task.data, run, ranks)
         self._resume()
 
@@ -303,7 +315,12 @@ class Trainer:
         return Meter(flops, self.task.tokens, peak, self.ranks.size)
 
     def _announce(self) -> None:
-        """Say why the first steps of a large shard set take their time."""
+        """Store what is run, and say why the first steps of a large shard set take their time."""
+        if self.ranks.first:
+            (self.out / "config.yaml").write_text(to_yaml(self.task.config))
+            deepspeed = self.out / "deepspeed.json"
+            write_json(deepspeed, engine_config(self.optimizer, self.config, self.ranks.size))
+            self.run.artifact(deepspeed)
         size = sum(shard.bytes for part in self.task.data.sets for shard in part.shards) / 2**30
         if self.ranks.first and size > _GIB_WORTH_SAYING and self.task.loading.verify == "sha256":
             print(f"{size:.0f} GiB of shards are hashed as they are met; not with data.verify=size")

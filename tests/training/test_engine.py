@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from avvp_dist.config import Optimizer, TrainerSection
+from avvp_dist.errors import ConfigError
 from avvp_dist.training.engine import engine_config, full_state, lr_factor, parameter_groups
 
 
@@ -54,3 +59,34 @@ def test_full_state_keeps_buffers() -> None:
     assert state.keys() == module.state_dict().keys()
     assert torch.equal(state["1.running_mean"], module[1].running_mean)
     assert int(state["1.num_batches_tracked"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"gradient_cliping": 5.0}, r"unknown key gradient_cliping, did you mean"),
+        ({"gradient_clipping": 5.0}, r"gradient_clipping follows from optimizer\.clip"),
+        (
+            {"zero_optimization": {"stage": 2}},
+            r"zero_optimization\.stage follows from trainer\.zero_stage",
+        ),
+    ],
+)
+def test_deepspeed_keys_that_would_do_nothing_or_harm_are_refused(
+    tmp_path: Path, keys: dict[str, Any], named: str
+) -> None:
+    file = tmp_path / "more.json"
+    file.write_text(json.dumps(keys))
+    with pytest.raises(ConfigError, match=rf"trainer\.deepspeed={file}: {named}"):
+        engine_config(Optimizer(), TrainerSection(out="x", deepspeed=str(file)), 1)
+
+
+def test_more_deepspeed_keys_come_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "more.json"
+    file.write_text(json.dumps({"zero_optimization": {"reduce_bucket_size": 7}}))
+    trainer = TrainerSection(out="x", zero_stage=2, deepspeed=str(file))
+    zero = engine_config(Optimizer(), trainer, 1)["zero_optimization"]
+    assert (zero["stage"], zero["reduce_bucket_size"]) == (2, 7)
+    file.write_text("{")
+    with pytest.raises(ConfigError, match=r"more\.json: Expecting property name"):
+        engine_config(Optimizer(), trainer, 1)

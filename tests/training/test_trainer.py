@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from safetensors.torch import load_file
 
 from avvp_dist.command_line import load
 from avvp_dist.config import PretrainConfig
+from avvp_dist.data.loader import Read
 from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.data.writing import write_shard_set
-from avvp_dist.errors import CheckpointError, DataError
+from avvp_dist.errors import CheckpointError, DataError, Preempted
 from avvp_dist.tracking.records import read_series
-from avvp_dist.training.pretraining import pretrain
+from avvp_dist.training.pretraining import PretrainingTask, pretrain
 
 pytestmark = pytest.mark.launch
 
@@ -71,6 +73,62 @@ def test_steps_that_diverge_are_skipped_and_then_too_many(
     assert "step 1 is skipped: loss, own" in err
     (line,) = (line for line in err.splitlines() if line.startswith("error: step 2 is skipped"))
     assert "not finite on rank [0], clips " in line and "; 2 in a row. Lower optimizer.lr" in line
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
+    grounded: ShardSet,
+    alone: Any,
+    tmp_path: Path,
+    stage: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    batch, seen = PretrainingTask.batch, []
+
+    def broken(task: PretrainingTask, read: Read, *arguments: Any) -> Any:
+        seen.append(read.clips)
+        if len(seen) == 3:  # the first is only counted
+            read.room[5, 7] = float("nan")
+        return batch(task, read, *arguments)
+
+    monkeypatch.setattr(PretrainingTask, "batch", broken)
+    fixed = (f"trainer.zero_stage={stage}", "tracking.enabled=false", "optimizer.warmup=0")
+    alone(grounded, tmp_path, *KEYS, *fixed)
+    said = capsys.readouterr().err
+    bad = grounded.ids[int(seen[2][5])]
+    assert "step 1 is skipped: loss, own, other" in said
+    assert f"not finite on rank [0], clips {bad}\n" in said
+    series = read_series(tmp_path)
+    assert list(series["loss"]) == [1, 3]  # the loss of the second is no number
+    assert series["skipped_steps"] == {1: 0, 2: 1, 3: 1}
+    assert 0 < series["loss"][3] < 2 * series["loss"][1]
+    assert series["mfu"][3] > 0 and 0 <= series["data_wait"][3] < 1
+
+
+def test_how_activations_are_kept_changes_no_loss(
+    grounded: ShardSet, alone: Any, tmp_path: Path
+) -> None:
+    for name, key in {"kept": "false", "again": "true"}.items():
+        keys = ("tracking.enabled=false", f"trainer.recompute={key}")
+        alone(grounded, tmp_path / name, *KEYS, *keys)
+    losses = [read_series(tmp_path / name)["loss"] for name in ("kept", "again")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_time_limit_preempts_and_the_next_run_goes_on(
+    grounded: ShardSet, alone: Any, tmp_path: Path
+) -> None:
+    keys = (*KEYS, "tracking.enabled=false", "trainer.resume=auto")
+    alone(grounded, tmp_path / "whole", *keys)
+    out = tmp_path / "parts"
+    with pytest.raises(Preempted, match=r"max_minutes, saved at step 1 of 3"):
+        alone(grounded, out, *keys, "trainer.max_minutes=1e-6")
+    assert (out / "checkpoints" / "step-00000001").is_dir()
+    alone(grounded, out, *keys)
+    assert read_series(out)["loss"] == read_series(tmp_path / "whole")["loss"]
+    assert load(PretrainConfig, out / "config.yaml").trainer.max_steps == 3
+    assert json.loads((out / "deepspeed.json").read_text())["train_batch_size"] == 16
 
 
 LAST = (
