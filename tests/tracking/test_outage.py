@@ -30,7 +30,14 @@ KEYS = (
     "trainer.resume=auto",
     "data.heldout=0.1",
 )
-TIMED = {"clips_per_second"}
+TIMED = {
+    "clips_per_second",
+    "tokens_per_second",
+    "tflops_per_rank",
+    "mfu",
+    "data_wait",
+    "checkpoint_seconds",
+}
 """Not the same again in steps that are taken again after a kill."""
 
 

@@ -68,7 +68,7 @@ def test_full_state_keeps_buffers() -> None:
         ({"gradient_clipping": 5.0}, r"gradient_clipping follows from optimizer\.clip"),
         (
             {"zero_optimization": {"stage": 2}},
-            r"zero_optimization\.stage follows from trainer\.zero_stage",
+            r".*stage follows from trainer\.zero_stage",
         ),
     ],
 )
