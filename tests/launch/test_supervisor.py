@@ -272,6 +272,7 @@ def test_a_killed_launcher_leaves_no_ranks_and_no_success(
     code, _, err = ends(process, 35)
     assert code == 5
     assert "ranks lost their launcher" in verdict(err)
+    assert list(tmp_path.glob("checkpoints/step-*/manifest.json")), "they have saved"
 
 
 def test_a_stopped_rank_is_named_and_its_stacks_are_written(
@@ -336,3 +337,5 @@ def test_sigterm_saves_and_says_so(
     code, _, err = ends(process, 30)
     assert code == 7
     assert "exit code 7 (preempted)" in verdict(err)
+    assert "preempted: SIGTERM, saved at step" in err
+    assert list(tmp_path.glob("checkpoints/step-*/manifest.json"))
