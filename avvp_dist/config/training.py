@@ -107,7 +107,7 @@ class TrainerSection:
     recompute: bool = option(
         False, "activations of a layer are computed again for its gradient: less memory"
     )
-    compile: bool = option(False, "torch.compile; its first steps take minutes")
+    compile: bool = option(False, "torch.compile of the encoder's layers")
     seed: int = option(1, "of weights, order and dropout", least=0)
     log_every: int = option(10, "steps between two records", least=1)
     checkpoint_every: int = option(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from avvp_dist.config import Optimizer, TrainerSection
 from avvp_dist.errors import ConfigError, first_line
+from avvp_dist.models.encoder import EncoderLayer
 from avvp_dist.training.ranks import Ranks
 
 _EXTRA = ("zero_optimization", "communication_data_type", "comms_logger", "flops_profiler")
@@ -61,8 +62,6 @@ def make_engine(
     if ranks.size == 1 and trainer.zero_stage == 0:
         # It would flatten all gradients, reduce them with nobody and copy them back.
         engine.enable_backward_allreduce = False
-    if trainer.compile:
-        engine.compile()
     return engine
 
 
@@ -102,6 +101,13 @@ def engine_config(optimizer: Optimizer, trainer: TrainerSection, world_size: int
         **extra,
         "zero_optimization": {**zero, **extra.get("zero_optimization", {})},
     }
+
+
+def compile_layers(module: nn.Module) -> None:
+    """torch.compile for every encoder layer, once for all; what is around them breaks graphs."""
+    for layer in module.modules():
+        if isinstance(layer, EncoderLayer):
+            layer.compile()
 
 
 def clips_itself(trainer: TrainerSection) -> bool:

@@ -27,6 +27,7 @@ from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import load_checkpoint, newest, save_checkpoint
 from avvp_dist.training.engine import (
+    compile_layers,
     engine_config,
     full_state,
     lr_factor,
@@ -137,6 +138,8 @@ class Trainer:
         batches = self.loader.steps(self.step, self.steps)
         with Preemption() as self._preemption:
             self.meter = self._measure()
+            if self.config.compile:  # now: what runs under a counter is never compiled
+                compile_layers(self.engine.module)
             for step, reads in zip(self._progress(), self.meter.waits(batches), strict=True):
                 self.beat(step, "updating")
                 parts, share, norm = self._update(step, reads)
