@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +38,18 @@ class Job:
             *keys,
         )
 
-    def start(self, fault: str = "0:nowhere:0", ranks: int = 2) -> str:
-        """Run it to its end or to the fault; what it printed."""
+    def run(self, fault: str = "0:nowhere:0", ranks: int = 2) -> tuple[int, str, str]:
+        """Exit code, output, errors."""
         script = "tests/cluster/faulty_pretrain.py"
         process = self.launch(script, *self.keys, ranks=ranks, FAULT=fault, PYTHONPATH=".")
         out, err = process.communicate(timeout=240)
-        assert (process.returncode == 0) == (":nowhere:" in fault), err
-        return str(out)
+        return process.returncode, out, err
+
+    def start(self, fault: str = "0:nowhere:0", ranks: int = 2) -> str:
+        """Run it to its end or to the fault; what it printed."""
+        code, out, err = self.run(fault, ranks)
+        assert (code == 0) == (":nowhere:" in fault), err
+        return out
 
     def losses(self) -> dict[int, float]:
         """The newest loss of each step; every computation of a step gave this one."""
@@ -94,3 +101,27 @@ def test_ten_kills_with_zero_2_and_other_numbers_of_ranks(
     expected = undisturbed.losses()
     series = read_series(elastic.out)["loss"]
     assert series == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for one checkpoint."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing(grounded: ShardSet, launch: Any, small_disk: Path) -> None:
+    job = Job(launch, grounded, small_disk / "run", "trainer.zero_stage=1", "trainer.keep=100")
+    code, _, err = job.run()
+    assert code == 3
+    folder = job.out / "checkpoints"
+    assert f"checkpoint {folder}/step-00000008 cannot be written: no space left" in err
+    assert [path.name for path in folder.iterdir()] == ["step-00000004"]
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    assert "resumed at step 4" in job.start()
+    assert len(job.losses()) == STEPS

@@ -9,16 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from avvp_dist.command_line import load
 from avvp_dist.config import PretrainConfig
-from avvp_dist.data.loader import Read
+from avvp_dist.data.loader import Read, read_clips
+from avvp_dist.data.mixture import Mixture
 from avvp_dist.data.schema import Clip
 from avvp_dist.data.shards import ShardSet
+from avvp_dist.data.stream import ClipStream
 from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import CheckpointError, DataError, Preempted
+from avvp_dist.grounding.version import Grounding
 from avvp_dist.tracking.records import read_series
+from avvp_dist.training.engine import lr_factor
 from avvp_dist.training.pretraining import PretrainingTask, pretrain
 
 pytestmark = pytest.mark.launch
@@ -104,6 +109,34 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
     assert series["skipped_steps"] == {1: 0, 2: 1, 3: 1}
     assert 0 < series["loss"][3] < 2 * series["loss"][1]
     assert series["mfu"][3] > 0 and 0 <= series["data_wait"][3] < 1
+
+
+def test_zero_stages_train_as_plain_torch_does(
+    grounded: ShardSet, alone: Any, tmp_path: Path
+) -> None:
+    fixed = (*KEYS, "tracking.enabled=false", "encoder.dropout=0", "trainer.max_steps=5")
+    for stage in range(4):
+        alone(grounded, tmp_path / str(stage), *fixed, f"trainer.zero_stage={stage}")
+    config = load(PretrainConfig, tmp_path / "0" / "config.yaml")
+    torch.manual_seed(config.trainer.seed)
+    task = PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
+    adam = torch.optim.AdamW(task.groups())
+    stream = ClipStream(task.pools, config.trainer.batch_size, seed=config.trainer.seed)
+    losses = []
+    for step in range(5):
+        for group in adam.param_groups:
+            group["lr"] = config.optimizer.lr * lr_factor(config.optimizer, step, 5, 5)
+        read, _ = read_clips(task.data, stream.batch(step))
+        batch = task.batch(read, torch.device("cpu"), torch.float32)
+        loss, _ = task.module({**batch, "step": step, "epoch": 0})
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(task.module.parameters(), config.optimizer.clip)
+        adam.step()
+        losses.append(float(loss.detach()))
+    for stage in range(4):
+        ours = list(read_series(tmp_path / str(stage))["loss"].values())
+        assert ours == pytest.approx(losses, rel=1e-6), stage
 
 
 def test_how_activations_are_kept_changes_no_loss(
