@@ -265,6 +265,9 @@ class Turns(Trainer):
             self._done.acquire()
             yield self.found
 
+    def _epoch_ends(self) -> bool:
+        return False  # validation and checkpoints are not steps
+
     def _measure(self) -> Any:
         meter = super()._measure()
         self.found: dict[str, float] = {"flops_per_clip": meter.flops}
@@ -338,7 +341,7 @@ def report(found: dict[str, dict[str, Any]]) -> None:
     print("| worker | row | s a step, min | median |\n" + "|---" * 4 + "|")
     figures, ratios = {}, {}
     for name, worker in found.items():
-        seconds = worker.get("seconds", {})
+        seconds = worker["seconds"] if name in WORKERS else {}
         for row, steps in seconds.items():
             print(f"| {name} | {row} | {min(steps):.3f} | {median(steps):.3f} |")
             figures[f"{name}_{row}_s"] = {"min": min(steps), "median": median(steps)}
