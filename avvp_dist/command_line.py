@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,9 +34,35 @@ def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
     Raises:
         ConfigError: with every fault found, each naming its key.
     """
+    return _read(kind, _parser(kind, description), argv)[0]
+
+
+def parse_training(kind: type[T], description: str, argv: list[str] | None = None) -> tuple[T, int]:
+    """As `parse`, and the ranks that `--dry-run` asks a plan for: those of `--ranks`, or else of
+    the launcher. 0 where training is asked for.
+
+    Raises:
+        ConfigError: with every fault found, each naming its key.
+    """
+    parser = _parser(kind, description, " [--dry-run [--ranks N]]")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the plan and train nothing"
+    )
+    parser.add_argument("--ranks", type=int, metavar="N", help="of the plan, not of this command")
+    config, arguments = _read(kind, parser, argv)
+    if arguments.ranks is not None and (not arguments.dry_run or arguments.ranks < 1):
+        raise ConfigError(
+            f"--ranks {arguments.ranks}: a --dry-run can plan for 1 rank or more",
+            remedy="A launcher says how many ranks train",
+        )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    return config, (arguments.ranks or launched) if arguments.dry_run else 0
+
+
+def _parser(kind: type, description: str, more: str = "") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description,
-        usage="%(prog)s [--config FILE] [--print-config] [KEY=VALUE ...]",
+        usage=f"%(prog)s [--config FILE] [--print-config]{more} [KEY=VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="keys:\n" + "\n".join(_help_lines(kind)),
     )
@@ -49,6 +76,12 @@ def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
     # The deepspeed launcher appends it; the environment says the same.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any of the keys below")
+    return parser
+
+
+def _read(
+    kind: type[T], parser: argparse.ArgumentParser, argv: list[str] | None
+) -> tuple[T, argparse.Namespace]:
     arguments = parser.parse_intermixed_args(
         _as_overrides(kind, sys.argv[1:] if argv is None else argv)
     )
@@ -56,7 +89,7 @@ def parse(kind: type[T], description: str, argv: list[str] | None = None) -> T:
     if arguments.print_config:
         print(to_yaml(config), end="")
         sys.exit(0)
-    return config
+    return config, arguments
 
 
 def _as_overrides(kind: type, argv: list[str]) -> list[str]:

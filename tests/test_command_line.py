@@ -59,7 +59,7 @@ FILES = pytest.mark.parametrize(
 ENTRY_POINTS = {
     path.relative_to(ROOT).as_posix(): getattr(configs, found[1])
     for path in sorted([*ROOT.glob("launch/*.py"), *ROOT.glob("tools/*.py")])
-    if (found := re.search(r"\bparse\((\w+), __doc__\)", path.read_text()))
+    if (found := re.search(r"\bparse\w*\((\w+), __doc__\)", path.read_text()))
 }
 
 LIGHT = """

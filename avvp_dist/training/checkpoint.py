@@ -40,6 +40,12 @@ class Checkpoint:
         same = (self.zero_stage, self.precision) == (trainer.zero_stage, trainer.precision)
         return same and (self.zero_stage == 0 or self.world_size == ranks.size)
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """The plain values that it was saved with."""
+        state: dict[str, Any] = json.loads((self.folder / _TRAINER).read_text())
+        return state
+
 
 def check_unclaimed(out: Path, resume: str) -> None:
     """Raise `CheckpointError` if `out` holds the checkpoints of a run that is not to be resumed."""
@@ -109,8 +115,11 @@ def save_checkpoint(
     ranks.barrier()
 
 
-def newest(out: Path, ranks: Ranks) -> Checkpoint | None:
+def newest(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | None:
     """The newest whole checkpoint; newer ones that are damaged are set aside, with a line each.
+
+    Args:
+        set_aside: False: they are named and stay where they are.
 
     Raises:
         CheckpointError: if there are some, and none is whole.
@@ -123,10 +132,13 @@ def newest(out: Path, ranks: Ranks) -> Checkpoint | None:
         if not wrong:
             return _read(found)
         if ranks.first:
-            aside = found.with_name(f"damaged-{found.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            found.rename(aside)
-            print(f"checkpoint {found} is damaged: {wrong[0]}; it is now {aside}", file=sys.stderr)
+            said = f"checkpoint {found} is damaged: {wrong[0]}"
+            if set_aside:
+                aside = found.with_name(f"damaged-{found.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                found.rename(aside)
+                said += f"; it is now {aside}"
+            print(said, file=sys.stderr)
         torn.append(found.name)
         ranks.barrier()
     if torn:
@@ -156,7 +168,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: if it does not load.
     """
-    state: dict[str, Any] = json.loads((checkpoint.folder / _TRAINER).read_text())
+    state = checkpoint.state
     check(state)
     saved = checkpoint.folder / _TAG
     universal = checkpoint.folder.parent / f".step-{checkpoint.step:08d}.universal"

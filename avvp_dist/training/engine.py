@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from avvp_dist.config import Optimizer, TrainerSection
 from avvp_dist.errors import ConfigError, first_line
 from avvp_dist.models.encoder import EncoderLayer
+from avvp_dist.training.footprint import BUCKET
 from avvp_dist.training.ranks import Ranks
 
 _EXTRA = ("zero_optimization", "communication_data_type", "comms_logger", "flops_profiler")
@@ -44,21 +47,14 @@ def make_engine(
     """
     # Not at the top: it looks for an accelerator at once, and `connect` tells it of none first.
     import deepspeed
-    from pydantic import ValidationError
 
     for layer in module.modules():
         if hasattr(layer, "recompute"):
             layer.recompute = trainer.recompute  # type: ignore[assignment]
     adam = torch.optim.AdamW(groups, lr=optimizer.lr, fused=ranks.device.type in ("cpu", "cuda"))
     config = engine_config(optimizer, trainer, ranks.size)
-    try:
+    with _naming_the_key(trainer):
         engine, *_ = deepspeed.initialize(model=module, optimizer=adam, config=config)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise ConfigError(
-            f"trainer.deepspeed={trainer.deepspeed}: zero_optimization.{where}: "
-            f"{error.errors()[0]['msg']}"
-        ) from None
     if ranks.size == 1 and trainer.zero_stage == 0:
         # It would flatten all gradients, reduce them with nobody and copy them back.
         engine.enable_backward_allreduce = False
@@ -78,8 +74,8 @@ def engine_config(optimizer: Optimizer, trainer: TrainerSection, world_size: int
         "overlap_comm": trainer.zero_stage > 0,
         "contiguous_gradients": True,
         "reduce_scatter": True,
-        "reduce_bucket_size": 50_000_000,
-        "allgather_bucket_size": 50_000_000,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
         "round_robin_gradients": False,
         "ignore_unused_parameters": True,
         "compute_grad_norm": True,
@@ -108,6 +104,29 @@ def compile_layers(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, EncoderLayer):
             layer.compile()
+
+
+def check_zero(config: dict[str, Any], trainer: TrainerSection) -> None:
+    """Raise the `ConfigError` that an engine of this `config` would, without one."""
+    if trainer.deepspeed:  # the values written out here are right, and the import takes seconds
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+        with _naming_the_key(trainer):
+            DeepSpeedZeroConfig(**config["zero_optimization"])
+
+
+@contextmanager
+def _naming_the_key(trainer: TrainerSection) -> Iterator[None]:
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(
+            f"trainer.deepspeed={trainer.deepspeed}: zero_optimization.{where}: "
+            f"{error.errors()[0]['msg']}"
+        ) from None
 
 
 def clips_itself(trainer: TrainerSection) -> bool:

@@ -52,20 +52,13 @@ def finetune(config: FinetuneConfig) -> None:
 
 
 def _finetune(config: FinetuneConfig) -> None:
-    check_unclaimed(Path(config.trainer.out), config.trainer.resume)
-    data = Mixture.open([config.data.train], [], config.data)
-    train, val = data.sets[0], ShardSet(config.data.val, config.data)
-    annotations = read_annotations(
-        config.data.annotations,
-        "val",
-        audio_version=config.data.audio_annotations,
-        snippets=val.snippets,
-    )
+    data, val, annotations = open_data(config)
+    train = data.sets[0]
     # Before a rank takes a device or waits for another: what is refused here costs neither.
-    found = _find_encoder(config, train) if int(os.environ.get("RANK", "0")) == 0 else None
+    found = find_encoder(config, train) if int(os.environ.get("RANK", "0")) == 0 else None
     ranks = connect(config.trainer.hang_seconds)
     torch.manual_seed(config.trainer.seed)
-    encoder, front = _pretrained(config, train, ranks.share(found))
+    encoder, front = pretrained(config, train, ranks.share(found))
     task = ParsingTask(config, data, val, annotations, encoder, front)
     lineage = {"manifest": train.digest, "encoder": front["version"] if front else "none"}
     if front:
@@ -92,6 +85,24 @@ def _finetune(config: FinetuneConfig) -> None:
             model = trainer.out / "model"
             tags = {**lineage, **validated_tags(model, "parser"), **task.validated_on}
             run.register("avvp-parser", model, tags)
+
+
+def open_data(config: FinetuneConfig) -> tuple[Mixture, ShardSet, Annotations]:
+    """What is trained on, the validation clips, and their annotations.
+
+    Raises:
+        AvvpError: for all that is refused before a rank takes a device.
+    """
+    check_unclaimed(Path(config.trainer.out), config.trainer.resume)
+    data = Mixture.open([config.data.train], [], config.data)
+    val = ShardSet(config.data.val, config.data)
+    annotations = read_annotations(
+        config.data.annotations,
+        "val",
+        audio_version=config.data.audio_annotations,
+        snippets=val.snippets,
+    )
+    return data, val, annotations
 
 
 class ParsingTask:
@@ -238,11 +249,16 @@ def check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
         )
 
 
-def _find_encoder(config: FinetuneConfig, shards: ShardSet) -> Model | None:
+def find_encoder(
+    config: FinetuneConfig, shards: ShardSet, scratch: Path | None = None
+) -> Model | None:
     """The encoder that `config.encoder` asks for, its files and its sizes checked.
 
     A resumed run keeps the version it began with: an alias may have moved since, and the server
     need not answer.
+
+    Args:
+        scratch: where a registered model is downloaded to, and not remembered.
     """
     asked, into = config.encoder.checkpoint, Path(config.trainer.out) / "encoder"
     if not asked:
@@ -252,15 +268,15 @@ def _find_encoder(config: FinetuneConfig, shards: ShardSet) -> Model | None:
         kept = json.loads(memory.read_text())
         if kept["asked"] == asked and not faults(Path(kept["folder"])):
             return Model(Path(kept["folder"]), kept["version"], kept["run"])
-    found = resolve(asked, into)
-    _pretrained(config, shards, found)
-    if asked.startswith(PREFIX):
+    found = resolve(asked, scratch or into)
+    pretrained(config, shards, found)
+    if scratch is None and asked.startswith(PREFIX):
         folder = str(found.folder.absolute())
         write_json(memory, {**found._asdict(), "folder": folder, "asked": asked})
     return found
 
 
-def _pretrained(
+def pretrained(
     config: FinetuneConfig, shards: ShardSet, found: Model | None
 ) -> tuple[Encoder | None, dict[str, Any] | None]:
     """The encoder that was found, and what an export has to know of it."""

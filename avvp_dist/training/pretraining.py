@@ -60,11 +60,7 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 def _pretrain(config: PretrainConfig) -> None:
-    check_unclaimed(Path(config.trainer.out), config.trainer.resume)
-    data = Mixture.open(config.data.shards, config.data.weights, config.data)
-    contamination = _contamination(data, config.data.allow_contaminated)
-    groundings = _groundings(data, config.data.grounding)
-    _check_contrast(groundings, config.objective)
+    data, groundings, contamination = open_data(config)
     ranks = connect(config.trainer.hang_seconds)
     torch.manual_seed(config.trainer.seed)
     task = PretrainingTask(config, data, groundings, ranks)
@@ -93,6 +89,20 @@ def _pretrain(config: PretrainConfig) -> None:
                 "clips_seen": str(trainer.clips_seen(step)),
             }
             run.register("avvp-encoder", model, tags, ("candidate", config.objective.name))
+
+
+def open_data(config: PretrainConfig) -> tuple[Mixture, list[Grounding], dict[str, str]]:
+    """What is trained on, its groundings, and a tag where there are clips of held-out videos.
+
+    Raises:
+        AvvpError: for all that is refused before a rank takes a device.
+    """
+    check_unclaimed(Path(config.trainer.out), config.trainer.resume)
+    data = Mixture.open(config.data.shards, config.data.weights, config.data)
+    contamination = _contamination(data, config.data.allow_contaminated)
+    groundings = _groundings(data, config.data.grounding)
+    _check_contrast(groundings, config.objective)
+    return data, groundings, contamination
 
 
 class PretrainingTask:

@@ -25,7 +25,7 @@ from avvp_dist.evaluation.figures import curves_figure
 from avvp_dist.models.export import save_model
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import Run
-from avvp_dist.training.checkpoint import load_checkpoint, newest, save_checkpoint
+from avvp_dist.training.checkpoint import Checkpoint, load_checkpoint, newest, save_checkpoint
 from avvp_dist.training.engine import (
     compile_layers,
     engine_config,
@@ -100,22 +100,10 @@ class Trainer:
         self.task, self.config, self.optimizer = task, config, optimizer
         self.run, self.ranks, self.out = run, ranks, Path(config.out)
         self.dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        loading = task.loading
-        self.stream = ClipStream(
-            task.pools,
-            config.batch_size,
-            seed=config.seed,
-            block=loading.block_shards if loading.order == "block" else 0,
-            pad=loading.last_batch == "pad",
-            rank=ranks.rank,
-            world_size=ranks.size,
-            accumulate=config.accumulate,
-        )
-        self.loader = Loader(task.data, self.stream, loading, ranks.device)
+        self.stream = stream_of(task, config, ranks)
+        self.loader = Loader(task.data, self.stream, task.loading, ranks.device)
         self.steps_per_epoch = self.stream.steps_per_epoch
-        self.steps = config.epochs * self.steps_per_epoch
-        if config.max_steps:
-            self.steps = min(self.steps, config.max_steps)
+        self.steps = steps_of(self.stream, config)
         groups = task.groups()
         self._parameters = names_of(task.module, groups)
         self.engine = make_engine(task.module, groups, optimizer, config, ranks)
@@ -283,30 +271,17 @@ class Trainer:
     def _resume(self) -> None:
         if self.config.resume == "never":
             return
-        found = newest(self.out, self.ranks)
+        found = found_in(self.out, self.ranks)
         if found is not None:
             state = load_checkpoint(self.engine, found, self.config, self.ranks, self._check)
             self.step, self.best = state["step"], state["best"]
             self.skips.total = state["skipped"]
-        elif self.ranks.share("checkpoint_seconds" in read_series(self.out)):
-            raise CheckpointError(
-                f"{self.out} has records of checkpoints, but there is none any more",
-                remedy="Bring them back, or train into another trainer.out",
-                shared=True,
-            )
         if self.ranks.first:
             said = f"resumed at step {self.step}" if found else "no checkpoint yet, starting"
             print(f"{self.out}: {said}")
 
     def _check(self, state: dict[str, Any]) -> None:
-        self.stream.check_same(state["order"], self.task.lineage)
-        if set(state["parameters"]) != set(self._parameters):
-            changed = set(state["parameters"]) ^ set(self._parameters)
-            raise CheckpointError(
-                f"the checkpoint belongs to another model: {', '.join(sorted(changed)[:5])}",
-                remedy="Put its config back, or train into another trainer.out",
-                shared=True,
-            )
+        check_same(state, self.stream, self.task, self._parameters)
 
     def _measure(self) -> Meter:
         if self.step == self.steps:
@@ -361,6 +336,61 @@ class Trainer:
             figure = curves_figure(self.out / "curves.png", series, panels, "step", self.out.name)
             self.run.figure(figure)
             print(f"{self.out / 'model'}\n{figure}")
+
+
+def stream_of(task: Task, config: TrainerSection, ranks: Ranks) -> ClipStream:
+    """The clips of each step for this rank.
+
+    Raises:
+        ConfigError: if the ranks do not divide the batch, or an epoch has no batch.
+    """
+    loading = task.loading
+    return ClipStream(
+        task.pools,
+        config.batch_size,
+        seed=config.seed,
+        block=loading.block_shards if loading.order == "block" else 0,
+        pad=loading.last_batch == "pad",
+        rank=ranks.rank,
+        world_size=ranks.size,
+        accumulate=config.accumulate,
+    )
+
+
+def steps_of(stream: ClipStream, config: TrainerSection) -> int:
+    """Steps of the whole training."""
+    steps = config.epochs * stream.steps_per_epoch
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+def found_in(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | None:
+    """The checkpoint that a run in `out` goes on from, by `newest`; None if it never saved one.
+
+    Raises:
+        CheckpointError: if it did, and none is whole.
+    """
+    found = newest(out, ranks, set_aside=set_aside)
+    if found is None and ranks.share("checkpoint_seconds" in read_series(out)):
+        raise CheckpointError(
+            f"{out} has records of checkpoints, but there is none any more",
+            remedy="Bring them back, or train into another trainer.out",
+            shared=True,
+        )
+    return found
+
+
+def check_same(
+    state: dict[str, Any], stream: ClipStream, task: Task, parameters: Sequence[str]
+) -> None:
+    """Raise `CheckpointError` where a checkpoint's state is of another order of clips or model."""
+    stream.check_same(state["order"], task.lineage)
+    if set(state["parameters"]) != set(parameters):
+        changed = set(state["parameters"]) ^ set(parameters)
+        raise CheckpointError(
+            f"the checkpoint belongs to another model: {', '.join(sorted(changed)[:5])}",
+            remedy="Put its config back, or train into another trainer.out",
+            shared=True,
+        )
 
 
 def _seed(*parts: int) -> int:

@@ -30,7 +30,7 @@ from avvp_dist.models.export import load_parser, save_model
 from avvp_dist.tracking.records import read_records, read_series
 from avvp_dist.tracking.registry import Model
 from avvp_dist.tracking.run import stage_run
-from avvp_dist.training.parsing import SELECT, ParsingTask, _find_encoder, _pretrained, finetune
+from avvp_dist.training.parsing import SELECT, ParsingTask, find_encoder, finetune, pretrained
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_tuned_encoder_has_a_learning_rate_of_its_own(
         Mixture([packed["train"]]),
         packed["val"],
         read_annotations(features, "val"),
-        *_pretrained(config, packed["train"], Model(encoder)),
+        *pretrained(config, packed["train"], Model(encoder)),
     )
     rates = {group["lr"] for group in made.groups()}
     assert rates == {config.optimizer.lr, config.optimizer.lr * 0.5}
@@ -113,10 +113,10 @@ def test_an_encoder_for_other_features_is_refused(
     other = ShardSet(packed["train"].folder)
     other.dims = {"audio": 12, "visual": 99}
     with pytest.raises(CheckpointError, match="visual': 99"):
-        _find_encoder(config, other)
+        find_encoder(config, other)
     config.encoder.checkpoint = str(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="nowhere does not exist"):
-        _find_encoder(config, packed["train"])
+        find_encoder(config, packed["train"])
 
 
 def test_missing_validation_clips_are_refused(
@@ -282,14 +282,14 @@ def test_a_registered_encoder_is_checked_first_and_kept_when_the_run_goes_on(
             run.register("avvp-encoder", export, {})
         config = config_of(packed, features, tmp_path / "run")
         config.encoder.checkpoint, config.trainer.resume = "models:/avvp-encoder@candidate", "auto"
-        found = _find_encoder(config, packed["train"])
+        found = find_encoder(config, packed["train"])
         assert found is not None and found.version == "avvp-encoder/1"  # not the new candidate
         assert len(found.run) == 32
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert _find_encoder(config, packed["train"]) == found
+    assert find_encoder(config, packed["train"]) == found
     config.trainer.resume = "never"
     with pytest.raises(CheckpointError, match=r"not in the registry of http://127.0.0.1:9"):
-        _find_encoder(config, packed["train"])
+        find_encoder(config, packed["train"])
 
     stored = sorted((tmp_path / "mlartifacts").rglob("note.txt"), key=Path.read_text)
     weights = stored[1].with_name("model.safetensors")

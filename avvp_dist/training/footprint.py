@@ -1,0 +1,193 @@
+"""What a step of a module takes: floating point operations and memory, found without a device."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from avvp_dist.config import TrainerSection
+from avvp_dist.training.ranks import Ranks
+
+BUCKET = 50_000_000
+"""Gradients that ZeRO reduces at a time (`reduce_bucket_size`)."""
+_FLAT = 500_000_000
+"""Gradients that DeepSpeed flattens at a time without ZeRO."""
+
+
+class PlannedRanks(Ranks):
+    """Ranks that nobody has started: what the others would send has the shape of one's own."""
+
+    def gather(self, x: Tensor, rows: int, fill: int = 0) -> Tensor:
+        return x.repeat(self.size, *[1] * (x.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Numbers in a module: parameters that are trained, others, and buffers."""
+
+    trained: int
+    frozen: int
+    buffers: int
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Weights:
+        """Those of `module`, on any device."""
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in module.parameters())
+        return cls(trained, total - trained, sum(b.numel() for b in module.buffers()))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one micro-batch costs a rank: FLOP of a training step (three times the forward pass,
+    as for MFU), and the most bytes that activations and temporary tensors take at once."""
+
+    flops: float
+    activations: int
+
+
+def memory(weights: Weights, trainer: TrainerSection, ranks: int) -> dict[str, float]:
+    """Bytes on one rank, beside activations, at the end of a backward pass and in the update.
+
+    With P trained parameters, F others and buffers, N ranks and b = 4 bytes (bf16: 2):
+
+    | ZeRO | weights | gradients | AdamW | buffers of messages |
+    |---|---|---|---|---|
+    | 0, fp32 | b(P+F) | bP | 8P | bP on several ranks (flattened) |
+    | 0, bf16 | b(P+F) | bP + 4P (fp32, in the update) | 12P | the same |
+    | 1 | b(P+F) | bP + 4P/N | 12P/N | two buckets |
+    | 2 | b(P+F) | bP/N + 4P/N | 12P/N | two buckets |
+    | 3 | b(P+F)(1 + 1/N) | bP/N + 4P/N | 12P/N | one bucket |
+
+    ZeRO keeps a float32 copy of its part of the weights, in fp32 too. Stage 3 puts parameters
+    together as it meets them and, below some 500 million, keeps them until the step ends.
+    """
+    b = 2 if trainer.precision == "bf16" else 4
+    trained, all_of_it = weights.trained, weights.trained + weights.frozen + weights.buffers
+    bucket = b * BUCKET
+    if trainer.zero_stage == 0:
+        mixed = b == 2
+        return {
+            "weights": b * all_of_it,
+            "gradients": (b + 4 * mixed) * trained,
+            "optimiser": (12 if mixed else 8) * trained,
+            "messages": b * min(trained, _FLAT) if ranks > 1 else 0,
+        }
+    whole = trainer.zero_stage == 1
+    return {
+        "weights": b * all_of_it * (1 + (1 / ranks if trainer.zero_stage == 3 else 0)),
+        "gradients": b * trained / (1 if whole else ranks) + 4 * trained / ranks,
+        "optimiser": 12 * trained / ranks,
+        "messages": bucket if trainer.zero_stage == 3 else 2 * bucket,
+    }
+
+
+def checkpoint_bytes(weights: Weights, trainer: TrainerSection) -> int:
+    """Bytes of one checkpoint of all ranks: the module's weights, and AdamW's two moments of each
+    trained parameter with, in bf16 or under ZeRO, its float32 value."""
+    b = 2 if trainer.precision == "bf16" else 4
+    alone = trainer.zero_stage == 0 and b == 4
+    # Stage 3 has the module's weights only as parts, which are those of the optimiser.
+    held = weights.frozen if trainer.zero_stage == 3 else weights.trained + weights.frozen
+    return b * held + 2 * 4 * weights.buffers + (8 if alone else 12) * weights.trained
+
+
+def messages(weights: Weights, trainer: TrainerSection, ranks: int) -> dict[str, float]:
+    """Bytes that one rank sends for its weights in a step of one micro-batch, by ring collectives.
+
+    An all-reduce of S bytes sends 2 S (N-1)/N, an all-gather or a reduce-scatter S (N-1)/N. ZeRO 1
+    and 2 reduce by all-reduce, since the parts of a bucket belong to several ranks.
+    """
+    b = 2 if trainer.precision == "bf16" else 4
+    part = b * weights.trained * (ranks - 1) / ranks
+    frozen = b * weights.frozen * (ranks - 1) / ranks
+    return {
+        0: {"gradients": 2 * part, "parameters": 0.0},
+        1: {"gradients": 2 * part, "parameters": part},
+        2: {"gradients": 2 * part, "parameters": part},
+        3: {"gradients": part, "parameters": part + frozen},
+    }[trainer.zero_stage]
+
+
+def gathered(clips: int, snippets: int, width: int, features: int, ranks: int) -> dict[str, float]:
+    """Bytes that one rank sends so that all have each other's negatives, in a micro-batch.
+
+    Forwards an all-gather of both representations in float32, of the features that groundings
+    compare in float16, and of whole numbers: the component of each snippet in 1 byte, number and
+    set of each clip in 8. Backwards a reduce-scatter of the gradient of the representations.
+
+    Args:
+        clips: of the micro-batch over all ranks.
+        width: D of a representation.
+        features: F, numbers of a snippet that are compared; 0 where nothing is left out.
+    """
+    share = clips * (ranks - 1) / ranks
+    representations = share * snippets * 2 * width * 4
+    numbers = share * (snippets + 8 + (8 if features else 0))
+    return {
+        "forward": representations + share * snippets * features * 2 + numbers,
+        "backward": representations,
+    }
+
+
+def measure(module: nn.Module, batch: Callable[[], dict[str, Any]]) -> Step:
+    """Take one step of a module on torch's meta device, where tensors have shapes and no numbers.
+
+    Activations are not a formula: the module's own forward and backward pass is made, with its
+    recomputation, its blocks of negatives and its temporary tensors, and counted is what is alive.
+    Gradients of parameters are let go of as they come. Attention counts with its matrix of
+    weights, which fused kernels do not keep.
+
+    Args:
+        batch: makes what `forward` takes, with tensors on the meta device.
+    """
+    module.train()
+    hooks = [
+        p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        for p in module.parameters()
+        if p.requires_grad
+    ]
+    with FlopCounterMode(display=False) as counter, _Alive() as alive:
+        loss, _ = module(batch())
+        flops = 3 * counter.get_total_flops()
+        loss.backward()
+    for hook in hooks:
+        hook.remove()
+    return Step(flops, alive.most)
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, for as long as anything holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._held: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                self._hold(tensor.untyped_storage())
+        return made
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._held:
+            return
+
+        def let_go(_: object) -> None:
+            del self._held[key]
+            self._now -= size
+
+        self._held[key] = weakref.ref(storage, let_go)
+        self._now += size
+        self.most = max(self.most, self._now)

@@ -1,0 +1,91 @@
+"""The formulas of scaling, where a mistake would matter, and what its table says."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from avvp_dist.config import PretrainConfig, TrainerSection
+from avvp_dist.models.encoder import Encoder
+from avvp_dist.objectives.negatives import Likeness
+from avvp_dist.training.footprint import PlannedRanks, Weights, measure
+from avvp_dist.training.pretraining import GroundingModel
+
+DIMS = {"audio": 128, "visual": 2048}
+
+
+@pytest.fixture(scope="module")
+def scaling(root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("scaling", root / "tools/bench/scaling.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scaling"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def cluster(scaling: ModuleType, **changed: float) -> object:
+    slow = dict.fromkeys(("tflops", "tflops_fp32", "memory", "intra", "inter", "read"), 1e30)
+    return scaling.Cluster(**{**slow, "latency": 0.0, "overlap": 0.0, "node": 8, **changed})
+
+
+def test_floating_point_operations_are_those_of_the_model(scaling: ModuleType) -> None:
+    """With everything else free, a step takes what the module's products do on the meta device."""
+    config, clips, ranks = PretrainConfig(), 32, 16
+    config.encoder.size, config.trainer.batch_size = "small", clips * ranks
+    meta = torch.device("meta")
+    with meta:
+        encoder = Encoder(config.encoder, DIMS, 10)
+        streams = {name: torch.empty(clips, 10, dim) for name, dim in DIMS.items()}
+        batch = {
+            "streams": streams,
+            "features": {name: x.half() for name, x in streams.items()},
+            "components": torch.empty(clips, 10, dtype=torch.int8),
+        }
+    batch |= {"lengths": torch.full((clips,), 10), "clips": torch.arange(clips), "epoch": 0}
+    likenesses = [Likeness({"audio": 0.5, "visual": 0.5}, "or")]
+    model = GroundingModel(encoder, config, likenesses, PlannedRanks(0, ranks, meta))
+    found = measure(model, lambda: batch).flops
+
+    layers = sum(p.numel() for p in encoder.layers.parameters() if p.ndim > 1)
+    job = scaling.Job(Weights.of(encoder), layers, encoder.width, 10, 2176, 4)
+    flop = cluster(scaling, tflops=1.0, tflops_fp32=1.0)
+    planned = 12 * layers * 10 * clips
+    planned += scaling.negative_seconds(job, flop, clips, clips * ranks)
+    # Embeddings and attention are not in the formula; cosines of features have no backward pass.
+    embeddings = 6 * 2176 * encoder.width * 10 * clips
+    cosines = 2 * 2 * 2176 * clips * 10 * clips * ranks * 10
+    assert planned + embeddings + cosines == pytest.approx(found, rel=0.05)
+
+
+def test_between_nodes_goes_a_part_for_each_link(scaling: ModuleType) -> None:
+    links = cluster(scaling, intra=100.0, inter=10.0)
+    sent = 1000.0 * 15 / 16  # an all-gather of 1,000 bytes on two nodes of eight
+    assert scaling.transfer(sent, links, 16) == pytest.approx(8.75 + 1000 / 8 / 2 / 10)
+    assert scaling.transfer(1000.0 * 7 / 8, links, 8) == pytest.approx(8.75)
+    assert scaling.transfer(0.0, links, 1) == 0.0
+
+
+def test_messages_hide_behind_the_backward_pass_only_under_zero(scaling: ModuleType) -> None:
+    job = scaling.Job(Weights(1_000_000, 0, 0), 1_000_000, 64, 10, 128, 4)
+    links = cluster(scaling, tflops=12 * 1e6 * 10 * 3, intra=4e6, overlap=0.5)
+    found = [
+        scaling.step(job, links, TrainerSection(zero_stage=stage), 2, 1, False) for stage in (0, 1)
+    ]
+    assert [one["layers"] for one in found] == pytest.approx([1 / 3] * 2)
+    assert found[0]["gradients"] == pytest.approx(1.0)
+    assert found[1]["gradients"] == pytest.approx(1.0 - 0.5 * 2 / 3 / 3)
+
+
+def test_the_table_is_of_the_numbers_given(root: Path) -> None:
+    command = [sys.executable, str(root / "tools/bench/scaling.py"), "--gpus", "1", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    head, _, one, many = done.stdout.splitlines()
+    assert head.count("|") == one.count("|") == many.count("|")
+    assert "100.0%" in one and many.startswith("| 16 | 4,096 |")

@@ -1,0 +1,360 @@
+"""What scaling to many GPUs would give, by the formulas of docs/scaling.md and your numbers.
+
+    python tools/bench/scaling.py                        # 1 to 512 GPUs
+    python tools/bench/scaling.py --negatives rank       # or --global-batch 8192
+    python tools/bench/scaling.py --count                # are the sizes of messages right?
+
+Nothing of the table is measured: it follows from the numbers given. `--count` is: it trains on two
+gloo ranks under each ZeRO stage and counts the bytes of every collective of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from omegaconf import OmegaConf
+
+from avvp_dist.command_line import load
+from avvp_dist.commit import write_json
+from avvp_dist.config import SIZES, GroundConfig, PretrainConfig, Tracking, TrainerSection
+from avvp_dist.config import Encoder as EncoderConfig
+from avvp_dist.data.schema import Clip
+from avvp_dist.data.writing import write_shard_set
+from avvp_dist.errors import ClusterError, run
+from avvp_dist.grounding.job import ground
+from avvp_dist.models.encoder import Encoder
+from avvp_dist.tracking.run import Run
+from avvp_dist.training.footprint import BUCKET, Weights, gathered, messages
+from avvp_dist.training.pretraining import PretrainingTask, open_data
+from avvp_dist.training.ranks import connect
+from avvp_dist.training.trainer import Trainer
+
+PAIRS = {"uni": 2, "cross": 2, "multi": 4}
+"""Pairs of modalities that an objective compares: q."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, as numbers."""
+
+    weights: Weights
+    layers: int
+    """P: weights of the transformer's layers, where the FLOP are."""
+    width: int
+    snippets: int
+    features: int
+    """F: numbers of a snippet over all streams, all of which are compared."""
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is stated or assumed, per GPU where not said otherwise, in FLOP/s, bytes/s, seconds."""
+
+    tflops: float
+    tflops_fp32: float
+    memory: float
+    intra: float
+    inter: float
+    read: float
+    latency: float
+    overlap: float
+    node: int
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.worker:
+        count(arguments)
+    elif arguments.count:
+        print(counted())
+    else:
+        print(table(arguments))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--gpus", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+    add("--size", default="paper", choices=SIZES)
+    add("--audio", type=int, default=128, help="numbers of a snippet's audio features")
+    add("--visual", type=int, default=2048, help="and of its visual ones, all streams")
+    add("--snippets", type=int, default=10, help="T")
+    add("--objective", default="multi", choices=PAIRS)
+    add("--negatives", default="batch", choices=("batch", "rank"), help="objective.negatives")
+    add("--batch-per-gpu", type=int, default=256, help="clips of a GPU's micro-batch")
+    add("--global-batch", type=int, default=0, help="instead: clips of all GPUs' micro-batches")
+    add("--zero", type=int, default=1, choices=(0, 1, 2, 3))
+    add("--precision", default="bf16", choices=("bf16", "fp32"))
+    add("--clips", type=int, default=2_000_000)
+    add("--epochs", type=int, default=30)
+    add("--node", type=int, default=8, help="GPUs of a node")
+    add("--tflops", type=float, default=400, help="TFLOP/s that a GPU reaches in the layers")
+    add("--tflops-fp32", type=float, default=40, help="and in float32: the negatives")
+    add("--memory", type=float, default=2500, help="GB/s that a GPU reaches in its own memory")
+    add("--intra", type=float, default=450, help="GB/s of a GPU to others of its node, one way")
+    add("--inter", type=float, default=50, help="GB/s of a GPU out of its node, one way")
+    add("--read", type=float, default=10, help="GB/s that a node reads from storage")
+    add("--latency", type=float, default=10, help="microseconds of one hop of a message")
+    add("--overlap", type=float, default=0.7, help="share of the backward pass that hides messages")
+    add("--count", action="store_true", help="train on two ranks here and count messages")
+    add("--worker", default="", help=argparse.SUPPRESS)
+    add("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# The formulas
+
+
+def step(
+    job: Job, cluster: Cluster, trainer: TrainerSection, gpus: int, micro: int, everyone: bool
+) -> dict[str, float]:
+    """Seconds of each part of a step of one micro-batch, and of the whole.
+
+    Args:
+        micro: clips of a GPU's micro-batch.
+        everyone: whether negatives come from all GPUs, or from each one's own clips.
+    """
+    pool = gpus * micro if everyone else micro
+    compute = 12 * job.layers * job.snippets * micro / cluster.tflops
+    negatives = negative_seconds(job, cluster, micro, pool)
+    sent = messages(job.weights, trainer, gpus)
+    seconds = {name: transfer(size, cluster, gpus) for name, size in sent.items()}
+    buckets = math.ceil(job.weights.trained / BUCKET)
+    hops = 2 * math.ceil(math.log2(gpus)) * cluster.latency
+    # Without ZeRO gradients go when all of them are there; backwards is two thirds of a step.
+    hidden = cluster.overlap * (compute + negatives) * 2 / 3 if trainer.zero_stage else 0.0
+    gradients = max(0.0, seconds["gradients"] + buckets * hops - hidden)
+    exchange = 0.0
+    if everyone and gpus > 1:
+        shapes = (pool, job.snippets, job.width, job.features, gpus)
+        exchange = transfer(sum(gathered(*shapes).values()), cluster, gpus) + 7 * hops
+    owned = job.weights.trained / (gpus if trainer.zero_stage else 1)
+    parts = {
+        "layers": compute,
+        "negatives": negatives,
+        "gradients": gradients,
+        "parameters": seconds["parameters"] + (buckets * hops if seconds["parameters"] else 0),
+        "exchange": exchange,
+        "update": 28 * owned / cluster.memory,
+    }
+    reading = 2 * job.snippets * job.features * micro * min(gpus, cluster.node) / cluster.read
+    return {**parts, "reading": reading, "step": max(sum(parts.values()), reading)}
+
+
+def negative_seconds(job: Job, cluster: Cluster, clips: int, pool: int) -> float:
+    """Seconds that a GPU compares its clips with a pool of them: products in float32, and what is
+    done to each cell of each pair, which the memory bounds (docs/scaling.md counts the bytes)."""
+    cells = clips * job.snippets * pool * job.snippets
+    flop = cells * (6 * job.pairs * job.width + 2 * job.features)
+    return flop / cluster.tflops_fp32 + cells * (95 * job.pairs + 40) / cluster.memory
+
+
+def transfer(sent: float, cluster: Cluster, gpus: int) -> float:
+    """Seconds in which each GPU sends so many bytes, of a ring collective over all of them.
+
+    Between nodes go only sums or copies of a node's part, over all its links at once: of S bytes,
+    S (g-1)/g stay in a node of g GPUs and S/g (M-1)/M leave it, with M nodes.
+    """
+    if gpus == 1:
+        return 0.0
+    size = sent * gpus / (gpus - 1)
+    inside = min(gpus, cluster.node)
+    nodes = math.ceil(gpus / cluster.node)
+    within = size * (inside - 1) / inside / cluster.intra
+    return within + size / inside * (nodes - 1) / nodes / cluster.inter
+
+
+def job_of(arguments: argparse.Namespace) -> Job:
+    """The encoder of a size, counted on the meta device."""
+    dims = {"audio": arguments.audio, "visual": arguments.visual}
+    with torch.device("meta"):
+        encoder = Encoder(EncoderConfig(size=arguments.size), dims, arguments.snippets)
+    layers = sum(p.numel() for p in encoder.layers.parameters() if p.ndim > 1)
+    features = sum(dims.values())
+    pairs = PAIRS[arguments.objective]
+    return Job(Weights.of(encoder), layers, encoder.width, arguments.snippets, features, pairs)
+
+
+def cluster_of(arguments: argparse.Namespace) -> Cluster:
+    a, giga = arguments, 1e9
+    return Cluster(
+        tflops=a.tflops * 1e12,
+        tflops_fp32=a.tflops_fp32 * 1e12,
+        memory=a.memory * giga,
+        intra=a.intra * giga,
+        inter=a.inter * giga,
+        read=a.read * giga,
+        latency=a.latency * 1e-6,
+        overlap=a.overlap,
+        node=a.node,
+    )
+
+
+def table(arguments: argparse.Namespace) -> str:
+    """Markdown: for each number of GPUs the parts of a step in ms, efficiency, and hours."""
+    job, cluster = job_of(arguments), cluster_of(arguments)
+    trainer = TrainerSection(zero_stage=arguments.zero, precision=arguments.precision)
+    everyone = arguments.negatives == "batch"
+    lines = []
+    for gpus in arguments.gpus:
+        whole = arguments.global_batch
+        micro = whole // gpus if whole else arguments.batch_per_gpu
+        found = step(job, cluster, trainer, gpus, micro, everyone)
+        rate = gpus * micro / found["step"]
+        alone = step(job, cluster, trainer, 1, micro, everyone)
+        one = micro / alone["step"]
+        if whole:  # one GPU has the work of all, and the same pool of negatives
+            work = gpus * (found["layers"] + found["negatives"]) + alone["update"]
+            one = whole / work
+        efficiency = rate / gpus / one
+        hours = arguments.clips * arguments.epochs / rate / 3600
+        parts = " | ".join(f"{1000 * seconds:.3g}" for seconds in found.values())
+        lines.append(
+            f"| {gpus} | {gpus * micro:,} | {parts} | {rate:,.0f} | {efficiency:.1%} | "
+            f"{hours:.3g} |"
+        )
+    names = ("layers", "negatives", "gradients", "parameters", "exchange", "update", "reading")
+    head = f"| GPUs | batch | {' | '.join(names)} | step, ms | clips/s | efficiency | hours |"
+    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines])
+
+
+# Counting
+
+
+def counted() -> str:
+    """Markdown: bytes that a rank of two sends in a step, counted and by formula."""
+    lines = [
+        "| ZeRO | precision | weights: counted | formula | exchange: counted | formula |",
+        "|---" * 6 + "|",
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _make_set(folder / "shards")
+        for precision in ("fp32", "bf16"):
+            for stage in range(4):
+                found = _two_ranks(folder, f"{stage} {precision}")
+                cells = (f"{found[name]:,.0f}" for name in ("sent", "planned", "gathers", "gather"))
+                lines.append(f"| {stage} | {precision} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _make_set(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    dims = {"audio": 12, "visual": 16}
+    clips = (
+        Clip(f"clip{n}", {k: rng.standard_normal((10, d), np.float32) for k, d in dims.items()})
+        for n in range(96)
+    )
+    write_shard_set(clips, folder, clips_per_shard=96)
+    chosen = OmegaConf.create({"thresholds": dict.fromkeys(dims, 0.5), "extractor": ""})
+    OmegaConf.save(chosen, folder / "thresholds.yaml")
+    off = Tracking(enabled=False)
+    ground(GroundConfig(shards=str(folder), workers=1, tracking=off))
+
+
+def _two_ranks(folder: Path, name: str) -> dict[str, float]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--worker", name, "--folder", str(folder)]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        raise ClusterError(f"ZeRO {name}: a rank failed")
+    found: dict[str, float] = json.loads((folder / f"{name}.json").read_text())
+    return found
+
+
+def count(arguments: argparse.Namespace) -> None:
+    """In one of two ranks: train a few steps, and write what the last one sent."""
+    stage, precision = arguments.worker.split()
+    sent: Counter[str] = Counter()
+    _watch(sent)
+    keys = {
+        "data.shards": arguments.folder / "shards",
+        "data.heldout": 0,
+        "encoder.size": "tiny",
+        "trainer.out": arguments.folder / arguments.worker,
+        "trainer.batch_size": 16,
+        "trainer.max_steps": 3,
+        "trainer.zero_stage": stage,
+        "trainer.precision": precision,
+        "tracking.enabled": False,
+    }
+    config = load(PretrainConfig, None, [f"{key}={value}" for key, value in keys.items()])
+    data, groundings, _ = open_data(config)
+    ranks = connect()
+    task = PretrainingTask(config, data, groundings, ranks)
+
+    class Counted(Trainer):
+        def _update(self, step: int, reads: Any) -> Any:
+            sent.clear()
+            found = super()._update(step, reads)
+            self.sent = dict(sent)
+            return found
+
+    record = Run("pretrain", Path(config.trainer.out), config, {}, active=ranks.first)
+    with record:
+        weights = Weights.of(task.module)
+        trainer = Counted(task, config.trainer, config.optimizer, record, ranks)
+        trainer.train()
+    if ranks.first:
+        exchange = gathered(16, data.snippets, task.encoder.width, sum(data.dims.values()), 2)
+        gathers = sum(trainer.sent.get(name, 0) for name in ("all_gather", "reduce_scatter"))
+        figures = {
+            "sent": sum(trainer.sent.values()) - gathers,
+            "planned": sum(messages(weights, config.trainer, 2).values()),
+            "gathers": gathers,
+            "gather": sum(exchange.values()),
+        }
+        write_json(arguments.folder / f"{arguments.worker}.json", figures)
+
+
+def _watch(sent: Counter[str]) -> None:
+    """Count the bytes that a ring over two ranks sends in each collective of torch."""
+    whole: dict[str, tuple[int, float]] = {  # where the whole is among the arguments; its copies
+        "all_reduce": (0, 1.0),
+        "reduce": (0, 1.0),
+        "all_gather": (0, 0.5),
+        "all_gather_into_tensor": (0, 0.5),
+        "reduce_scatter": (1, 0.5),
+        "reduce_scatter_tensor": (1, 0.5),
+    }
+    for name, (place, copies) in whole.items():
+        setattr(dist, name, _counting(getattr(dist, name), name, place, copies, sent))
+
+
+def _counting(call: Any, name: str, place: int, copies: float, sent: Counter[str]) -> Any:
+    def counting(*arguments: Any, **keys: Any) -> Any:
+        value = arguments[place] if len(arguments) > place else list(keys.values())[place]
+        tensors = value if isinstance(value, list) else [value]
+        sent[name] += int(copies * sum(t.numel() * t.element_size() for t in tensors))
+        return call(*arguments, **keys)
+
+    return counting
+
+
+if __name__ == "__main__":
+    run(main)
