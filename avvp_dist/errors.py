@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from avvp_dist.launching import membership
 
@@ -106,30 +107,48 @@ def run(main: Callable[[], None]) -> None:
         print("interrupted: the same command goes on with what is missing", file=sys.stderr)
         membership.leave(130)
         os._exit(130)
-    except (AvvpError, OSError) as caught:
+    except (AvvpError, OSError, RuntimeError) as caught:
         error = _ours(caught)
         membership.leave(error.exit_code)
         rank = int(os.environ.get("RANK", "0"))
-        if rank == 0:
-            kind = "preempted" if isinstance(error, Preempted) else "error"
-            print(f"{kind}: {error}", file=sys.stderr, flush=True)
-        elif _ranks_connected() and not (error.shared or isinstance(error, ConfigError)):
-            print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(_SECONDS_FOR_RANK_0)
-        sys.stdout.flush()
+        with suppress(BrokenPipeError):
+            if rank == 0:
+                kind = "preempted" if isinstance(error, Preempted) else "error"
+                print(f"{kind}: {error}", file=sys.stderr, flush=True)
+            elif _ranks_connected() and not (error.shared or isinstance(error, ConfigError)):
+                print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
+            else:
+                time.sleep(_SECONDS_FOR_RANK_0)
+            sys.stdout.flush()
         # A rank that ends alone must not wait in an interpreter exit hook for its peers.
         os._exit(error.exit_code)
     finally:
         membership.leave(code)
 
 
-def _ours(error: AvvpError | OSError) -> AvvpError:
+def _ours(error: AvvpError | OSError | RuntimeError) -> AvvpError:
     if isinstance(error, AvvpError):
         return error
+    if isinstance(error, RuntimeError):
+        if not _lost_a_peer(error):
+            raise error
+        return ClusterError(
+            f"another rank is gone or cannot be reached: {first_line(error)}",
+            remedy="What that rank printed says why",
+        )
+    if isinstance(error, BrokenPipeError) and _ranks_connected():
+        return ClusterError("nobody reads what this rank prints: its launcher is gone")
     if not error.filename:  # no file, but a socket or a bug
         raise error
     return ConfigError(f"{error.filename}: {error.strerror}")
+
+
+def _lost_a_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed. On another host nobody sees how the peer ended."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available():
+        return False
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
 def _ranks_connected() -> bool:

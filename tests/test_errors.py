@@ -118,3 +118,29 @@ def test_files_and_interrupts_end_with_one_line(program: str, code: int, said: s
     assert done.returncode == code
     assert said in done.stderr
     assert ("Traceback" in done.stderr) == (code == 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("torch.distributed.DistError('NCCL: remote process exited')", 5),
+        ("RuntimeError('[gloo/transport/tcp/pair.cc:553] Connection closed by peer')", 5),
+        ("BrokenPipeError(32, 'Broken pipe')", 5),  # what a launcher that died leaves behind
+        ("RuntimeError('mat1 and mat2 shapes cannot be multiplied')", 1),
+    ],
+)
+def test_a_lost_peer_is_an_error_of_the_cluster(error: str, code: int) -> None:
+    """On another host nobody sees how it ended; its code 1 would look like a bug here."""
+    program = f"""{CONNECTED}
+from avvp_dist import errors
+torch = sys.modules["torch"]
+torch.distributed.is_available = lambda: True
+torch.distributed.DistError = type("DistError", (RuntimeError,), {{}})
+def main():
+    raise {error}
+errors.run(main)
+"""
+    done = start(program, rank=1)
+    assert done.returncode == code
+    assert ("error on rank 1: " in done.stderr) == (code == 5)
+    assert ("Traceback" in done.stderr) == (code == 1)

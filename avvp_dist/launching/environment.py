@@ -20,7 +20,7 @@ LAUNCHERS = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "HOSTNAME", "LANG", "LC_*", "TZ", "TERM"),
     *("TMPDIR", "XDG_*", "SSH_*", "PDSH_*", "VIRTUAL_ENV", "CONDA_*", "PYTHON*", "LD_*", "MPL*"),
     *("CUDA_*", "NVIDIA_*", "HIP_*", "ROCR_*", "HSA_*", "TORCH*", "PYTORCH_*", "TRITON_*"),
-    *("DS_*", "DEEPSPEED_*", "NCCL_*", "RCCL_*", "GLOO_*", "UCX_*", "FI_*", "TP_*"),
+    *("PET_*", "DS_*", "DEEPSPEED_*", "NCCL_*", "RCCL_*", "GLOO_*", "UCX_*", "FI_*", "TP_*"),
     *("OMP_*", "MKL_*", "KMP_*", "GOMP_*", "OPENBLAS_*"),
     *("SLURM*", "SRUN_*", "PMI*", "OMPI_*", "I_MPI_*", "MV2_*", "KUBERNETES_*", "RAY_*"),
     *("JOB_COMPLETION_INDEX", "MASTER_*", "RANK", "WORLD_SIZE", "LOCAL_*", "GROUP_*", "NODE_RANK"),

@@ -2,15 +2,118 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
+import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from avvp_dist.command_line import load
-from avvp_dist.config import GroundConfig
+from avvp_dist.config import GroundConfig, PretrainConfig
+from avvp_dist.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NumericsError,
+    Preempted,
+)
+
+KUBERNETES = "1.31"
+"""The oldest with all that the recipes use in a stable form."""
+
+
+def pods(template: Any) -> Iterator[tuple[str, Any]]:
+    """All pod templates within a manifest, with the names of what holds them."""
+    for key, value in template.items() if isinstance(template, dict) else ():
+        if key == "template":
+            yield key, value
+        else:
+            yield from ((f"{key}.{name}", pod) for name, pod in pods(value))
+    for value in template if isinstance(template, list) else ():
+        yield from pods(value)
+
+
+@pytest.mark.parametrize("recipe", ["train", "ground"])
+def test_manifests_are_as_the_schemas_of_kubernetes_say(root: Path, recipe: str) -> None:
+    text = (root / f"launch/kubernetes/{recipe}.yaml").read_text()
+    checked = 0
+    for manifest in yaml.safe_load_all(text):
+        if not manifest["apiVersion"].startswith("ray.io/"):
+            kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        for name, template in pods(manifest):
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, **template}
+            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+            checked += 1
+    assert checked == {"train": 1, "ground": 2}[recipe]
+
+
+def test_the_pods_of_training_find_each_other_and_the_data(root: Path) -> None:
+    service, job = yaml.safe_load_all((root / "launch/kubernetes/train.yaml").read_text())
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    python, supervisor, launcher, *options, script = container["command"]
+    assert (python, launcher) == ("python", "torchrun")
+    assert (root / supervisor).is_file() and (root / script).is_file()
+    given = dict(option.removeprefix("--").split("=") for option in options)
+    assert int(given["nnodes"]) == spec["completions"] == spec["parallelism"]
+    assert given["nproc-per-node"] == container["resources"]["limits"]["nvidia.com/gpu"]
+    names = (job["metadata"]["name"], service["metadata"]["name"])
+    assert given["master-addr"] == "{}-0.{}".format(*names) and pod["subdomain"] == names[1]
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": names[0]}
+    assert int(given["master-port"]) == service["spec"]["ports"][0]["port"]
+
+    config_file, *keys = container["args"]
+    config = load(PretrainConfig, [root / config_file.removeprefix("--config=")], keys)
+    data = container["volumeMounts"][0]["mountPath"]
+    assert config.trainer.resume == "auto"
+    assert all(one.startswith(f"{data}/") for one in (*config.data.shards, config.trainer.out))
+
+
+def test_pods_that_fail_are_made_again_where_that_can_help(root: Path) -> None:
+    _, job = yaml.safe_load_all((root / "launch/kubernetes/train.yaml").read_text())
+    codes = {
+        rule["action"]: rule["onExitCodes"]["values"]
+        for rule in job["spec"]["podFailurePolicy"]["rules"]
+        if "onExitCodes" in rule
+    }
+    hopeless = (ConfigError, DataError, CheckpointError, NumericsError)
+    assert codes == {"Ignore": [Preempted.exit_code], "FailJob": [e.exit_code for e in hopeless]}
+
+
+def test_the_image_has_what_the_recipes_run(root: Path) -> None:
+    file = root / "launch/container/Containerfile"
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+    lines = file.read_text().replace("\\\n", "").splitlines()
+    words = [shlex.split(line) for line in lines if line and not line.startswith("#")]
+    told = [(one, rest) for one, *rest in words]
+    copied = [
+        source
+        for one, rest in told
+        if one == "COPY" and not rest[0].startswith("--from=")
+        for source in rest[:-1]
+    ]
+    assert set(copied) >= {"avvp_dist", "configs", "launch", "tools", "pyproject.toml"}
+    assert all((root / source).exists() for source in copied)
+    (extras,) = re.findall(r"-e '\.\[([\w,]+)\]'", "\n".join(lines))
+    project = (root / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]
+    assert set(extras.split(",")) <= set(re.findall(r"^(\w+) = \[", project, re.MULTILINE))
+
+    ((folder,),) = [rest for one, rest in told if one == "WORKDIR"]
+    assert f"working_dir: {folder}\n" in (root / "launch/kubernetes/ground.yaml").read_text()
+    ((user,),) = [rest for one, rest in told if one == "USER"]
+    _, job = yaml.safe_load_all((root / "launch/kubernetes/train.yaml").read_text())
+    context = job["spec"]["template"]["spec"]["securityContext"]
+    assert user == f"{context['runAsUser']}:{context['fsGroup']}"
 
 
 def test_the_kubernetes_job_is_a_command_that_exists(root: Path) -> None:

@@ -15,6 +15,7 @@ GIVEN = {
     "NCCL_DEBUG": "INFO",
     "RAY_ADDRESS": "head:6379",
     "CUDA_VISIBLE_DEVICES": "0",
+    "PET_NODE_RANK": "1",
     "MLFLOW_TRACKING_URI": "https://user:secret@host",
     "AWS_SECRET_ACCESS_KEY": "secret",
     "AZURE_CLIENT_ID": "secret",
@@ -28,7 +29,8 @@ GIVEN = {
 
 def test_secrets_go_to_ranks_alone_and_unlisted_names_nowhere() -> None:
     sorted_ = sort(GIVEN)
-    assert set(sorted_.launchers) == {"PATH", "NCCL_DEBUG", "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"}
+    names = ("PATH", "NCCL_DEBUG", "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES", "PET_NODE_RANK")
+    assert set(sorted_.launchers) == set(names)
     assert set(GIVEN) - set(sorted_.launchers) - set(sorted_.ranks) == {
         "GITHUB_TOKEN",
         "MY_SETTING",

@@ -1,0 +1,234 @@
+"""Two hosts, one job: started over ssh, and started on each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from avvp_dist.data.shards import ShardSet
+from avvp_dist.tracking.records import read_series
+from tests.cluster.hosts import SSH_PORT, Host, skip_without, two_hosts
+from tests.cluster.slurm import slurm
+
+pytestmark = pytest.mark.launch
+
+SENTINEL = "s3ntinel-of-the-tracking-server"
+STEPS = 60
+PORT = "29507"
+"""Free on hosts that have just been made."""
+ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "GLOO_SOCKET_IFNAME": "eth0",
+    "MLFLOW_TRACKING_PASSWORD": SENTINEL,
+    "OMP_NUM_THREADS": "1",
+}
+Hosts = tuple[Host, Host]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What both hosts see: keys, the list of hosts, and the supervisor's folder."""
+    folder = tmp_path_factory.mktemp("hosts")
+    (folder / "hostfile").write_text("hosta slots=1\nhostb slots=1\n")
+    (folder / "environment").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hosts(folder: Path) -> Iterator[Hosts]:
+    skip_without("ip", "sshd", "pdsh")
+    with two_hosts(folder) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def alone(launch: Any, grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two ranks on one host."""
+    out = tmp_path_factory.mktemp("alone")
+    process = launch(*training(grounded, out))
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return out
+
+
+def training(shards: ShardSet, out: Path, steps: int = STEPS) -> list[str]:
+    return [
+        "launch/pretrain.py",
+        f"data.shards={shards.folder}",
+        f"trainer.out={out}",
+        "encoder.size=tiny",
+        f"trainer.max_steps={steps}",
+        f"trainer.epochs={steps}",
+        "trainer.batch_size=16",
+        "trainer.log_every=1",
+        "trainer.resume=auto",
+        "trainer.hang_seconds=60",  # progress is written each second, not every ten
+        "tracking.enabled=false",
+    ]
+
+
+class Job:
+    """`supervise.py LAUNCHER SCRIPT` on a host."""
+
+    def __init__(self, host: Host, folder: Path, launcher: Sequence[str], script: Sequence[str]):
+        self.log = folder / f"{time.monotonic_ns()}.log"
+        supervisor = [sys.executable, "launch/supervise.py", "--env-dir", f"{folder}/environment"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                host.inside(*supervisor, *launcher, *script),
+                env={**os.environ, **ENVIRONMENT, "PATH": f"{folder}/bin:{os.environ['PATH']}"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def ask(self) -> None:
+        """SIGTERM for the supervisor, which is below nsenter."""
+        (supervisor,) = psutil.Process(self.process.pid).children()
+        supervisor.send_signal(signal.SIGTERM)
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and output."""
+        code = self.process.wait(timeout=120)
+        return code, self.log.read_text()
+
+
+def deepspeed(folder: Path, *options: str) -> list[str]:
+    to_meet = ("--master_addr=hosta", f"--master_port={PORT}")
+    return ["deepspeed", f"--hostfile={folder}/hostfile", *to_meet, *options]
+
+
+def over_ssh(hosts: Hosts, folder: Path, script: Sequence[str]) -> Job:
+    ssh = ("--launcher=pdsh", f"--ssh_port={SSH_PORT}")
+    return Job(hosts[0], folder, deepspeed(folder, *ssh), script)
+
+
+def on_each(hosts: Hosts, folder: Path, script: Sequence[str]) -> list[Job]:
+    return [
+        Job(host, folder, deepspeed(folder, "--no_ssh", f"--node_rank={node}"), script)
+        for node, host in enumerate(hosts)
+    ]
+
+
+def wait_for_steps(out: Path) -> None:
+    """Until the rank on the second host has made some."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((out / "ranks/rank-00001.json").read_text())["step"] >= 2:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the ranks make no steps")
+
+
+def assert_as_alone(out: Path, alone: Path) -> None:
+    """The losses are those of one host, and there were two."""
+    ranks = [json.loads((out / f"ranks/rank-{rank:05d}.json").read_text()) for rank in (0, 1)]
+    assert [rank["host"] for rank in ranks] == ["hosta", "hostb"]
+    losses = read_series(out)["loss"]
+    assert len(losses) == STEPS
+    assert losses == read_series(alone)["loss"]
+
+
+def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(
+    hosts: Hosts, folder: Path, alone: Path, grounded: ShardSet, tmp_path: Path
+) -> None:
+    telling = "tests/cluster/telling_pretrain.py"
+    job = over_ssh(hosts, folder, [telling, *training(grounded, tmp_path)[1:]])
+    seen: set[str] = set()
+    while job.process.poll() is None:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                seen.add(" ".join(process.cmdline()))
+        time.sleep(0.1)
+    code, printed = job.end()
+    assert code == 0, printed
+    assert_as_alone(tmp_path, alone)
+
+    assert any("ssh" in line and "hostb" in line for line in seen), "nothing was searched"
+    assert not any(SENTINEL in line for line in [*seen, printed])
+    password = hashlib.sha256(SENTINEL.encode()).hexdigest()
+    for name in ("hosta", "hostb"):  # pdsh says whose line it is
+        assert f"{name}: password {password}" in printed.splitlines()
+    assert list((folder / "environment").iterdir()) == []
+
+
+def test_a_launcher_on_each_host_gives_the_losses_of_one(
+    hosts: Hosts, folder: Path, alone: Path, grounded: ShardSet, tmp_path: Path
+) -> None:
+    jobs = on_each(hosts, folder, training(grounded, tmp_path))
+    for job in jobs:
+        code, printed = job.end()
+        assert code == 0, printed
+    assert_as_alone(tmp_path, alone)
+
+
+def test_the_command_of_kubernetes_gives_the_losses_of_one_host(
+    hosts: Hosts, folder: Path, alone: Path, grounded: ShardSet, root: Path, tmp_path: Path
+) -> None:
+    """With two hosts in the place of its four pods, one rank in that of eight."""
+    _, job = yaml.safe_load_all((root / "launch/kubernetes/train.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    python, supervisor, *command = container["command"]
+    assert (python, supervisor) == ("python", "launch/supervise.py")
+    here = {"=4": "=2", "=8": "=1", "avvp-train-0.avvp-train": "hosta"}
+    for word, ours in here.items():
+        command = [one.replace(word, ours) for one in command]
+    jobs = [
+        Job(
+            host,
+            folder,
+            [one.replace("$(JOB_COMPLETION_INDEX)", str(index)) for one in command[:-1]],
+            training(grounded, tmp_path),
+        )
+        for index, host in enumerate(hosts)
+    ]
+    for one in jobs:
+        code, printed = one.end()
+        assert code == 0, printed
+    assert_as_alone(tmp_path, alone)
+
+
+def test_a_signal_on_one_host_saves_and_ends_both(
+    hosts: Hosts, folder: Path, grounded: ShardSet, tmp_path: Path
+) -> None:
+    jobs = on_each(hosts, folder, training(grounded, tmp_path, 100_000))
+    wait_for_steps(tmp_path)
+    jobs[1].ask()
+    for job in jobs:
+        code, printed = job.end()
+        assert code == 7, printed
+    assert list((tmp_path / "checkpoints").glob("step-*"))
+
+
+def test_a_slurm_job_that_is_preempted_queues_again_and_ends_as_in_peace(
+    hosts: Hosts, folder: Path, alone: Path, grounded: ShardSet, root: Path, tmp_path: Path
+) -> None:
+    with slurm(hosts, tmp_path) as command:
+        log, out = tmp_path / "log", tmp_path / "run"
+        job = command(
+            *("sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", f"--output={log}"),
+            *("launch/slurm/train.sbatch", *training(grounded, out)),
+            **ENVIRONMENT,
+            VENV=sys.prefix,
+        )
+        wait_for_steps(out)
+        command("scancel", "--signal=USR1", job)
+        said = command.end_of(job, 120)
+    printed = log.read_text(errors="replace")  # progress bars of two ranks, within each other
+    assert "JobState=COMPLETED" in said and "Restarts=1" in said, printed
+    assert "exit code 7 (preempted)" in printed
+    assert "saved at step" in printed and SENTINEL not in printed
+    assert_as_alone(out, alone)
