@@ -119,5 +119,28 @@ def launch() -> Iterator[Launch]:
         process.kill()
 
 
+Disk = Callable[[str], Path]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Disk]:
+    """A file system of its own, of a size such as `200k`."""
+    folder = tmp_path / "disk"
+    mounted = False
+
+    def mount(size: str) -> Path:
+        nonlocal mounted
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("mounting needs root")
+        mounted = True
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def _runs(process: subprocess.Popen[str]) -> bool:
     return process.poll() is None

@@ -104,7 +104,7 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
         path = folder / f"{key}.pt"
         if not path.is_file():
             raise CheckpointError(f"{folder.name} is not among the saved parameters")
-        held = torch.load(path, map_location="cpu", weights_only=False)
+        held = torch.load(path, map_location="cpu", weights_only=True)
         yield key, held["param"] if isinstance(held, dict) else held  # bare from ZeRO 3
 
 

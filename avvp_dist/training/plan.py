@@ -210,7 +210,7 @@ def _negatives(config: PretrainConfig, snippets: int, ranks: int) -> str:
     others = micro * (ranks if config.objective.negatives == "batch" else 1)
     cells = micro * snippets * others * snippets
     return (
-        f"{micro * snippets:,} anchors x {others * snippets:,} snippets = {cells:.3g} cells of "
+        f"{micro * snippets:,} anchors x {others * snippets:,} snippets = {cells:,} cells of "
         f"each pair of modalities on each rank"
     )
 

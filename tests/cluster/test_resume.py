@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,25 +102,14 @@ def test_ten_kills_with_zero_2_and_other_numbers_of_ranks(
     assert series == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for one checkpoint."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_full_disk_loses_nothing(grounded: ShardSet, launch: Any, small_disk: Path) -> None:
-    job = Job(launch, grounded, small_disk / "run", "trainer.zero_stage=1", "trainer.keep=100")
+def test_a_full_disk_loses_nothing(grounded: ShardSet, launch: Any, small_disk: Any) -> None:
+    disk = small_disk("10m")  # room for one checkpoint
+    job = Job(launch, grounded, disk / "run", "trainer.zero_stage=1", "trainer.keep=100")
     code, _, err = job.run()
     assert code == 3
     folder = job.out / "checkpoints"
     assert f"checkpoint {folder}/step-00000008 cannot be written: no space left" in err
     assert [path.name for path in folder.iterdir()] == ["step-00000004"]
-    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
     assert "resumed at step 4" in job.start()
     assert len(job.losses()) == STEPS
