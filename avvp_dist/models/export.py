@@ -124,9 +124,10 @@ def _filled(module: Any, folder: Path) -> Any:
     unexpected = sorted(state.keys() - own.keys())
     reshaped = sorted(n for n in own.keys() & state.keys() if own[n].shape != state[n].shape)
     if missing or unexpected or reshaped:
+        fitting = len(own) - len(missing) - len(reshaped)
         raise CheckpointError(
-            f"{folder / WEIGHTS} does not fit: missing {missing[:5]}, unexpected "
-            f"{unexpected[:5]}, of other shape {reshaped[:5]}"
+            f"{folder / WEIGHTS} does not fit: of {len(own)} tensors {fitting} would be loaded; "
+            f"missing {missing[:5]}, unexpected {unexpected[:5]}, of other shape {reshaped[:5]}"
         )
     module.load_state_dict(state)
     return module

@@ -59,6 +59,9 @@ def _finetune(config: FinetuneConfig) -> None:
     ranks = connect(config.trainer.hang_seconds)
     torch.manual_seed(config.trainer.seed)
     encoder, front = pretrained(config, train, ranks.share(found))
+    if encoder and front and ranks.first:  # loading is strict
+        count = len(encoder.state_dict())
+        print(f"{front['version']}: all {count} tensors loaded, none missing, none unexpected")
     task = ParsingTask(config, data, val, annotations, encoder, front)
     lineage = {"manifest": train.digest, "encoder": front["version"] if front else "none"}
     if front:

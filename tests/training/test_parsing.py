@@ -66,8 +66,11 @@ def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_th
     keys += [f"trainer.out={tmp_path}", "trainer.epochs=3", "trainer.batch_size=16"]
     keys += ["parser.width=32", "trainer.zero_stage=1", "tracking.enabled=false"]
     process = launch("launch/finetune.py", *keys)
-    _, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
+    tensors = len(load_file(encoder / "model.safetensors"))
+    said = f"{encoder}: all {tensors} tensors loaded, none missing, none unexpected\n"
+    assert out.count(said) == 1
     series = read_series(tmp_path)
     assert {"loss", "train/adversarial", "val/segment_type_av"} <= series.keys()
 
