@@ -130,7 +130,7 @@ def _ours(error: AvvpError | OSError | RuntimeError) -> AvvpError:
     if isinstance(error, AvvpError):
         return error
     if isinstance(error, RuntimeError):
-        if not _lost_a_peer(error):
+        if not lost_a_peer(error):
             raise error
         return ClusterError(
             f"another rank is gone or cannot be reached: {first_line(error)}",
@@ -143,12 +143,13 @@ def _ours(error: AvvpError | OSError | RuntimeError) -> AvvpError:
     return ConfigError(f"{error.filename}: {error.strerror}")
 
 
-def _lost_a_peer(error: RuntimeError) -> bool:
+def lost_a_peer(error: Exception) -> bool:
     """Whether a collective failed. On another host nobody sees how the peer ended."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available():
         return False
-    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+    gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    return gloo or isinstance(error, torch.distributed.DistError)
 
 
 def _ranks_connected() -> bool:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from avvp_dist.commit import MANIFEST, commit_folder, described, faults, files_in, write_json
 from avvp_dist.config import TrainerSection
-from avvp_dist.errors import AvvpError, CheckpointError, StorageError, first_line
+from avvp_dist.errors import AvvpError, CheckpointError, StorageError, first_line, lost_a_peer
 from avvp_dist.training.elastic import restore, to_universal
 from avvp_dist.training.ranks import Ranks
 
@@ -106,6 +106,8 @@ def save_checkpoint(
     except (OSError, RuntimeError, AvvpError) as error:
         # Whoever meets it ends alone, and the launcher ends the others.
         shutil.rmtree(temporary, ignore_errors=True)
+        if lost_a_peer(error):
+            raise
         full = isinstance(error, StorageError) or getattr(error, "errno", 0) == errno.ENOSPC
         raise StorageError(
             f"checkpoint {folder / f'step-{step:08d}'} cannot be written: "
