@@ -112,7 +112,7 @@ class Reproduction:
 
     def models(self) -> dict[str, int]:
         """When each trained thing was last written."""
-        files = [*self.out.rglob("*.safetensors"), *self.out.rglob("labels.npz")]
+        files = [*self.out.rglob("model.safetensors"), *self.out.rglob("labels.npz")]
         return {str(path.relative_to(self.out)): path.stat().st_mtime_ns for path in files}
 
 
