@@ -155,13 +155,14 @@ def measure(module: nn.Module, batch: Callable[[], dict[str, Any]]) -> Step:
         for p in module.parameters()
         if p.requires_grad
     ]
-    with FlopCounterMode(display=False) as counter, _Alive() as alive:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(batch())
+    with _Alive() as alive:  # apart from the counter, under which recomputed layers stay alive
         loss, _ = module(batch())
-        flops = 3 * counter.get_total_flops()
         loss.backward()
     for hook in hooks:
         hook.remove()
-    return Step(flops, alive.most)
+    return Step(3 * counter.get_total_flops(), alive.most)
 
 
 class _Alive(TorchDispatchMode):

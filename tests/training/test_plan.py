@@ -110,7 +110,7 @@ def test_a_plan_for_64_ranks(grounded: ShardSet, tmp_path: Path) -> None:
     )
     assert (code, err) == (0, "")
     assert rows["batch"] == "64 clips = 64 ranks x 1 micro-batches x 1"
-    assert rows["negatives"].startswith("10 anchors x 640 snippets = 6.4e+03 cells")
+    assert rows["negatives"].startswith("10 anchors x 640 snippets = 6,400 cells")
     code, _, err = dry("pretrain", *keys, "--ranks=3")
     assert code == 2 and "trainer.batch_size=16 is not a multiple of 3 ranks" in err
     assert dry("pretrain", *keys, RANK="1", WORLD_SIZE="2") == (0, {}, "")
