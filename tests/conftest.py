@@ -80,6 +80,16 @@ def grounded(packed: dict[str, ShardSet]) -> ShardSet:
     return train
 
 
+@pytest.fixture
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `connect` would put into the environment for good, for training in this process."""
+    for key in ("RANK", "LOCAL_RANK", "MASTER_PORT"):
+        monkeypatch.setenv(key, "0")
+    for key in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(key, "1")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+
 Launch = Callable[..., "subprocess.Popen[str]"]
 
 

@@ -46,6 +46,7 @@ def to_universal(saved: Path, out: Path, zero_stage: int, parameters: list[str])
         return
     # DeepSpeed has no such form for what was trained without ZeRO; its one file has it all.
     (file,) = saved.glob("mp_rank_*_model_states.pt")
+    # DeepSpeed pickles objects of its own into it; its hash has been checked.
     held = torch.load(file, map_location="cpu", weights_only=False)
     optimizer = held["optimizer"]
     masters = dict(held["module"])

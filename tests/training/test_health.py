@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -29,12 +30,12 @@ def test_rates_are_of_the_time_since_they_were_asked_for() -> None:
 def test_waiting_for_batches_is_told_from_training() -> None:
     meter = Meter(1, 1, 1, 1)
 
-    def slow() -> object:
+    def slow() -> Iterator[None]:
         for _ in range(3):
             time.sleep(0.02)
             yield None
 
-    for _ in meter.waits(slow()):  # type: ignore[arg-type]
+    for _ in meter.waits(slow()):
         pass
     assert meter.rates()["data_wait"] > 0.8
 

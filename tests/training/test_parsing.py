@@ -133,15 +133,6 @@ def test_missing_validation_clips_are_refused(
 
 # In this process.
 
-ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-
-
-@pytest.fixture
-def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `connect` would put into the environment for good."""
-    for key, value in {**ONE_RANK, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
-        monkeypatch.setenv(key, value)
-
 
 def short_config(packed: dict[str, ShardSet], features: Path, out: Path) -> FinetuneConfig:
     """Two steps an epoch."""

@@ -99,15 +99,6 @@ def test_damaged_checkpoints_are_named_and_never_a_fresh_start(
 
 # In this process.
 
-ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-
-
-@pytest.fixture
-def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `connect` would put into the environment for good."""
-    for key, value in {**ONE_RANK, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
-        monkeypatch.setenv(key, value)
-
 
 def config_of(shards: ShardSet, out: Path) -> PretrainConfig:
     """Three epochs of two steps, with all that the authors' code does otherwise."""

@@ -178,12 +178,8 @@ LAST = (
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
+def alone(one_rank: None) -> Any:
     """Pretrain on one rank in this process."""
-    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-        monkeypatch.setenv(key, value)
-    for key, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
-        monkeypatch.setenv(key, value)
 
     def run(shards: ShardSet, out: Path, *keys: str) -> None:
         given = [f"data.shards={shards.folder}", f"trainer.out={out}", *keys]
