@@ -8,23 +8,15 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # A GPU decides which torch and which faiss are installed. PIP_FIND_LINKS may offer a CPU wheel.
 DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
-UV := $(shell command -v uv 2>/dev/null)
 WHEELS := $(if $(filter cpu,$(DEVICE)),$(PIP_FIND_LINKS))
-ifneq ($(UV),)
-  INSTALL := UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(UV) pip install --quiet --python $(BIN)/python
-  TORCH := $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
-else
-  INSTALL := $(BIN)/python -m pip install --quiet
-  TORCH := $(if $(WHEELS),torch==2.13.0,torch \
-    $(if $(filter cpu,$(DEVICE)),--extra-index-url https://download.pytorch.org/whl/cpu))
-endif
+TORCH := $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
 
 .PHONY: demo test lint clean
 demo: $(READY)
 	$(BIN)/python tools/demo.py $(if $(FEATURES),features=$(FEATURES) seeds=3) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -34,7 +26,9 @@ lint: $(READY)
 $(READY): pyproject.toml
 	@echo "Setting up .venv ($(DEVICE)) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) $(TORCH) -e '.[$(DEVICE),dev]'
+	$(BIN)/python -m pip install --quiet uv
+	UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(BIN)/uv pip install --quiet --python $(BIN)/python \
+	  $(TORCH) -e '.[$(DEVICE),dev]'
 	@touch $(READY)
 
 clean:

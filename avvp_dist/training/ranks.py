@@ -120,7 +120,8 @@ class _Gathered(torch.autograd.Function):
 
 def alone() -> Ranks:
     """One process without peers, on the accelerator if there is one."""
-    return Ranks(0, 1, torch.device(torch.accelerator.current_accelerator() or "cpu"))
+    found = torch.accelerator.current_accelerator(check_available=True)  # a CUDA build names one
+    return Ranks(0, 1, torch.device(found or "cpu"))
 
 
 def connect(hang_seconds: float = 0) -> Ranks:
