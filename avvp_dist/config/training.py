@@ -62,10 +62,11 @@ class Objective:
         "mean", "over the snippets j of an anchor (the paper: sum)", choices=("mean", "sum")
     )
     other_clips: float = option(1.0, "weight of the negatives from other clips; 0: none", least=0)
-    negatives: str = option(
-        "batch",
-        "other clips of the micro-batch of all ranks (gathered, with gradient), or of its rank",
-        choices=("batch", "rank"),
+    negatives: int = option(
+        256,
+        "clips of the micro-batch of all ranks, drawn anew each step, whose snippets are those "
+        "negatives; 0: all of them, which costs the square of the batch",
+        least=0,
     )
     false_negatives: str = option(
         "leave-out",

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from avvp_dist.data.schema import PADDING
 
-_CELLS = 2**26
+CELLS = 2**26
 """Pairs of snippets compared at a time: 256 MiB in float32. More are taken in blocks of clips."""
 _FLOAT32_SLACK = 1e-6
 """Identical snippets reach a threshold of 1, though float32 gives them 1 - 1e-7."""
@@ -42,7 +42,7 @@ class Likeness(NamedTuple):
         return functools.reduce(operator.or_ if self.rule == "or" else operator.and_, reached)
 
 
-def _only_own(x: Tensor, fill: int) -> Tensor:
+def _own(x: Tensor) -> Tensor:
     return x
 
 
@@ -55,21 +55,21 @@ class OtherClips:
         features: what groundings compare, `[B, T, F]` of each stream, as precise as it is stored.
         likenesses: of all groundings; none: nothing is left out.
         likeness: whose a clip is `[B]`, as a position in `likenesses`.
-        gather: `gather(x [B, ...], fill)` gives the rows of all ranks `[N, ...]`, with gradient
-            where x has one; rows of `fill` may be among them.
+        pool: `pool(x [B, ...])` gives the rows of the clips that all are compared with `[K, ...]`,
+            with gradient where x has one; rows of zeros may be among them.
     """
 
     clips: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     likenesses: Sequence[Likeness] = ()
     likeness: Tensor | None = None
-    gather: Callable[[Tensor, int], Tensor] = _only_own
+    pool: Callable[[Tensor], Tensor] = _own
 
 
 def other_clips_hinge(
     x: Tensor, components: Tensor, pairs: Pairs, margin: float, others: OtherClips
 ) -> tuple[Tensor, Tensor]:
-    """[<x_i, y_j> - margin]_+ over the snippets j of all other clips, summed over `pairs`.
+    """[<x_i, y_j> - margin]_+ over the snippets j of the pool's other clips, summed over `pairs`.
 
     For each clip the mean over its real snippets i of the mean over j. What the groundings of
     both clips would join, by their features, is no j: two clips of one kind have much in common.
@@ -82,12 +82,12 @@ def other_clips_hinge(
         The hinge `[B]`, and the share of other clips' snippets that was left out `[B]`.
     """
     snippets = components.shape[1]
-    y = others.gather(x, 0).transpose(0, 1).flatten(1, 2)  # [2, NT, D]
+    y = others.pool(x).transpose(0, 1).flatten(1, 2)  # [2, KT, D]
     real = components != PADDING
-    mates = (others.gather(components, PADDING) != PADDING).flatten()
-    numbers = others.gather(others.clips, -1).repeat_interleave(snippets)
+    mates = others.pool(real.to(torch.uint8)).flatten() != 0
+    numbers = others.pool(others.clips).repeat_interleave(snippets)
     likely_false = _LikelyFalse(others, snippets)
-    size = max(1, _CELLS // (snippets * len(numbers)))
+    size = max(1, CELLS // (snippets * len(numbers)))
     hinges, shares = [], []
     for start in range(0, len(x), size):
         part = slice(start, start + size)
@@ -124,17 +124,18 @@ class _LikelyFalse:
 
     def __init__(self, others: OtherClips, snippets: int) -> None:
         self.others, self.snippets = others, snippets
-        self.features = {
-            name: _unit(others.gather(x, 0)) for name, x in sorted(others.features.items())
-        }
+        self.features = {n: _vectors(others.pool(x)) for n, x in sorted(others.features.items())}
         if others.likeness is not None:
-            self.owners = others.gather(others.likeness, 0).repeat_interleave(snippets)
+            self.owners = others.pool(others.likeness).repeat_interleave(snippets)
 
     @torch.no_grad()
     def __call__(self, part: slice) -> Tensor:
-        """For the snippets of some clips, which of all are like them, bool `[bT, NT]`."""
+        """For the snippets of some clips, which of the pool's are like them, bool `[bT, KT]`."""
         others = self.others
-        cosines = {n: _unit(others.features[n][part]) @ y.T for n, y in self.features.items()}
+        cosines = {
+            name: _cosines(_vectors(others.features[name][part]), y)
+            for name, y in self.features.items()
+        }
         if others.likeness is None or len(others.likenesses) == 1:
             return others.likenesses[0].joins(cosines)
         own = others.likeness[part].repeat_interleave(self.snippets)
@@ -145,7 +146,16 @@ class _LikelyFalse:
         return functools.reduce(operator.and_, both)
 
 
-def _unit(features: Tensor) -> Tensor:
-    """Of `[B, T, F]` the unit vectors `[BT, F]` in float32; not a number for one of zeros."""
+def _vectors(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `[B, T, F]` the vectors `[BT, F]` in float32, and their lengths `[BT]`."""
     x = features.detach().flatten(0, 1).float()
-    return x / x.norm(dim=-1, keepdim=True)
+    return x, x.norm(dim=-1)
+
+
+def _cosines(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
+    """`[n, m]`; not a number for a vector of zeros.
+
+    The lengths come last: what is stored in float16 has no more digits than TF32, in which a GPU
+    may multiply, while unit vectors would lose some.
+    """
+    return (x[0] @ y[0].T).div_(x[1][:, None]).div_(y[1])

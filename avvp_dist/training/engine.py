@@ -52,6 +52,8 @@ def make_engine(
         if hasattr(layer, "recompute"):
             layer.recompute = trainer.recompute  # type: ignore[assignment]
     adam = torch.optim.AdamW(groups, lr=optimizer.lr, fused=ranks.device.type in ("cpu", "cuda"))
+    # Beside layers in bf16, what is compared in float32 can do with TF32, where there is any.
+    torch.set_float32_matmul_precision("high" if trainer.precision == "bf16" else "highest")
     config = engine_config(optimizer, trainer, ranks.size)
     with _naming_the_key(trainer):
         engine, *_ = deepspeed.initialize(model=module, optimizer=adam, config=config)

@@ -25,8 +25,11 @@ _FLAT = 500_000_000
 class PlannedRanks(Ranks):
     """Ranks that nobody has started: what the others would send has the shape of one's own."""
 
-    def gather(self, x: Tensor, rows: int, fill: int = 0) -> Tensor:
+    def gather(self, x: Tensor) -> Tensor:
         return x.repeat(self.size, *[1] * (x.ndim - 1))
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x
 
 
 @dataclass(frozen=True)
@@ -117,23 +120,27 @@ def messages(weights: Weights, trainer: TrainerSection, ranks: int) -> dict[str,
     }[trainer.zero_stage]
 
 
-def gathered(clips: int, snippets: int, width: int, features: int, ranks: int) -> dict[str, float]:
-    """Bytes that one rank sends so that all have each other's negatives, in a micro-batch.
+def exchanged(
+    clips: int, pool: int, snippets: int, width: int, features: int, ranks: int
+) -> dict[str, float]:
+    """Bytes that one rank sends so that all have the same negatives, in a micro-batch.
 
-    Forwards an all-gather of both representations in float32, of the features that groundings
-    compare in float16, and of whole numbers: the component of each snippet in 1 byte, number and
-    set of each clip in 8. Backwards a reduce-scatter of the gradient of the representations.
+    Forwards an all-gather of the clips' draws in 8 bytes, and for the pool's clips an all-reduce of
+    both representations in float32, of the features that groundings compare in float16, of which
+    snippets are real in 1 byte, of the clips' numbers and their sets' in 8. Backwards an
+    all-reduce of the gradient of the representations.
 
     Args:
         clips: of the micro-batch over all ranks.
+        pool: clips that all are compared with.
         width: D of a representation.
         features: F, numbers of a snippet that are compared; 0 where nothing is left out.
     """
-    share = clips * (ranks - 1) / ranks
-    representations = share * snippets * 2 * width * 4
-    numbers = share * (snippets + 8 + (8 if features else 0))
+    ring = (ranks - 1) / ranks
+    representations = 2 * ring * pool * snippets * 2 * width * 4
+    others = 2 * ring * pool * (snippets * (2 * features + 1) + 8 + (8 if features else 0))
     return {
-        "forward": representations + share * snippets * features * 2 + numbers,
+        "forward": representations + others + ring * clips * 8,
         "backward": representations,
     }
 

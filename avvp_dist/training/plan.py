@@ -207,10 +207,10 @@ def _cost_rows(
 
 def _negatives(config: PretrainConfig, snippets: int, ranks: int) -> str:
     micro = config.trainer.batch_size // (ranks * config.trainer.accumulate)
-    others = micro * (ranks if config.objective.negatives == "batch" else 1)
-    cells = micro * snippets * others * snippets
+    pool = min(micro * ranks, config.objective.negatives or micro * ranks)
+    cells = micro * snippets * pool * snippets
     return (
-        f"{micro * snippets:,} anchors x {others * snippets:,} snippets = {cells:,} cells of "
+        f"{micro * snippets:,} anchors x {pool * snippets:,} snippets = {cells:,} cells of "
         f"each pair of modalities on each rank"
     )
 

@@ -33,6 +33,7 @@ from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import check_unclaimed
 from avvp_dist.training.engine import parameter_groups
 from avvp_dist.training.lock import claim
+from avvp_dist.training.pool import NegativePool
 from avvp_dist.training.ranks import Ranks, alone, connect
 from avvp_dist.training.trainer import Batch, Panels, Trainer
 from avvp_dist.training.watchdog import Watchdog
@@ -279,22 +280,23 @@ class GroundingModel(nn.Module):
         self.clips = config.trainer.batch_size // (ranks.size * config.trainer.accumulate)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        others = self._others(batch) if self.objective.other_clips else None
         audio, visual = compared(self.encoder, batch, self.hidden)
-        others = OtherClips(
-            batch["clips"].to(audio.device),
-            batch.get("features", {}),
-            self.likenesses,
-            batch.get("likeness"),
-            self._gather,
-        )
         components, epoch = batch["components"], batch["epoch"]
         draws = self._draws(batch)
         return grounding_loss(audio, visual, components, self.objective, epoch, draws, others)
 
-    def _gather(self, x: Tensor, fill: int) -> Tensor:
-        if self.objective.negatives == "rank":
-            return x
-        return self.ranks.gather(x, self.clips, fill)
+    def _others(self, batch: Batch) -> OtherClips:
+        components, clips = batch["components"], batch["clips"]
+        draws = torch.from_numpy(drawn(clips.numpy(), "negatives", self.seed, batch["step"]))
+        draws = draws.to(components.device).masked_fill((components == PADDING).all(1), torch.inf)
+        return OtherClips(
+            clips.to(components.device),
+            batch.get("features", {}),
+            self.likenesses,
+            batch.get("likeness"),
+            NegativePool(draws, self.clips, self.objective.negatives, self.ranks),
+        )
 
     def _draws(self, batch: Batch) -> Tensor | None:
         """What chooses the anchors: of seed, step and clip, so the same however clips are spread

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from avvp_dist.errors import ClusterError, first_line
@@ -86,36 +85,38 @@ class Ranks:
             joined[rank :: self.size] = rows
         return joined
 
-    def gather(self, x: torch.Tensor, rows: int, fill: int = 0) -> torch.Tensor:
-        """The rows `[n, ...]` of all ranks one after the other, `[size * rows, ...]`.
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """The rows `[n, ...]` of all ranks one after the other; n is the same on each."""
+        if self.size == 1:
+            return x
+        whole = x.new_empty(self.size * len(x), *x.shape[1:])
+        dist.all_gather(list(whole.chunk(self.size)), x.contiguous())
+        return whole
 
-        Ranks may have different n: up to `rows` they are made up with `fill`. Gradients come back:
-        a rank's rows get the sum of what all ranks ask of them, so a loss that is a mean over the
-        ranks has the gradient of the whole. Collective, forwards and backwards; alone, x itself.
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over the ranks, on every rank, with gradient.
+
+        A rank's tensor gets the sum of what all ranks ask of it, so a loss that is a mean over the
+        ranks has the gradient of the whole. Collective, forwards and backwards.
         """
         if self.size == 1:
             return x
-        missing = [0, 0] * (x.ndim - 1) + [0, rows - len(x)]
-        gathered: torch.Tensor = _Gathered.apply(F.pad(x, missing, value=fill), self)
-        return gathered
+        total: torch.Tensor = _Sum.apply(x)
+        return total
 
 
-class _Gathered(torch.autograd.Function):
-    """All-gather along the rows; its gradient is a reduce-scatter."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-        ctx.ranks = ranks
-        whole = x.new_empty(ranks.size * len(x), *x.shape[1:])
-        dist.all_gather(list(whole.chunk(ranks.size)), x.contiguous())
-        return whole
+class _Sum(torch.autograd.Function):
+    """All-reduce, whose gradient is another one."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        parts = list(gradients[0].contiguous().chunk(ctx.ranks.size))
-        own = torch.empty_like(parts[0])
-        dist.reduce_scatter(own, parts)
-        return own, None
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return _Sum.forward(ctx, gradients[0])
 
 
 def alone() -> Ranks:

@@ -188,7 +188,7 @@ def joined(p: Place, q: Place, likeness: Likeness) -> bool:
 def test_what_both_groundings_would_join_is_no_negative(
     likenesses: list[Likeness], cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(negatives, "_CELLS", cells)
+    monkeypatch.setattr(negatives, "CELLS", cells)
     config = replace(PLAIN, other_clips=1.0)
     owners = [0, 0, 1, 1, 0] if len(likenesses) > 1 else [0] * 5
 
@@ -208,7 +208,7 @@ def test_what_both_groundings_would_join_is_no_negative(
 def test_blocks_have_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = []
     for cells in (2**26, 400):
-        monkeypatch.setattr(negatives, "_CELLS", cells)
+        monkeypatch.setattr(negatives, "CELLS", cells)
         audio, visual, components = batch()
         others = OtherClips(torch.arange(5), stored(), [Likeness(LOOSE, "and")])
         x = audio.requires_grad_(), visual.requires_grad_()
@@ -261,14 +261,14 @@ def test_clips_count_alike_so_parts_of_a_batch_add_up(config: Objective) -> None
     whole, _ = grounding_loss(audio, visual, components, config)
     every = torch.stack([audio, visual], 1)
 
-    def gather(x: Tensor, fill: int) -> Tensor:
+    def pool(x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:
-            return components
+            return (components != PADDING).to(torch.uint8)
         return torch.arange(5) if x.dtype == torch.int64 else F.normalize(every, dim=-1)
 
     parts = []
     for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
-        others = OtherClips(torch.arange(5)[rows], gather=gather)
+        others = OtherClips(torch.arange(5)[rows], pool=pool)
         here = (audio[rows], visual[rows], components[rows])
         loss, _ = grounding_loss(*here, config, others=others)
         parts.append(float(loss) * len(here[0]) / 5)

@@ -31,13 +31,14 @@ def scaling(root: Path) -> ModuleType:
 
 
 def cluster(scaling: ModuleType, **changed: float) -> object:
-    slow = dict.fromkeys(("tflops", "tflops_fp32", "memory", "intra", "inter", "read"), 1e30)
+    slow = dict.fromkeys(("tflops", "compared", "memory", "intra", "inter", "read"), 1e30)
     return scaling.Cluster(**{**slow, "latency": 0.0, "overlap": 0.0, "node": 8, **changed})
 
 
 def test_floating_point_operations_are_those_of_the_model(scaling: ModuleType) -> None:
     """With everything else free, a step takes what the module's products do on the meta device."""
-    config, clips, ranks = PretrainConfig(), 32, 16
+    config, clips, ranks, pool = PretrainConfig(), 32, 16, 300
+    config.objective.negatives = pool
     config.encoder.size, config.trainer.batch_size = "small", clips * ranks
     meta = torch.device("meta")
     with meta:
@@ -48,19 +49,20 @@ def test_floating_point_operations_are_those_of_the_model(scaling: ModuleType) -
             "features": {name: x.half() for name, x in streams.items()},
             "components": torch.empty(clips, 10, dtype=torch.int8),
         }
-    batch |= {"lengths": torch.full((clips,), 10), "clips": torch.arange(clips), "epoch": 0}
+    batch |= {"lengths": torch.full((clips,), 10), "clips": torch.arange(clips)}
+    batch |= {"epoch": 0, "step": 0}
     likenesses = [Likeness({"audio": 0.5, "visual": 0.5}, "or")]
     model = GroundingModel(encoder, config, likenesses, PlannedRanks(0, ranks, meta))
     found = measure(model, lambda: batch).flops
 
     layers = sum(p.numel() for p in encoder.layers.parameters() if p.ndim > 1)
     job = scaling.Job(Weights.of(encoder), layers, encoder.width, 10, 2176, 4)
-    flop = cluster(scaling, tflops=1.0, tflops_fp32=1.0)
+    flop = cluster(scaling, tflops=1.0, compared=1.0)
     planned = 12 * layers * 10 * clips
-    planned += scaling.negative_seconds(job, flop, clips, clips * ranks)
+    planned += scaling.negative_seconds(job, flop, clips, pool)
     # Embeddings and attention are not in the formula; cosines of features have no backward pass.
     embeddings = 6 * 2176 * encoder.width * 10 * clips
-    cosines = 2 * 2 * 2176 * clips * 10 * clips * ranks * 10
+    cosines = 2 * 2 * 2176 * clips * 10 * pool * 10
     assert planned + embeddings + cosines == pytest.approx(found, rel=0.05)
 
 
@@ -76,7 +78,7 @@ def test_messages_hide_behind_the_backward_pass_only_under_zero(scaling: ModuleT
     job = scaling.Job(Weights(1_000_000, 0, 0), 1_000_000, 64, 10, 128, 4)
     links = cluster(scaling, tflops=12 * 1e6 * 10 * 3, intra=4e6, overlap=0.5)
     found = [
-        scaling.step(job, links, TrainerSection(zero_stage=stage), 2, 1, False) for stage in (0, 1)
+        scaling.step(job, links, TrainerSection(zero_stage=stage), 2, 1, 1) for stage in (0, 1)
     ]
     assert [one["layers"] for one in found] == pytest.approx([1 / 3] * 2)
     assert found[0]["gradients"] == pytest.approx(1.0)

@@ -37,9 +37,9 @@ def cases() -> Iterator[tuple[Objective, int, int]]:
     for name, anchors, stage in itertools.product(
         ("uni", "cross", "multi"), ("all", "one", "shared"), range(4)
     ):
-        yield Objective(name, anchors=anchors), stage, 1
+        yield Objective(name, anchors=anchors, negatives=4 * (stage % 2)), stage, 1
     for stage in range(4):
-        yield Objective("multi", reduction="sum", false_negatives="keep"), stage, 2
+        yield Objective("multi", reduction="sum", false_negatives="keep", negatives=4), stage, 2
 
 
 def config_of(shards: str, objective: Objective, stage: int, micro: int) -> PretrainConfig:

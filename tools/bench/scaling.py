@@ -1,7 +1,7 @@
 """What scaling to many GPUs would give, by the formulas of docs/scaling.md and your numbers.
 
     python tools/bench/scaling.py                        # 1 to 512 GPUs
-    python tools/bench/scaling.py --negatives rank       # or --global-batch 8192
+    python tools/bench/scaling.py --negatives 0          # or --global-batch 8192
     python tools/bench/scaling.py --count                # are the sizes of messages right?
 
 Nothing of the table is measured: it follows from the numbers given. `--count` is: it trains on two
@@ -37,10 +37,11 @@ from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import ClusterError, run
 from avvp_dist.grounding.job import ground
 from avvp_dist.models.encoder import Encoder
+from avvp_dist.objectives.negatives import CELLS
 from avvp_dist.tracking.run import Run
-from avvp_dist.training.footprint import BUCKET, Weights, gathered, messages
+from avvp_dist.training.footprint import BUCKET, Weights, exchanged, messages
 from avvp_dist.training.pretraining import PretrainingTask, open_data
-from avvp_dist.training.ranks import connect
+from avvp_dist.training.ranks import Ranks, connect
 from avvp_dist.training.trainer import Trainer
 
 PAIRS = {"uni": 2, "cross": 2, "multi": 4}
@@ -66,7 +67,8 @@ class Cluster:
     """What is stated or assumed, per GPU where not said otherwise, in FLOP/s, bytes/s, seconds."""
 
     tflops: float
-    tflops_fp32: float
+    compared: float
+    """FLOP/s of products of representations and features with those of negatives."""
     memory: float
     intra: float
     inter: float
@@ -97,7 +99,7 @@ def _arguments() -> argparse.Namespace:
     add("--visual", type=int, default=2048, help="and of its visual ones, all streams")
     add("--snippets", type=int, default=10, help="T")
     add("--objective", default="multi", choices=PAIRS)
-    add("--negatives", default="batch", choices=("batch", "rank"), help="objective.negatives")
+    add("--negatives", type=int, default=256, help="objective.negatives; 0: the whole batch")
     add("--batch-per-gpu", type=int, default=256, help="clips of a GPU's micro-batch")
     add("--global-batch", type=int, default=0, help="instead: clips of all GPUs' micro-batches")
     add("--zero", type=int, default=1, choices=(0, 1, 2, 3))
@@ -106,7 +108,7 @@ def _arguments() -> argparse.Namespace:
     add("--epochs", type=int, default=30)
     add("--node", type=int, default=8, help="GPUs of a node")
     add("--tflops", type=float, default=400, help="TFLOP/s that a GPU reaches in the layers")
-    add("--tflops-fp32", type=float, default=40, help="and in float32: the negatives")
+    add("--compared", type=float, default=200, help="TFLOP/s in TF32, in which negatives are")
     add("--memory", type=float, default=2500, help="GB/s that a GPU reaches in its own memory")
     add("--intra", type=float, default=450, help="GB/s of a GPU to others of its node, one way")
     add("--inter", type=float, default=50, help="GB/s of a GPU out of its node, one way")
@@ -123,15 +125,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def step(
-    job: Job, cluster: Cluster, trainer: TrainerSection, gpus: int, micro: int, everyone: bool
+    job: Job, cluster: Cluster, trainer: TrainerSection, gpus: int, micro: int, most: int
 ) -> dict[str, float]:
     """Seconds of each part of a step of one micro-batch, and of the whole.
 
     Args:
         micro: clips of a GPU's micro-batch.
-        everyone: whether negatives come from all GPUs, or from each one's own clips.
+        most: clips that each is compared with; 0: all of all GPUs.
     """
-    pool = gpus * micro if everyone else micro
+    pool = min(gpus * micro, most or gpus * micro)
     compute = 12 * job.layers * job.snippets * micro / cluster.tflops
     negatives = negative_seconds(job, cluster, micro, pool)
     sent = messages(job.weights, trainer, gpus)
@@ -142,9 +144,9 @@ def step(
     hidden = cluster.overlap * (compute + negatives) * 2 / 3 if trainer.zero_stage else 0.0
     gradients = max(0.0, seconds["gradients"] + buckets * hops - hidden)
     exchange = 0.0
-    if everyone and gpus > 1:
-        shapes = (pool, job.snippets, job.width, job.features, gpus)
-        exchange = transfer(sum(gathered(*shapes).values()), cluster, gpus) + 7 * hops
+    if gpus > 1:
+        shapes = (gpus * micro, pool, job.snippets, job.width, job.features, gpus)
+        exchange = transfer(sum(exchanged(*shapes).values()), cluster, gpus) + 8 * hops
     owned = job.weights.trained / (gpus if trainer.zero_stage else 1)
     parts = {
         "layers": compute,
@@ -159,11 +161,12 @@ def step(
 
 
 def negative_seconds(job: Job, cluster: Cluster, clips: int, pool: int) -> float:
-    """Seconds that a GPU compares its clips with a pool of them: products in float32, and what is
+    """Seconds that a GPU compares its clips with a pool of them: their products, and what is
     done to each cell of each pair, which the memory bounds (docs/scaling.md counts the bytes)."""
     cells = clips * job.snippets * pool * job.snippets
     flop = cells * (6 * job.pairs * job.width + 2 * job.features)
-    return flop / cluster.tflops_fp32 + cells * (95 * job.pairs + 40) / cluster.memory
+    pairs = job.pairs * (62 if cells <= CELLS else 95)  # more are computed again backwards
+    return flop / cluster.compared + cells * (pairs + 72) / cluster.memory
 
 
 def transfer(sent: float, cluster: Cluster, gpus: int) -> float:
@@ -196,7 +199,7 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
     a, giga = arguments, 1e9
     return Cluster(
         tflops=a.tflops * 1e12,
-        tflops_fp32=a.tflops_fp32 * 1e12,
+        compared=a.compared * 1e12,
         memory=a.memory * giga,
         intra=a.intra * giga,
         inter=a.inter * giga,
@@ -211,14 +214,13 @@ def table(arguments: argparse.Namespace) -> str:
     """Markdown: for each number of GPUs the parts of a step in ms, efficiency, and hours."""
     job, cluster = job_of(arguments), cluster_of(arguments)
     trainer = TrainerSection(zero_stage=arguments.zero, precision=arguments.precision)
-    everyone = arguments.negatives == "batch"
     lines = []
     for gpus in arguments.gpus:
         whole = arguments.global_batch
         micro = whole // gpus if whole else arguments.batch_per_gpu
-        found = step(job, cluster, trainer, gpus, micro, everyone)
+        found = step(job, cluster, trainer, gpus, micro, arguments.negatives)
         rate = gpus * micro / found["step"]
-        alone = step(job, cluster, trainer, 1, micro, everyone)
+        alone = step(job, cluster, trainer, 1, micro, arguments.negatives)
         one = micro / alone["step"]
         if whole:  # one GPU has the work of all, and the same pool of negatives
             work = gpus * (found["layers"] + found["negatives"]) + alone["update"]
@@ -250,7 +252,7 @@ def counted() -> str:
         for precision in ("fp32", "bf16"):
             for stage in range(4):
                 found = _two_ranks(folder, f"{stage} {precision}")
-                cells = (f"{found[name]:,.0f}" for name in ("sent", "planned", "gathers", "gather"))
+                cells = (f"{found[name]:,.0f}" for name in ("sent", "planned", "shared", "share"))
                 lines.append(f"| {stage} | {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -296,6 +298,7 @@ def count(arguments: argparse.Namespace) -> None:
         "data.shards": arguments.folder / "shards",
         "data.heldout": 0,
         "encoder.size": "tiny",
+        "objective.negatives": 8,
         "trainer.out": arguments.folder / arguments.worker,
         "trainer.batch_size": 16,
         "trainer.max_steps": 3,
@@ -321,19 +324,19 @@ def count(arguments: argparse.Namespace) -> None:
         trainer = Counted(task, config.trainer, config.optimizer, record, ranks)
         trainer.train()
     if ranks.first:
-        exchange = gathered(16, data.snippets, task.encoder.width, sum(data.dims.values()), 2)
-        gathers = sum(trainer.sent.get(name, 0) for name in ("all_gather", "reduce_scatter"))
+        shapes = (16, 8, data.snippets, task.encoder.width, sum(data.dims.values()), 2)
         figures = {
-            "sent": sum(trainer.sent.values()) - gathers,
+            "sent": trainer.sent["weights"],
             "planned": sum(messages(weights, config.trainer, 2).values()),
-            "gathers": gathers,
-            "gather": sum(exchange.values()),
+            "shared": trainer.sent["exchange"],
+            "share": sum(exchanged(*shapes).values()),
         }
         write_json(arguments.folder / f"{arguments.worker}.json", figures)
 
 
 def _watch(sent: Counter[str]) -> None:
-    """Count the bytes that a ring over two ranks sends in each collective of torch."""
+    """Count the bytes that a ring over two ranks sends in torch's collectives: those that our own
+    ranks call are the exchange of negatives, and DeepSpeed's are for the weights."""
     whole: dict[str, tuple[int, float]] = {  # where the whole is among the arguments; its copies
         "all_reduce": (0, 1.0),
         "reduce": (0, 1.0),
@@ -343,13 +346,15 @@ def _watch(sent: Counter[str]) -> None:
         "reduce_scatter_tensor": (1, 0.5),
     }
     for name, (place, copies) in whole.items():
-        setattr(dist, name, _counting(getattr(dist, name), name, place, copies, sent))
+        setattr(dist, name, _counting(getattr(dist, name), place, copies, sent))
 
 
-def _counting(call: Any, name: str, place: int, copies: float, sent: Counter[str]) -> Any:
+def _counting(call: Any, place: int, copies: float, sent: Counter[str]) -> Any:
     def counting(*arguments: Any, **keys: Any) -> Any:
         value = arguments[place] if len(arguments) > place else list(keys.values())[place]
         tensors = value if isinstance(value, list) else [value]
+        caller = sys._getframe(1).f_globals["__name__"]
+        name = "exchange" if caller == Ranks.__module__ else "weights"
         sent[name] += int(copies * sum(t.numel() * t.element_size() for t in tensors))
         return call(*arguments, **keys)
 
