@@ -105,13 +105,12 @@ def save_checkpoint(
             _prune(folder, trainer.keep)
     except (OSError, RuntimeError, AvvpError) as error:
         # Whoever meets it ends alone, and the launcher ends the others.
+        reason = _reason(error, folder)  # asked before anything makes room
         shutil.rmtree(temporary, ignore_errors=True)
         if lost_a_peer(error):
             raise
-        full = isinstance(error, StorageError) or getattr(error, "errno", 0) == errno.ENOSPC
         raise StorageError(
-            f"checkpoint {folder / f'step-{step:08d}'} cannot be written: "
-            + ("no space left" if full or _is_full(folder) else first_line(error)),
+            f"checkpoint {folder / f'step-{step:08d}'} cannot be written: {reason}",
             remedy="Make room there; trainer.resume=auto goes on from the one before",
         ) from error
     ranks.barrier()
@@ -229,5 +228,11 @@ def _prune(folder: Path, keep: int) -> None:
             shutil.rmtree(old.folder)
 
 
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < 1 << 20
+def _reason(error: Exception, folder: Path) -> str:
+    """Why a file could not be written."""
+    full = isinstance(error, StorageError) or getattr(error, "errno", 0) == errno.ENOSPC
+    if full or shutil.disk_usage(folder).free < 1 << 20:
+        return "no space left"
+    if "inline_container" in str(error):  # torch's writer, which says no more than that
+        return "the disk did not take all of it"
+    return first_line(error)

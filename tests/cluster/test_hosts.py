@@ -148,7 +148,8 @@ def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(
     telling = "tests/cluster/telling_pretrain.py"
     job = over_ssh(hosts, folder, [telling, *training(grounded, tmp_path)[1:]])
     seen: set[str] = set()
-    while job.process.poll() is None:
+    until = time.monotonic() + 240
+    while job.process.poll() is None and time.monotonic() < until:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 seen.add(" ".join(process.cmdline()))

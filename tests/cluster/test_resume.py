@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 from avvp_dist.data.shards import ShardSet
 from avvp_dist.tracking.records import read_records, read_series
 from tests.cluster.faulty_pretrain import SAVING
+from tests.tracking.servers import free_port
 
 pytestmark = pytest.mark.launch
 
@@ -113,3 +117,23 @@ def test_a_full_disk_loses_nothing(grounded: ShardSet, launch: Any, small_disk: 
     subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
     assert "resumed at step 4" in job.start()
     assert len(job.losses()) == STEPS
+
+
+def test_a_peer_lost_while_saving_is_named_as_one(
+    grounded: ShardSet, root: Path, tmp_path: Path
+) -> None:
+    """Started rank by rank: no launcher ends the other before it can speak."""
+    job = Job(None, grounded, tmp_path / "run")
+    command = [sys.executable, "tests/cluster/faulty_pretrain.py", *job.keys]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": str(free_port()), "FAULT": "1:digests:2", "PYTHONPATH": "."}
+    pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": root}
+    ranks = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": n, "LOCAL_RANK": n}, **pipe)
+        for n in ("0", "1")
+    ]
+    said = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [5, -signal.SIGKILL], said
+    assert "error: another rank is gone or cannot be reached" in said[0]
+    kept = [path.name for path in (job.out / "checkpoints").iterdir()]
+    assert kept == ["step-00000004"]

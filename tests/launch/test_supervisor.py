@@ -32,6 +32,7 @@ TRAINING = (
     "trainer.log_every=1",
     "trainer.checkpoint_every=200",
     "trainer.resume=auto",
+    "trainer.hang_seconds=60",  # progress is written each second, not every ten
 )
 
 Supervise = Callable[..., "subprocess.Popen[str]"]
