@@ -158,7 +158,7 @@ def test_a_rank_that_ignores_signals_is_killed_after_the_grace(supervise: Superv
     process = supervise("--grace", "4", *deepspeed("tests/launch/member.py", "deaf"))
     assert process.stdout is not None
     for _ in range(2):
-        assert any("ready" in line for line in process.stdout), ends(process, 60)
+        assert any(line == "ready\n" for line in process.stdout), ends(process, 60)
     process.send_signal(signal.SIGTERM)
     code, _, err = ends(process, 8)
     assert code == 5
