@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from avvp_dist.data.shards import ShardSet
+from avvp_dist.training.lock import claim
 
 pytestmark = pytest.mark.launch
 
@@ -235,9 +236,14 @@ def test_a_killed_rank_ends_the_job_which_held_its_folder_and_its_secret(
     )
     ranks = steps(out, 12)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 4
-    assert not any(SENTINEL in " ".join(one.cmdline()) for one in family)
-    assert not any(SENTINEL in str(one.environ()) for one in family)  # as they were started
+    searched = 0
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):  # ranks call programs that soon end
+            assert SENTINEL not in " ".join(one.cmdline())
+            if one.ppid() not in {rank["pid"] for rank in ranks.values()}:  # those have all of it
+                assert SENTINEL not in str(one.environ())  # as it was started
+                searched += 1
+    assert searched >= 4
 
     second = subprocess.run(
         [sys.executable, *training(grounded, out)[5:]],
@@ -255,7 +261,8 @@ def test_a_killed_rank_ends_the_job_which_held_its_folder_and_its_secret(
     code, printed, err = ends(process, 15)
     assert code == 5
     assert f"rank 1 (pid {ranks[1]['pid']}, {socket.gethostname()}) was killed" in verdict(err)
-    assert not (out / "lock.json").exists()
+    with claim(out):  # by the next job at once, though rank 0 may have had no time to let go
+        pass
     assert list(out.glob("checkpoints/step-*")), "nothing was searched"
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert not any(SENTINEL.encode() in file.read_bytes() for file in written)

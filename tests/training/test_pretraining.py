@@ -298,7 +298,8 @@ def losses_of(folder: Path, hidden: list[str], tokens: str, changed: str) -> lis
     task.module.eval()
     alone = Ranks(0, 1, torch.device("cpu"))
     read, _ = read_clips(task.data, np.arange(20))
-    loss, _ = task.module({**task.batch(read, alone.device, torch.float32), "epoch": 0})
+    batch = task.batch(read, alone.device, torch.float32)
+    loss, _ = task.module({**batch, "step": 0, "epoch": 0})
     return [float(loss), task.validate(alone, torch.float32)["val/loss"]]
 
 
