@@ -204,9 +204,11 @@ def test_a_head_that_dies_ends_the_command_with_one_line(
     )
     try:
         wait_for(lambda: done(many) >= 2)
+        process.send_signal(signal.SIGSTOP)  # or it may be done before its head is dead
         for kind in ("gcs_server", "raylet"):
             for info in doomed.head_node.all_processes[kind]:
                 info.process.kill()
+        process.send_signal(signal.SIGCONT)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
