@@ -55,11 +55,13 @@ class Grounding:
         self.version: str = self.summary["version"]
         files = [f"{self.place}/{shard.stem}.npy" for shard in shards.shards]
         with ThreadPoolExecutor(16) as pool:  # each may be a request of its own
-            parts = list(pool.map(_load, files))
+            contents = list(pool.map(_hashed, files))
         hashes = [entry["sha256"] for entry in self.summary["shards"]]
-        for file, (part, sha), shard, wanted in zip(
-            files, parts, shards.shards, hashes, strict=True
+        parts = []
+        for file, (content, sha), shard, wanted in zip(
+            files, contents, shards.shards, hashes, strict=True
         ):
+            part = _labels(file, content)
             if sha != wanted:
                 raise DataError(f"{file} has another SHA-256 than {SUMMARY} says", remedy=_REMEDY)
             if part.shape != (shard.clips, shards.snippets) or part.dtype != np.uint8:
@@ -68,7 +70,8 @@ class Grounding:
                     f"{[shard.clips, shards.snippets]}",
                     remedy=_REMEDY,
                 )
-        self.components: NDArray[np.uint8] = np.concatenate([part for part, _ in parts])
+            parts.append(part)
+        self.components: NDArray[np.uint8] = np.concatenate(parts)
         """Component ids of every clip, `[N, T]`."""
         plan: dict[str, Any] = self.summary.get("plan", {})  # none: made by other means
         joining = plan.get("joining", {})
@@ -100,13 +103,21 @@ class Grounding:
         return AcrossClips.load(contents, snippets)
 
 
-def _load(file: str) -> tuple[NDArray[Any], str]:
+def _hashed(file: str) -> tuple[bytes, str]:
     try:
         content = _bytes(file)
-        part: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError) as error:
+    except FileNotFoundError as error:
         raise DataError(f"{file} is missing or damaged: {error}", remedy=_REMEDY) from None
-    return part, hashlib.sha256(content).hexdigest()
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def _labels(file: str, content: bytes) -> NDArray[Any]:
+    # Not in threads: numpy parses headers by `ast`, where Python 3.11 sometimes fails with two.
+    try:
+        labels: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{file} is missing or damaged: {error}", remedy=_REMEDY) from None
+    return labels
 
 
 def _bytes(file: str) -> bytes:

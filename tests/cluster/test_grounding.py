@@ -204,10 +204,12 @@ def test_a_head_that_dies_ends_the_command_with_one_line(
     )
     try:
         wait_for(lambda: done(many) >= 2)
-        process.send_signal(signal.SIGSTOP)  # or it may be done before its head is dead
+        process.send_signal(signal.SIGSTOP)  # or the workers may do the rest before they die too
+        family = psutil.Process(raylet(doomed.head_node)).children(recursive=True)
         for kind in ("gcs_server", "raylet"):
             for info in doomed.head_node.all_processes[kind]:
                 info.process.kill()
+        psutil.wait_procs(family, timeout=10)  # agents live longer
         process.send_signal(signal.SIGCONT)
         _, errors = process.communicate(timeout=60)
     finally:
