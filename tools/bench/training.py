@@ -154,6 +154,7 @@ def started(name: str, arguments: argparse.Namespace, **environment: str) -> dic
             env={
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
+                "MALLOC_ARENA_MAX": "1",  # rows take turns: one's freed activations serve the next
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(ranks),
