@@ -16,9 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from avvp_dist.config import TrainerSection
 from avvp_dist.training.ranks import Ranks
 
-BUCKET = 50_000_000
-"""Gradients that ZeRO reduces at a time (`reduce_bucket_size`)."""
-_FLAT = 500_000_000
+BUCKET = 6_000_000
+"""Gradients that ZeRO reduces at a time (`reduce_bucket_size`): 24 MB in float32, which is what
+DistributedDataParallel sends at a time, so that most go while the backward pass still runs."""
+FLAT = 500_000_000
 """Gradients that DeepSpeed flattens at a time without ZeRO."""
 
 
@@ -82,7 +83,7 @@ def memory(weights: Weights, trainer: TrainerSection, ranks: int) -> dict[str, f
             "weights": b * all_of_it,
             "gradients": (b + 4 * mixed) * trained,
             "optimiser": (12 if mixed else 8) * trained,
-            "messages": b * min(trained, _FLAT) if ranks > 1 else 0,
+            "messages": b * min(trained, FLAT) if ranks > 1 else 0,
         }
     whole = trainer.zero_stage == 1
     return {

@@ -39,7 +39,7 @@ from avvp_dist.grounding.job import ground
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.objectives.negatives import CELLS
 from avvp_dist.tracking.run import Run
-from avvp_dist.training.footprint import BUCKET, Weights, exchanged, messages
+from avvp_dist.training.footprint import BUCKET, FLAT, Weights, exchanged, messages
 from avvp_dist.training.pretraining import PretrainingTask, open_data
 from avvp_dist.training.ranks import Ranks, connect
 from avvp_dist.training.trainer import Trainer
@@ -138,11 +138,14 @@ def step(
     negatives = negative_seconds(job, cluster, micro, pool)
     sent = messages(job.weights, trainer, gpus)
     seconds = {name: transfer(size, cluster, gpus) for name, size in sent.items()}
-    buckets = math.ceil(job.weights.trained / BUCKET)
     hops = 2 * math.ceil(math.log2(gpus)) * cluster.latency
-    # Without ZeRO gradients go when all of them are there; backwards is two thirds of a step.
-    hidden = cluster.overlap * (compute + negatives) * 2 / 3 if trainer.zero_stage else 0.0
-    gradients = max(0.0, seconds["gradients"] + buckets * hops - hidden)
+    buckets = math.ceil(job.weights.trained / (BUCKET if trainer.zero_stage else FLAT))
+    gradients = seconds["gradients"] + buckets * hops
+    # Backwards is two thirds of a step, and when it ends the last bucket has still to go.
+    hidden = cluster.overlap * (compute + negatives) * 2 / 3
+    gradients = max(gradients / buckets, gradients - hidden)
+    # Stage 3 gathers by layers, which are about a bucket; 1 and 2 each group of parameters whole.
+    gathers = {0: 0, 3: buckets}.get(trainer.zero_stage, 2)
     exchange = 0.0
     if gpus > 1:
         shapes = (gpus * micro, pool, job.snippets, job.width, job.features, gpus)
@@ -152,7 +155,7 @@ def step(
         "layers": compute,
         "negatives": negatives,
         "gradients": gradients,
-        "parameters": seconds["parameters"] + (buckets * hops if seconds["parameters"] else 0),
+        "parameters": seconds["parameters"] + gathers * hops,
         "exchange": exchange,
         "update": 28 * owned / cluster.memory,
     }

@@ -56,10 +56,6 @@ WORKERS = {  # rows that share a process and take turns: ranks, encoder size, ro
     "dead": (1, "small", ("silent", "logged")),
 }
 
-# Rows that take turns share one heap, and it keeps what they free, as a GPU's allocator does. Else
-# the kernel clears the pages of gradients that DeepSpeed flattens anew in every step.
-HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -158,7 +154,7 @@ def started(name: str, arguments: argparse.Namespace, **environment: str) -> dic
             env={
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
-                **HEAP,
+                "MALLOC_ARENA_MAX": "1",  # rows take turns: one's freed activations serve the next
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(ranks),
