@@ -14,7 +14,7 @@ import torch
 from avvp_dist.config import PretrainConfig, TrainerSection
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.objectives.negatives import Likeness
-from avvp_dist.training.footprint import PlannedRanks, Weights, measure
+from avvp_dist.training.footprint import BUCKET, PlannedRanks, Weights, measure
 from avvp_dist.training.pretraining import GroundingModel
 
 DIMS = {"audio": 128, "visual": 2048}
@@ -75,14 +75,19 @@ def test_between_nodes_goes_a_part_for_each_link(scaling: ModuleType) -> None:
 
 
 def test_messages_hide_behind_the_backward_pass_only_under_zero(scaling: ModuleType) -> None:
-    job = scaling.Job(Weights(1_000_000, 0, 0), 1_000_000, 64, 10, 128, 4)
-    links = cluster(scaling, tflops=12 * 1e6 * 10 * 3, intra=4e6, overlap=0.5)
-    found = [
-        scaling.step(job, links, TrainerSection(zero_stage=stage), 2, 1, 1) for stage in (0, 1)
-    ]
-    assert [one["layers"] for one in found] == pytest.approx([1 / 3] * 2)
-    assert found[0]["gradients"] == pytest.approx(1.0)
-    assert found[1]["gradients"] == pytest.approx(1.0 - 0.5 * 2 / 3 / 3)
+    job = scaling.Job(Weights(10 * BUCKET, 0, 0), 1_000_000, 64, 10, 128, 4)
+
+    def found(stage: int, layers: float) -> dict[str, float]:
+        """Parts of a step whose gradients take a second, and whose layers take this long."""
+        rates = {"tflops": 12 * 1e6 * 10 / layers, "intra": 4.0 * 10 * BUCKET}
+        links = cluster(scaling, **rates, overlap=0.5)
+        step: dict[str, float] = scaling.step(job, links, TrainerSection(zero_stage=stage), 2, 1, 1)
+        assert step["layers"] == pytest.approx(layers)
+        return step
+
+    assert found(0, 1 / 3)["gradients"] == pytest.approx(1.0)
+    assert found(1, 1 / 3)["gradients"] == pytest.approx(1.0 - 0.5 * 2 / 3 / 3)
+    assert found(1, 30.0)["gradients"] == pytest.approx(1 / 10), "the last bucket is never hidden"
 
 
 def test_the_table_is_of_the_numbers_given(root: Path) -> None:
