@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
@@ -142,7 +141,7 @@ def connect(hang_seconds: float = 0) -> Ranks:
     local_size = int(os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
     if size == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+        os.environ.setdefault("MASTER_PORT", "0")  # any free one, and taken at once
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if "OMP_NUM_THREADS" not in os.environ:
@@ -170,9 +169,3 @@ def connect(hang_seconds: float = 0) -> Ranks:
         ) from None
     device = torch.device(accelerator.current_device_name())
     return Ranks(int(os.environ["RANK"]), size, device)
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
