@@ -114,7 +114,7 @@ def commit_folder(
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def faults(folder: Path, rank: int = 0, size: int = 1) -> list[str]:
+def verify_folder(folder: Path, rank: int = 0, size: int = 1) -> list[str]:
     """What is wrong with a committed folder, one line each; an empty list when it is whole.
 
     Of several processes that share the work, each looks at every `size`-th file.

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.commit import digest, write_json
 from avvp_dist.config import DemoConfig
-from avvp_dist.data.exclusion import EXCLUDED
-from avvp_dist.data.llp import read_annotations
 from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.figures import class_figure
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import score_per_class
+from avvp_dist.shards.exclusion import EXCLUDED
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "val", "test")
@@ -46,7 +46,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Stage:
+class Command:
     """One command of the chain; `out` is what a changed command has to make anew."""
 
     name: str
@@ -79,14 +79,14 @@ def demo(config: DemoConfig) -> None:
     _report(config, out, time.monotonic() - started)
 
 
-def stages(config: DemoConfig, out: Path) -> list[Stage]:
+def stages(config: DemoConfig, out: Path) -> list[Command]:
     """The chain's commands, in order."""
     features = Path(config.features).absolute() if config.features else out / "features"
     shards = {split: out / "shards" / split for split in SPLITS}
-    made: list[Stage] = []
+    made: list[Command] = []
 
     def add(name: str, out: Path, script: str, *keys: str, expect: float) -> None:
-        made.append(Stage(name, [*_launcher(script, config.ranks), script, *keys], out, expect))
+        made.append(Command(name, [*_launcher(script, config.ranks), script, *keys], out, expect))
 
     if not config.features:
         add("simulate", features, "tools/simulate.py", f"out={features}", expect=5)
@@ -134,7 +134,7 @@ def _launcher(script: str, ranks: int) -> list[str]:
     return [sys.executable]
 
 
-def _run(stage: Stage, out: Path, before: str) -> str:
+def _run(stage: Command, out: Path, before: str) -> str:
     """Run a stage unless it has ended well: the same command and config, after the same stages.
 
     Returns its key, which is `before` for the next one.

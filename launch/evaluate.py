@@ -3,14 +3,14 @@
 python launch/evaluate.py parser=RUN/model shards=DIR annotations=DIR out=DIR
 """
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import EvaluateConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
 
 
 def main() -> None:
     config = parse(EvaluateConfig, __doc__)
-    from avvp_dist.training.evaluation import evaluate
+    from avvp_dist.tasks.evaluation import evaluate
 
     evaluate(config)
 

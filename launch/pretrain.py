@@ -3,21 +3,21 @@
 deepspeed launch/pretrain.py --config configs/pretrain/multi.yaml data.shards=DIR trainer.out=RUN
 """
 
-from avvp_dist.command_line import parse_training
 from avvp_dist.config import PretrainConfig
-from avvp_dist.errors import run
-from avvp_dist.launching.slurm import adopt_step
+from avvp_dist.config.command_line import parse_training
+from avvp_dist.entry import run
+from avvp_dist.runtime.slurm import export_slurm_ranks
 
 
 def main() -> None:
-    adopt_step()
+    export_slurm_ranks()
     config, planned = parse_training(PretrainConfig, __doc__)
     if planned:
-        from avvp_dist.training.plan import plan_pretraining
+        from avvp_dist.training.dry_run import plan_pretraining
 
         plan_pretraining(config, planned)
         return
-    from avvp_dist.training.pretraining import pretrain
+    from avvp_dist.tasks.pretraining import pretrain
 
     pretrain(config)
 

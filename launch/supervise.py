@@ -7,8 +7,8 @@ python launch/supervise.py deepspeed --num_gpus 8 launch/pretrain.py data.shards
 import argparse
 import sys
 
-from avvp_dist.errors import run
-from avvp_dist.launching.supervisor import supervise
+from avvp_dist.entry import run
+from avvp_dist.runtime.supervisor import supervise
 
 
 def main() -> None:

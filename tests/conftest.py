@@ -17,13 +17,13 @@ from avvp_dist.config import (
     GroundConfig,
     PackConfig,
     SimulateConfig,
-    Tracking,
+    TrackingConfig,
 )
-from avvp_dist.data.packing import pack
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.simulate import simulate
 from avvp_dist.grounding.calibrate import calibrate
 from avvp_dist.grounding.job import ground
+from avvp_dist.packing.job import pack
+from avvp_dist.packing.simulation import simulate
+from avvp_dist.shards.shard_set import ShardSet
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,7 +64,7 @@ def packed(features: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
                 out=str(out / split),
                 clips_per_shard=40,
                 extractor="simulated",
-                tracking=Tracking(enabled=False),
+                tracking=TrackingConfig(enabled=False),
             )
         )
         for split in ("train", "val", "test")
@@ -75,8 +75,8 @@ def packed(features: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def grounded(packed: dict[str, ShardSet]) -> ShardSet:
     """The train shards of `packed`, calibrated and grounded by a real local Ray."""
     train = packed["train"]
-    calibrate(CalibrateConfig(shards=str(train.folder), tracking=Tracking(enabled=False)))
-    ground(GroundConfig(shards=str(train.folder), tracking=Tracking(enabled=False)))
+    calibrate(CalibrateConfig(shards=str(train.folder), tracking=TrackingConfig(enabled=False)))
+    ground(GroundConfig(shards=str(train.folder), tracking=TrackingConfig(enabled=False)))
     return train
 
 

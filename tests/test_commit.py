@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from avvp_dist.commit import MANIFEST, commit_folder, digest, faults, sha256, staged, write_json
+from avvp_dist.commit import (
+    MANIFEST,
+    commit_folder,
+    digest,
+    sha256,
+    staged,
+    verify_folder,
+    write_json,
+)
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys
@@ -113,13 +121,13 @@ def test_the_manifest_tells_sizes_and_digests(committed: Path) -> None:
         name: {"bytes": (committed / name).stat().st_size, "sha256": sha256(committed / name)}
         for name in ("a.txt", "sub/b.bin")
     }
-    assert faults(committed) == []
+    assert verify_folder(committed) == []
 
 
 def test_a_commit_replaces_the_older_folder(committed: Path, tmp_path: Path) -> None:
     (committed / "stale.txt").write_text("from another time")
     commit_folder(filled(tmp_path / "temporary", "new"), committed, {"step": 2})
-    assert faults(committed) == []
+    assert verify_folder(committed) == []
     assert (committed / "a.txt").read_text() == "new"
     assert not (committed / "stale.txt").exists()
     assert list(tmp_path.iterdir()) == [committed]
@@ -131,7 +139,7 @@ def test_a_killed_commit_leaves_a_whole_folder_or_none(tmp_path: Path) -> None:
         temporary, final = filled(folder / "temporary", "new"), folder / "final"
         commit_folder(filled(folder / "older", "old"), final, {"step": 1})
         status = start(KILLED_WHILE_COMMITTING, temporary, final, call)
-        assert not final.exists() or faults(final) == [], f"killed at call {call}"
+        assert not final.exists() or verify_folder(final) == [], f"killed at call {call}"
         if status == 0:
             break
         assert status == -signal.SIGKILL
@@ -162,7 +170,7 @@ def test_a_damaged_file_is_named(
     committed: Path, name: str, harm: Callable[[Path], None], message: str
 ) -> None:
     harm(committed / name)
-    (line,) = faults(committed)
+    (line,) = verify_folder(committed)
     assert line.startswith(str(committed / name))
     assert message in line
 
@@ -170,7 +178,7 @@ def test_a_damaged_file_is_named(
 def test_every_damaged_file_is_named(committed: Path) -> None:
     _remove(committed / "a.txt")
     _flip(committed / "sub" / "b.bin")
-    assert [line.split()[0] for line in faults(committed)] == [
+    assert [line.split()[0] for line in verify_folder(committed)] == [
         str(committed / "a.txt"),
         str(committed / "sub" / "b.bin"),
     ]
@@ -178,7 +186,7 @@ def test_every_damaged_file_is_named(committed: Path) -> None:
 
 def test_without_a_manifest_nothing_is_done(committed: Path) -> None:
     _remove(committed / MANIFEST)
-    assert faults(committed) == [f"{committed / MANIFEST} is missing"]
+    assert verify_folder(committed) == [f"{committed / MANIFEST} is missing"]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +195,7 @@ def test_without_a_manifest_nothing_is_done(committed: Path) -> None:
 )
 def test_a_garbage_manifest_is_named(committed: Path, garbage: bytes) -> None:
     (committed / MANIFEST).write_bytes(garbage)
-    (line,) = faults(committed)
+    (line,) = verify_folder(committed)
     assert line == f"{committed / MANIFEST} is not a manifest"
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from avvp_dist import config as configs
-from avvp_dist.command_line import load
 from avvp_dist.config import DemoConfig
-from avvp_dist.demo import ROWS, Stage, _run, stages
+from avvp_dist.config.command_line import load
+from avvp_dist.demo import ROWS, Command, _run, stages
 from avvp_dist.errors import AvvpError
 
 KINDS = {
@@ -49,8 +49,8 @@ def test_real_features_are_not_simulated(tmp_path: Path) -> None:
 def test_a_stage_runs_once_again_when_changed_and_after_a_failure(tmp_path: Path) -> None:
     made = tmp_path / "made"
 
-    def stage(code: str) -> Stage:
-        return Stage("count", [sys.executable, "-c", code], made, 1)
+    def stage(code: str) -> Command:
+        return Command("count", [sys.executable, "-c", code], made, 1)
 
     count = f"import pathlib; p = pathlib.Path({str(made)!r}); p.open('a').write('x')"
     key = _run(stage(count), tmp_path, "")

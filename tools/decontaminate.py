@@ -3,14 +3,14 @@
 python tools/decontaminate.py shards=DIR --against llp --against SHARDS/test
 """
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import DecontaminateConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
 
 
 def main() -> None:
     config = parse(DecontaminateConfig, __doc__)
-    from avvp_dist.grounding.decontamination import decontaminate
+    from avvp_dist.decontamination.job import decontaminate
 
     decontaminate(config)
 

@@ -3,9 +3,9 @@
 python tools/demo.py [features=DIR]
 """
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import DemoConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 python tools/ground.py shards=DIR
 """
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import GroundConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
 
 
 def main() -> None:

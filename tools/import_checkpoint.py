@@ -6,7 +6,7 @@ python tools/import_checkpoint.py --format han|cross_modal FILE.pt --out DIR
 import argparse
 from pathlib import Path
 
-from avvp_dist.errors import run
+from avvp_dist.entry import run
 
 
 def main() -> None:

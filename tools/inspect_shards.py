@@ -5,7 +5,7 @@ python tools/inspect_shards.py DIR [--deep]
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
-from avvp_dist.errors import run
+from avvp_dist.entry import run
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument("place", metavar="DIR", help="folder or URL of the shard set")
     parser.add_argument("--deep", action="store_true", help="read everything: SHA-256, numbers")
     arguments = parser.parse_args()
-    from avvp_dist.data.inspection import inspect
+    from avvp_dist.shards.inspection import inspect
 
     inspect(arguments.place, deep=arguments.deep)
 

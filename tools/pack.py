@@ -3,14 +3,14 @@
 python tools/pack.py source=DIR split=train out=DIR
 """
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import PackConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
 
 
 def main() -> None:
     config = parse(PackConfig, __doc__)
-    from avvp_dist.data.packing import pack
+    from avvp_dist.packing.job import pack
 
     pack(config)
 

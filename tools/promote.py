@@ -7,9 +7,9 @@ Ends with 0 when the version is the champion now, with 8 when the old champion s
 
 import sys
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import PromoteConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
 
 
 def main() -> None:

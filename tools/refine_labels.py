@@ -3,14 +3,14 @@
 python tools/refine_labels.py parser=RUN/model shards=DIR out=labels.npz
 """
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import RefineConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
 
 
 def main() -> None:
     config = parse(RefineConfig, __doc__)
-    from avvp_dist.training.refinement import refine
+    from avvp_dist.tasks.refinement import refine
 
     refine(config)
 

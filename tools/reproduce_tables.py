@@ -3,9 +3,9 @@
 python tools/reproduce_tables.py shards=SHARDS annotations=DIR out=DIR
 """
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import TablesConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
 
 
 def main() -> None:

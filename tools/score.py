@@ -9,7 +9,7 @@ the rule `modality`, modality_prob [N, 2, C].
 import argparse
 from pathlib import Path
 
-from avvp_dist.errors import run
+from avvp_dist.entry import run
 
 
 def main() -> None:

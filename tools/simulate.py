@@ -4,14 +4,14 @@ python tools/simulate.py out=DIR
 python tools/simulate.py annotations=CSVS out=DIR
 """
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import SimulateConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
 
 
 def main() -> None:
     config = parse(SimulateConfig, __doc__)
-    from avvp_dist.data.simulate import simulate
+    from avvp_dist.packing.simulation import simulate
 
     simulate(config)
 

@@ -6,7 +6,7 @@ python tools/sync_mlflow.py RUN [RUN ...]
 import sys
 from pathlib import Path
 
-from avvp_dist.errors import run
+from avvp_dist.entry import run
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     if not folders or "--help" in sys.argv:
         print(__doc__)
         return
-    from avvp_dist.tracking.mlflow_feed import sync
+    from avvp_dist.tracking.mlflow_exporter import sync
 
     for folder in folders:
         print(f"{folder}: all sent, run {sync(folder)}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avvp_dist.config.tracking import Tracking
-from avvp_dist.option import option, section
+from avvp_dist.config.option import option, section
+from avvp_dist.config.tracking import TrackingConfig
 
 RULES = ("or", "and")
 GROUPINGS = ("components", "mutual-knn", "average-link")
@@ -22,13 +22,13 @@ class SimulateConfig:
         "folder of AVVP_*.csv whose clips, all of them, get simulated features (train=, val= and "
         "test= are ignored, no csv is written); empty: a corpus with labels of its own",
     )
-    train: int = option(600, "clips with weak labels", least=1)
-    val: int = option(80, "clips with dense labels for validation", least=1)
-    test: int = option(160, "clips with dense labels for the test", least=1)
-    audio_dim: int = option(96, "audio feature size", least=1)
-    visual_dim: int = option(128, "visual feature size", least=1)
-    noise: float = option(1.0, "deviation of the snippet noise, in units of a prototype", least=0)
-    seed: int = option(0, "of everything drawn", least=0)
+    train: int = option(600, "clips with weak labels", minimum=1)
+    val: int = option(80, "clips with dense labels for validation", minimum=1)
+    test: int = option(160, "clips with dense labels for the test", minimum=1)
+    audio_dim: int = option(96, "audio feature size", minimum=1)
+    visual_dim: int = option(128, "visual feature size", minimum=1)
+    noise: float = option(1.0, "deviation of the snippet noise, in units of a prototype", minimum=0)
+    seed: int = option(0, "of everything drawn", minimum=0)
 
 
 @dataclass
@@ -48,24 +48,24 @@ class PackConfig:
     annotations: str = option(
         "", "folder of the AVVP_*.csv or of class_labels_indices.csv; empty: the source folder"
     )
-    snippets: int = option(0, "T of the set; 0: the source's", least=0, most=254)
+    snippets: int = option(0, "T of the set; 0: the source's", minimum=0, maximum=254)
     short: str = option(
         "pad",
         "clips with fewer snippets: padded, their length kept, or left out (parsers read whole "
         "clips)",
         choices=("pad", "drop"),
     )
-    clips_per_shard: int = option(2000, "clips in a shard", least=1)
+    clips_per_shard: int = option(2000, "clips in a shard", minimum=1)
     extractor: str = option("", "name and version of what made the features; empty: the format's")
     max_bad_fraction: float = option(
-        0.0, "share of the clips that may be broken: named and left out", least=0, most=1
+        0.0, "share of the clips that may be broken: named and left out", minimum=0, maximum=1
     )
-    workers: int = option(0, "shards written at once, on Ray; 0: one per CPU", least=0)
-    tracking: Tracking = section(Tracking)
+    workers: int = option(0, "shards written at once, on Ray; 0: one per CPU", minimum=0)
+    tracking: TrackingConfig = section(TrackingConfig)
 
 
 @dataclass
-class Reading:
+class ReadConfig:
     """How shard sets are opened."""
 
     verify: str = option(
@@ -77,11 +77,11 @@ class Reading:
     cache: str = option(
         "", "folder of fetched shards (s3://, gs://, https://); empty: ~/.cache/avvp_dist"
     )
-    cache_gib: float = option(200.0, "GiB it may hold; the least recently used go first", least=0)
+    cache_gib: float = option(200.0, "GiB it may hold; the least recently used go first", minimum=0)
 
 
 @dataclass
-class Loading(Reading):
+class LoaderConfig(ReadConfig):
     """The order of the clips, and how they are read ahead."""
 
     order: str = option(
@@ -90,21 +90,21 @@ class Loading(Reading):
         "remote storage)",
         choices=("global", "block"),
     )
-    block_shards: int = option(8, "shards in a block", least=1)
+    block_shards: int = option(8, "shards in a block", minimum=1)
     last_batch: str = option(
         "drop",
         "the incomplete batch at the end of an epoch: left out, or filled up with empty clips that "
         "add nothing to the loss",
         choices=("drop", "pad"),
     )
-    prefetch: int = option(2, "batches read ahead of the step in a thread; 0: none", least=0)
+    prefetch: int = option(2, "batches read ahead of the step in a thread; 0: none", minimum=0)
     max_bad_fraction: float = option(
-        0.0, "share of the clips that may be unreadable: named and left out", least=0, most=1
+        0.0, "share of the clips that may be unreadable: named and left out", minimum=0, maximum=1
     )
 
 
 @dataclass
-class Joining:
+class LinkConfig:
     """Which snippets of a clip belong together, given thresholds."""
 
     rule: str = option(
@@ -118,15 +118,17 @@ class Joining:
         "by mean likeness, which do not chain; controls: all of a clip, every snippet for itself",
         choices=(*GROUPINGS, "clip", "snippet"),
     )
-    neighbours: int = option(3, "nearest neighbours of grouping=mutual-knn", least=1)
+    neighbours: int = option(3, "nearest neighbours of grouping=mutual-knn", minimum=1)
     silent_audio: str = option(
         "", ".npy of a silent audio vector [D]; a snippet like it joins nothing; empty: no rule"
     )
     silent_similarity: float = option(
-        0.99, "cosine to silent_audio above which a snippet is silent", least=-1, most=1
+        0.99, "cosine to silent_audio above which a snippet is silent", minimum=-1, maximum=1
     )
     silent_energy: float = option(
-        0.0, "length of the audio vector below which a snippet is silent, joining nothing", least=0
+        0.0,
+        "length of the audio vector below which a snippet is silent, joining nothing",
+        minimum=0,
     )
     undirected: str = option(
         "stream",
@@ -136,7 +138,7 @@ class Joining:
 
 
 @dataclass
-class CalibrateConfig(Joining, Reading):
+class CalibrateConfig(LinkConfig, ReadConfig):
     """tools/calibrate.py: similarity thresholds of a shard set, with faiss."""
 
     shards: str = option("", "shard set", required=True)
@@ -152,30 +154,30 @@ class CalibrateConfig(Joining, Reading):
     false_link_rate: float = option(
         0.01,
         "share of snippet pairs of different clips that may reach a threshold",
-        least=0,
-        most=1,
+        minimum=0,
+        maximum=1,
     )
-    components_per_clip: float = option(3.0, "goal of target=components", least=1)
-    one_component_share: float = option(0.2, "goal of target=one-component", least=0, most=1)
+    components_per_clip: float = option(3.0, "goal of target=components", minimum=1)
+    one_component_share: float = option(0.2, "goal of target=one-component", minimum=0, maximum=1)
     annotations: str = option("", "folder of the AVVP_*.csv for target=labels")
     split: str = option("val", "split of the dense labels", choices=("val", "test"))
     other_clips: bool = option(
         True, "pretraining also takes negatives from other clips (objective.other_clips)"
     )
-    clips: int = option(4096, "clips sampled over all shards", least=2)
+    clips: int = option(4096, "clips sampled over all shards", minimum=2)
     duplicate_similarity: float = option(
         0.98,
         "of two sampled clips that are as alike in every stream one is left out; 1: none is",
-        least=0,
-        most=1,
+        minimum=0,
+        maximum=1,
     )
-    seed: int = option(0, "of the sample", least=0)
-    workers: int = option(0, "shards read at once, on Ray; 0: one per CPU", least=0)
-    tracking: Tracking = section(Tracking)
+    seed: int = option(0, "of the sample", minimum=0)
+    workers: int = option(0, "shards read at once, on Ray; 0: one per CPU", minimum=0)
+    tracking: TrackingConfig = section(TrackingConfig)
 
 
 @dataclass
-class GroundConfig(Joining, Reading):
+class GroundConfig(LinkConfig, ReadConfig):
     """tools/ground.py: component ids of every clip (Algorithm 1), one Ray task per shard."""
 
     shards: str = option("", "shard set", required=True)
@@ -184,20 +186,23 @@ class GroundConfig(Joining, Reading):
         0,
         "also: the nearest snippets of other clips that reach a threshold, at most so many for "
         "each snippet and stream; every shard is compared with every other",
-        least=0,
-        most=1024,
+        minimum=0,
+        maximum=1024,
     )
     max_bad_fraction: float = option(
-        0.0, "share of the clips that may be unreadable: named, and without labels", least=0, most=1
+        0.0,
+        "share of the clips that may be unreadable: named, and without labels",
+        minimum=0,
+        maximum=1,
     )
     version: str = option("", "name of the grounding; empty: made from rule and thresholds")
     out: str = option("", "folder of the groundings; empty: SHARDS/grounding")
-    workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", least=0)
-    tracking: Tracking = section(Tracking)
+    workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", minimum=0)
+    tracking: TrackingConfig = section(TrackingConfig)
 
 
 @dataclass
-class DecontaminateConfig(Reading):
+class DecontaminateConfig(ReadConfig):
     """tools/decontaminate.py: which clips of a shard set training must not see, and why."""
 
     shards: str = option("", "shard set on a disk", required=True)
@@ -212,8 +217,8 @@ class DecontaminateConfig(Reading):
     similarity: float = option(
         0.95,
         "cosine that every stream of two near-duplicates reaches, in the mean over their snippets",
-        least=0.01,
-        most=1,
+        minimum=0.01,
+        maximum=1,
     )
-    workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", least=0)
-    tracking: Tracking = section(Tracking)
+    workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", minimum=0)
+    tracking: TrackingConfig = section(TrackingConfig)

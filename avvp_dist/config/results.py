@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avvp_dist.config.data import GROUPINGS, RULES, Reading
-from avvp_dist.config.tracking import Tracking
+from avvp_dist.config.data import GROUPINGS, RULES, ReadConfig
+from avvp_dist.config.option import option, section
+from avvp_dist.config.tracking import TrackingConfig
 from avvp_dist.config.training import OBJECTIVES
-from avvp_dist.option import option, section
 
 
 @dataclass
-class RefineConfig(Reading):
+class RefineConfig(ReadConfig):
     """tools/refine_labels.py: which weak labels each modality keeps (MA, stage 2)."""
 
     parser: str = option(
@@ -20,15 +20,15 @@ class RefineConfig(Reading):
     shards: str = option("", "shard set with weak labels", required=True)
     out: str = option("", "npz file of the refined labels", required=True)
     threshold: float = option(
-        0.5, "a label goes when both swapped probabilities, over its error, are below", least=0
+        0.5, "a label goes when both swapped probabilities, over its error, are below", minimum=0
     )
-    batch_size: int = option(256, "clips a step", least=1)
-    seed: int = option(1, "of the partners drawn", least=0)
-    tracking: Tracking = section(Tracking)
+    batch_size: int = option(256, "clips a step", minimum=1)
+    seed: int = option(1, "of the partners drawn", minimum=0)
+    tracking: TrackingConfig = section(TrackingConfig)
 
 
 @dataclass
-class EvaluateConfig(Reading):
+class EvaluateConfig(ReadConfig):
     """launch/evaluate.py: a parser's scores with the official metrics."""
 
     parser: str = option(
@@ -49,10 +49,10 @@ class EvaluateConfig(Reading):
     threshold: str = option(
         "0.5", "on snippet and clip probability: a number, or a .npy file [2, C] of one per class"
     )
-    batch_size: int = option(64, "clips a step", least=1)
+    batch_size: int = option(64, "clips a step", minimum=1)
     clip: str = option("", "clip to draw as a timeline; empty: the one with most events")
     out: str = option("", "folder of scores.json, predictions.npz and figures", required=True)
-    tracking: Tracking = section(Tracking)
+    tracking: TrackingConfig = section(TrackingConfig)
 
 
 @dataclass
@@ -61,12 +61,12 @@ class DemoConfig:
 
     out: str = option("runs/demo", "folder of everything the demo makes")
     features: str = option("", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus")
-    seeds: int = option(1, "parsers trained per row of the table", least=1)
-    ranks: int = option(2, "DeepSpeed ranks", least=1)
+    seeds: int = option(1, "parsers trained per row of the table", minimum=1)
+    ranks: int = option(2, "DeepSpeed ranks", minimum=1)
 
 
 @dataclass
-class Trainings:
+class SweepConfig:
     """Many trainings and their scores, as jobs on Ray."""
 
     shards: str = option("", "folder of the shard sets train, val and test", required=True)
@@ -77,19 +77,19 @@ class Trainings:
     rule: str = option("video", "decision rule, see evaluate.py", choices=("video", "modality"))
     finetune: list[str] = option([], "KEY=VALUE for every parser, such as trainer.epochs=2")
     pretrain: list[str] = option([], "KEY=VALUE for every encoder, such as encoder.size=tiny")
-    cpus: int = option(1, "CPU cores for each training", least=1)
-    gpus: float = option(1.0, "GPUs for each training, where the cluster has any", least=0)
-    tracking: Tracking = section(Tracking)
+    cpus: int = option(1, "CPU cores for each training", minimum=1)
+    gpus: float = option(1.0, "GPUs for each training, where the cluster has any", minimum=0)
+    tracking: TrackingConfig = section(TrackingConfig)
 
 
 @dataclass
-class TablesConfig(Trainings):
+class TablesConfig(SweepConfig):
     """tools/reproduce_tables.py: Tables 1 and 2, every row trained from some seeds, on Ray."""
 
     pretraining: str = option("", "shard set the encoders are trained on; empty: SHARDS/train")
     out: str = option("runs/tables", "folder of everything made, on a disk that all nodes see")
     rows: list[str] = option([], "rows to make, by their config's name; empty: all")
-    seeds: int = option(3, "parsers trained per row", least=1)
+    seeds: int = option(3, "parsers trained per row", minimum=1)
     released: bool = option(False, "fidelity: the authors' code, with its faults and schedules")
     compare: list[str] = option(
         ["han", "pretrain_multi"], "two rows whose F per class is drawn (Figure 4)"
@@ -97,13 +97,16 @@ class TablesConfig(Trainings):
 
 
 @dataclass
-class StudyConfig(Trainings):
+class StudyConfig(SweepConfig):
     """tools/study_grounding.py: groundings judged by the parsers over encoders trained on them."""
 
     out: str = option("runs/study", "folder of everything made, on a disk that all nodes see")
     rules: list[str] = option(["or", "and"], "rules of the grid, see ground.py", choices=RULES)
     false_link_rates: list[float] = option(
-        [0.003, 0.01, 0.03], "rates of the grid that thresholds are calibrated for", least=0, most=1
+        [0.003, 0.01, 0.03],
+        "rates of the grid that thresholds are calibrated for",
+        minimum=0,
+        maximum=1,
     )
     groupings: list[str] = option(
         ["components", "average-link"], "groupings of the grid, see ground.py", choices=GROUPINGS

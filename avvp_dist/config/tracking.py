@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avvp_dist.option import option
+from avvp_dist.config.option import option
 
 
 @dataclass
-class Tracking:
+class TrackingConfig:
     """MLflow: SQLite in the working folder, or the server in MLFLOW_TRACKING_URI."""
 
     enabled: bool = option(True, "log this run to MLflow")
@@ -28,5 +28,5 @@ class PromoteConfig:
         "tag of the versions to go by; empty: val/segment_type_av of parsers, auc of encoders "
         "(losses, of which less is better, are comparable under one objective only)",
     )
-    margin: float = option(0.0, "the metric must be better by this much, and better", least=0)
+    margin: float = option(0.0, "the metric must be better by this much, and better", minimum=0)
     force: bool = option(False, "compare although the versions were validated on other data")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avvp_dist.config.data import Loading
-from avvp_dist.config.tracking import Tracking
-from avvp_dist.option import option, section
+from avvp_dist.config.data import LoaderConfig
+from avvp_dist.config.option import option, section
+from avvp_dist.config.tracking import TrackingConfig
 
 SIZES: dict[str, tuple[int, int, int, int]] = {
     "tiny": (2, 128, 4, 512),
@@ -20,12 +20,12 @@ OBJECTIVES = ("uni", "cross", "multi")
 
 
 @dataclass
-class Encoder:
+class EncoderConfig:
     """The UNITER-style encoder."""
 
     size: str = option("base", "layers x width of the transformer", choices=tuple(SIZES))
-    dropout: float = option(0.1, "dropout of embeddings and layers", least=0, most=1)
-    input_dropout: float = option(0.0, "dropout of the input features", least=0, most=1)
+    dropout: float = option(0.1, "dropout of embeddings and layers", minimum=0, maximum=1)
+    input_dropout: float = option(0.0, "dropout of the input features", minimum=0, maximum=1)
     joint: bool = option(
         True, "audio and visual tokens attend to each other; false: each modality to itself"
     )
@@ -43,12 +43,12 @@ class Encoder:
 
 
 @dataclass
-class Objective:
+class ObjectiveConfig:
     """The grounding losses, equations (4) to (6)."""
 
     name: str = option("multi", "u-avg (4), x-avg (5) or their sum m-avg (6)", choices=OBJECTIVES)
-    positive_margin: float = option(0.7, "p: similarity a positive pair must reach", most=1)
-    negative_margin: float = option(0.3, "n: similarity a negative pair may keep", least=-1)
+    positive_margin: float = option(0.7, "p: similarity a positive pair must reach", maximum=1)
+    negative_margin: float = option(0.3, "n: similarity a negative pair may keep", minimum=-1)
     anchors: str = option(
         "all",
         "every snippet, one of each clip at random, or one draw for all clips of a batch (the "
@@ -61,12 +61,12 @@ class Objective:
     reduction: str = option(
         "mean", "over the snippets j of an anchor (the paper: sum)", choices=("mean", "sum")
     )
-    other_clips: float = option(1.0, "weight of the negatives from other clips; 0: none", least=0)
+    other_clips: float = option(1.0, "weight of the negatives from other clips; 0: none", minimum=0)
     negatives: int = option(
         256,
         "clips of the micro-batch of all ranks, drawn anew each step, whose snippets are those "
         "negatives; 0: all of them, which costs the square of the batch",
-        least=0,
+        minimum=0,
     )
     false_negatives: str = option(
         "leave-out",
@@ -77,52 +77,52 @@ class Objective:
 
 
 @dataclass
-class Optimizer:
+class OptimizerConfig:
     """AdamW and its schedule."""
 
-    lr: float = option(5e-4, "peak learning rate", least=0)
-    weight_decay: float = option(0.01, "of weights, not of biases and norms", least=0)
-    warmup: float = option(0.05, "share of the steps that warm up linearly", least=0, most=1)
+    lr: float = option(5e-4, "peak learning rate", minimum=0)
+    weight_decay: float = option(0.01, "of weights, not of biases and norms", minimum=0)
+    warmup: float = option(0.05, "share of the steps that warm up linearly", minimum=0, maximum=1)
     schedule: str = option(
         "cosine",
         "after warm-up: cosine to 0, constant, or down a step every few epochs",
         choices=("cosine", "constant", "step"),
     )
-    decay: float = option(0.5, "factor of each step of schedule=step", least=0, most=1)
-    decay_every: int = option(5, "epochs between its steps", least=1)
-    clip: float = option(1.0, "largest gradient norm; 0: no clipping", least=0)
+    decay: float = option(0.5, "factor of each step of schedule=step", minimum=0, maximum=1)
+    decay_every: int = option(5, "epochs between its steps", minimum=1)
+    max_grad_norm: float = option(1.0, "largest gradient norm; 0: no clipping", minimum=0)
 
 
 @dataclass
-class TrainerSection:
+class TrainerConfig:
     """The train loop, its engine and its checkpoints."""
 
     out: str = option("", "folder of checkpoints, exports, records and figures", required=True)
-    epochs: int = option(30, "passes over the clips", least=1)
-    max_steps: int = option(0, "stop after this many steps; 0: after the epochs", least=0)
-    batch_size: int = option(64, "clips a step, over all ranks", least=1)
-    accumulate: int = option(1, "micro-batches a step on each rank", least=1)
+    epochs: int = option(30, "passes over the clips", minimum=1)
+    max_steps: int = option(0, "stop after this many steps; 0: after the epochs", minimum=0)
+    batch_size: int = option(64, "clips a step, over all ranks", minimum=1)
+    gradient_accumulation: int = option(1, "micro-batches a step on each rank", minimum=1)
     precision: str = option("fp32", "of weights and activations", choices=("fp32", "bf16"))
-    zero_stage: int = option(0, "DeepSpeed ZeRO stage", least=0, most=3)
+    zero_stage: int = option(0, "DeepSpeed ZeRO stage", minimum=0, maximum=3)
     deepspeed: str = option("", "JSON file of further DeepSpeed keys, such as zero_optimization")
-    recompute: bool = option(
+    activation_checkpointing: bool = option(
         False, "activations of a layer are computed again for its gradient: less memory"
     )
     compile: bool = option(False, "torch.compile of the encoder's layers")
-    seed: int = option(1, "of weights, order and dropout", least=0)
-    log_every: int = option(10, "steps between two records", least=1)
+    seed: int = option(1, "of weights, order and dropout", minimum=0)
+    log_every: int = option(10, "steps between two records", minimum=1)
     checkpoint_every: int = option(
-        0, "steps between two checkpoints; 0: one at the end of each epoch", least=0
+        0, "steps between two checkpoints; 0: one at the end of each epoch", minimum=0
     )
     checkpoint_minutes: float = option(
-        0.0, "one also whenever so many minutes have passed since the last; 0: no", least=0
+        0.0, "one also whenever so many minutes have passed since the last; 0: no", minimum=0
     )
     max_minutes: float = option(
-        0.0, "save and end as if preempted after so many minutes; 0: no limit", least=0
+        0.0, "save and end as if preempted after so many minutes; 0: no limit", minimum=0
     )
-    keep: int = option(2, "newest checkpoints kept, beside the best validated one", least=1)
+    keep: int = option(2, "newest checkpoints kept, beside the best validated one", minimum=1)
     max_skipped: int = option(
-        10, "steps in a row that may be skipped since a value is not finite", least=0
+        10, "steps in a row that may be skipped since a value is not finite", minimum=0
     )
     export: str = option(
         "best",
@@ -133,7 +133,7 @@ class TrainerSection:
         600.0,
         "without progress on any rank, the job ends and names who is behind; longer than the "
         "longest of a step, a validation, a save; 0: never",
-        least=0,
+        minimum=0,
     )
     resume: str = option(
         "never",
@@ -144,7 +144,7 @@ class TrainerSection:
 
 
 @dataclass
-class PretrainData(Loading):
+class PretrainDataConfig(LoaderConfig):
     """What pretraining reads."""
 
     shards: list[str] = option([], "shard set, or several that are mixed", required=True)
@@ -155,9 +155,9 @@ class PretrainData(Loading):
         [], "grounding folder of each set; empty: the only one in SHARDS/grounding"
     )
     heldout: float = option(
-        0.05, "share of the clips kept for the grounding AUC, chosen by id", least=0, most=0.5
+        0.05, "share of the clips kept for the grounding AUC, chosen by id", minimum=0, maximum=0.5
     )
-    heldout_clips: int = option(2048, "at most so many of them are used", least=1)
+    heldout_clips: int = option(2048, "at most so many of them are used", minimum=1)
     allow_contaminated: bool = option(
         False, "train although there are clips of LLP's validation or test videos"
     )
@@ -170,16 +170,16 @@ class PretrainData(Loading):
 class PretrainConfig:
     """launch/pretrain.py: the encoder, trained on grounding."""
 
-    data: PretrainData = section(PretrainData)
-    encoder: Encoder = section(Encoder)
-    objective: Objective = section(Objective)
-    optimizer: Optimizer = section(Optimizer)
-    trainer: TrainerSection = section(TrainerSection, export="last")
-    tracking: Tracking = section(Tracking)
+    data: PretrainDataConfig = section(PretrainDataConfig)
+    encoder: EncoderConfig = section(EncoderConfig)
+    objective: ObjectiveConfig = section(ObjectiveConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
+    trainer: TrainerConfig = section(TrainerConfig, export="last")
+    tracking: TrackingConfig = section(TrackingConfig)
 
 
 @dataclass
-class ParsingData(Loading):
+class FinetuneDataConfig(LoaderConfig):
     """What fine-tuning reads."""
 
     train: str = option("", "shard set with weak labels", required=True)
@@ -194,25 +194,25 @@ class ParsingData(Loading):
 
 
 @dataclass
-class Pretrained:
+class PretrainedEncoderConfig:
     """A pretrained encoder in front of the parser."""
 
     checkpoint: str = option(
         "", "exported encoder: a folder or models:/avvp-encoder@candidate; empty: none"
     )
     tune: bool = option(False, "train the encoder with the parser; false: frozen features")
-    lr_scale: float = option(0.1, "its learning rate relative to the parser's", least=0)
+    lr_scale: float = option(0.1, "its learning rate relative to the parser's", minimum=0)
     raw: bool = option(True, "the parser also sees the raw features, beside the encoder's")
-    scale: float = option(0.3, "of its layer-normed outputs, against the raw features", least=0)
+    scale: float = option(0.3, "of its layer-normed outputs, against the raw features", minimum=0)
 
 
 @dataclass
-class Parser:
+class ParserConfig:
     """The parser family: each row of the paper's tables is a choice of switches."""
 
-    width: int = option(512, "feature size", least=1)
-    heads: int = option(1, "attention heads", least=1)
-    dropout: float = option(0.1, "dropout", least=0, most=1)
+    width: int = option(512, "feature size", minimum=1)
+    heads: int = option(1, "attention heads", minimum=1)
+    dropout: float = option(0.1, "dropout", minimum=0, maximum=1)
     separate_self_attention: bool = option(
         True, "own self-attention layer per modality; false: HAN's one shared layer"
     )
@@ -231,21 +231,21 @@ class Parser:
 
 
 @dataclass
-class ParsingLoss:
+class ParsingLossConfig:
     """Equation (3)."""
 
-    lambda_guided: float = option(0.6, "weight of the per-modality loss L_g", least=0)
-    lambda_adversarial: float = option(0.4, "weight of the discriminator's loss L_ad", least=0)
+    lambda_guided: float = option(0.6, "weight of the per-modality loss L_g", minimum=0)
+    lambda_adversarial: float = option(0.4, "weight of the discriminator's loss L_ad", minimum=0)
     ramp: bool = option(
         True, "the reversed gradient grows from 0 to full over the training; false: full at once"
     )
-    smooth_audio: float = option(1.0, "confidence in a weak label for audio", least=0, most=1)
-    smooth_visual: float = option(0.9, "the same for vision (HAN: 0.9)", least=0, most=1)
+    smooth_audio: float = option(1.0, "confidence in a weak label for audio", minimum=0, maximum=1)
+    smooth_visual: float = option(0.9, "the same for vision (HAN: 0.9)", minimum=0, maximum=1)
     lambda_contrastive: float = option(
-        0.0, "weight of MA's loss: audio at t against the clip's visual snippets", least=0
+        0.0, "weight of MA's loss: audio at t against the clip's visual snippets", minimum=0
     )
-    temperature: float = option(0.2, "of its similarities", least=1e-6)
-    smooth_time: float = option(0.9, "confidence in its snippet t", least=0, most=1)
+    temperature: float = option(0.2, "of its similarities", minimum=1e-6)
+    smooth_time: float = option(0.9, "confidence in its snippet t", minimum=0, maximum=1)
     alias_audio_labels: bool = option(
         False, "fidelity: a label refined away for audio also goes from the video, as in MA's code"
     )
@@ -255,12 +255,12 @@ class ParsingLoss:
 class FinetuneConfig:
     """launch/finetune.py: the parser, trained on weak labels."""
 
-    data: ParsingData = section(ParsingData)
-    encoder: Pretrained = section(Pretrained)
-    parser: Parser = section(Parser)
-    loss: ParsingLoss = section(ParsingLoss)
-    optimizer: Optimizer = section(
-        Optimizer, lr=3e-4, weight_decay=0.0, warmup=0.0, schedule="step", clip=0.0
+    data: FinetuneDataConfig = section(FinetuneDataConfig)
+    pretrained: PretrainedEncoderConfig = section(PretrainedEncoderConfig)
+    parser: ParserConfig = section(ParserConfig)
+    loss: ParsingLossConfig = section(ParsingLossConfig)
+    optimizer: OptimizerConfig = section(
+        OptimizerConfig, lr=3e-4, weight_decay=0.0, warmup=0.0, schedule="step", max_grad_norm=0.0
     )
-    trainer: TrainerSection = section(TrainerSection, epochs=40)
-    tracking: Tracking = section(Tracking)
+    trainer: TrainerConfig = section(TrainerConfig, epochs=40)
+    tracking: TrackingConfig = section(TrackingConfig)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.commit import staged, write_json
-from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.errors import DataError
 from avvp_dist.evaluation.scores import (
     LEVELS,

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.cluster import map_tasks
 from avvp_dist.commit import digest, sha256, staged, write_json
-from avvp_dist.config import GroundConfig, Reading
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.grounding.opening import opened, pass_over, reading_of
-from avvp_dist.grounding.search import nearest, unit
-from avvp_dist.progress import Progress
+from avvp_dist.config import GroundConfig, ReadConfig
+from avvp_dist.runtime.progress import Progress
+from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.worker import ignore_bad, open_once, read_config_of
+from avvp_dist.similarity.search import nearest, unit
 
 _CLIPS_AT_ONCE = 512
 """Of the database: so much of it is compared with a shard at a time."""
@@ -93,7 +93,7 @@ def compare(
     paths = [folder / f"{shard.stem}.across.npz" for shard in shards.shards]
     entries = {n: _entry(path, key) for n, (path, key) in enumerate(zip(paths, made, strict=True))}
     missing = [number for number, entry in entries.items() if entry is None]
-    place = (shards.name, shards.digest, reading_of(config), dict(thresholds), config.across)
+    place = (shards.name, shards.digest, read_config_of(config), dict(thresholds), config.across)
     calls = [(str(paths[n].absolute()), made[n], n, *place) for n in missing]
     clips = sum(shards.shards[number].clips for number in missing)
     with Progress("comparing", len(calls), clips) as progress:
@@ -115,7 +115,7 @@ def across_shard(
     number: int,
     place: str,
     manifest: str,
-    reading: Reading,
+    reading: ReadConfig,
     thresholds: dict[str, float],
     neighbours: int,
 ) -> tuple[int, dict[str, Any]]:
@@ -124,7 +124,7 @@ def across_shard(
     A snippet of the set has the number `clip * T + snippet`. `STREAM/near` holds, ascending, those
     that are near to each of the shard's snippets in turn, `STREAM/starts` where each begins.
     """
-    shards = opened(place, manifest, reading)
+    shards = open_once(place, manifest, reading)
     arrays: dict[str, NDArray[np.uint32]] = {}
     counts: dict[str, int] = {}
     for name, limit in sorted(thresholds.items()):
@@ -182,7 +182,7 @@ def _vectors(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Numbers `[n]` and unit vectors `[n, D]` of the real snippets of clips that have a direction
     in a stream; clips that cannot be read have none."""
-    arrays, good = shards.read(clips, pass_over)
+    arrays, good = shards.read(clips, ignore_bad)
     real = np.arange(shards.snippets) < (shards.lengths[clips] * good)[:, None]
     vectors = unit(arrays[stream][real])
     numbers = (clips[:, None] * shards.snippets + np.arange(shards.snippets))[real]

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.commit import staged
-from avvp_dist.config import CalibrateConfig, Joining
-from avvp_dist.data.llp import read_annotations
-from avvp_dist.data.schema import AUDIO
-from avvp_dist.data.shards import ShardSet
+from avvp_dist.config import CalibrateConfig, LinkConfig
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.evaluation.figures import component_figure, similarity_figure
 from avvp_dist.grounding.labels import Evidence, Profile, label, measure, silent_reference
 from avvp_dist.grounding.sample import Across, Sample, across, draw, within
 from avvp_dist.grounding.sketch import EDGES, Sketch
+from avvp_dist.shards.schema import AUDIO
+from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tracking.run import Run, stage_run
 
 Thresholds = dict[str, float]
@@ -251,7 +251,7 @@ def _described(found: Calibration, shards: ShardSet, config: CalibrateConfig) ->
             "pairs": pairs,
             "seed": config.seed,
         },
-        "joining": {field.name: getattr(config, field.name) for field in fields(Joining)},
+        "joining": {field.name: getattr(config, field.name) for field in fields(LinkConfig)},
         "manifest": shards.digest,
         "config": {k: v for k, v in asdict(config).items() if k != "tracking"},
     }

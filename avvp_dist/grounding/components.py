@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avvp_dist.data.schema import PADDING
 from avvp_dist.errors import ConfigError
+from avvp_dist.shards.schema import PADDING
 
 _CLIPS_AT_ONCE = 32
 """Converted to float32 and multiplied together: a core's cache holds them."""

@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from avvp_dist import __version__
-from avvp_dist.cluster import map_tasks
 from avvp_dist.commit import digest, sha256, staged, write_json
-from avvp_dist.config import GroundConfig, Joining, Reading
-from avvp_dist.data.damage import refuse
-from avvp_dist.data.schema import AUDIO, PADDING
-from avvp_dist.data.shards import ShardSet
+from avvp_dist.config import GroundConfig, LinkConfig, ReadConfig
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError, DataError
 from avvp_dist.evaluation.figures import component_figure
 from avvp_dist.grounding.across import compare
 from avvp_dist.grounding.labels import Profile, label, measure, silent_reference
-from avvp_dist.grounding.opening import opened, pass_over, reading_of
 from avvp_dist.grounding.version import GROUNDINGS, SUMMARY
-from avvp_dist.progress import Progress
+from avvp_dist.loading.damage import raise_on_bad
+from avvp_dist.runtime.progress import Progress
+from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.shards.schema import AUDIO, PADDING
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.worker import ignore_bad, open_once, read_config_of
 from avvp_dist.tracking.run import Run, stage_run
 
 _CLIPS_AT_ONCE = 1024
@@ -50,7 +50,9 @@ def ground(config: GroundConfig) -> Path:
         DataError: if more than `config.max_bad_fraction` of the clips are unreadable.
         ClusterError: if shards are missing after all retries.
     """
-    shards = ShardSet(config.shards, config, pass_over if config.max_bad_fraction else refuse)
+    shards = ShardSet(
+        config.shards, config, ignore_bad if config.max_bad_fraction else raise_on_bad
+    )
     plan = _plan(config, shards)
     folder = Path(config.out or shards.folder / GROUNDINGS) / plan["version"]
     tags = {"manifest": shards.digest, "grounding": plan["version"]}
@@ -71,15 +73,15 @@ def ground(config: GroundConfig) -> Path:
 
 
 def ground_shard(
-    folder: str, shard_set: str, manifest: str, reading: Reading, number: int, plan: Plan
+    folder: str, shard_set: str, manifest: str, reading: ReadConfig, number: int, plan: Plan
 ) -> tuple[int, Entry]:
     """Label one shard and write its two files; returns its number and what its JSON holds.
 
     Clips that cannot be read are counted and have `PADDING` for all their ids. `manifest` is
     the shard set's digest.
     """
-    shards = opened(shard_set, manifest, reading)
-    joining, reference = Joining(**plan["joining"]), np.array(plan["silent"], np.float32)
+    shards = open_once(shard_set, manifest, reading)
+    joining, reference = LinkConfig(**plan["joining"]), np.array(plan["silent"], np.float32)
     used = {*plan["thresholds"], *((AUDIO,) if plan["silent"] or joining.silent_energy else ())}
     faults: list[str] = []
     counts: Counter[str] = Counter()
@@ -142,7 +144,7 @@ def _plan(config: GroundConfig, shards: ShardSet) -> Plan:
     for name in limits:
         if name not in shards.dims:
             raise ConfigError(f"thresholds: {path}: the shard set has no stream {name}")
-    joining = {field.name: getattr(config, field.name) for field in fields(Joining)}
+    joining = {field.name: getattr(config, field.name) for field in fields(LinkConfig)}
     for key, value in chosen.get("joining", {}).items():
         if joining.get(key, value) != value:
             print(f"note: {path} was calibrated for {key}={value}, this is {key}={joining[key]}")
@@ -185,7 +187,7 @@ def _entry(folder: Path, shards: ShardSet, number: int, plan: Plan) -> Entry | N
 def _run_tasks(
     config: GroundConfig, shards: ShardSet, folder: Path, plan: Plan, missing: list[int]
 ) -> dict[int, Entry]:
-    place = (str(folder.absolute()), shards.name, shards.digest, reading_of(config))
+    place = (str(folder.absolute()), shards.name, shards.digest, read_config_of(config))
     calls = [(*place, number, plan) for number in missing]
     clips = sum(shards.shards[number].clips for number in missing)
     done: dict[int, Entry] = {}

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.config import Joining
-from avvp_dist.data.schema import AUDIO, PADDING
+from avvp_dist.config import LinkConfig
 from avvp_dist.errors import ConfigError
 from avvp_dist.grounding.components import (
     components,
@@ -19,6 +18,7 @@ from avvp_dist.grounding.components import (
     silent_snippets,
     similarity,
 )
+from avvp_dist.shards.schema import AUDIO, PADDING
 
 Counts = dict[str, int]
 
@@ -36,7 +36,7 @@ class Evidence(NamedTuple):
     """Clips, snippets, short clips, silent snippets; zero and not finite vectors by stream."""
 
 
-def silent_reference(joining: Joining, dims: Mapping[str, int]) -> NDArray[np.float32] | None:
+def silent_reference(joining: LinkConfig, dims: Mapping[str, int]) -> NDArray[np.float32] | None:
     """The silent audio vector `[D]`, the first row of a matrix; None without a path.
 
     Raises:
@@ -61,7 +61,7 @@ def silent_reference(joining: Joining, dims: Mapping[str, int]) -> NDArray[np.fl
 def measure(
     streams: Mapping[str, NDArray[np.floating]],
     lengths: NDArray[np.integer],
-    joining: Joining,
+    joining: LinkConfig,
     reference: NDArray[np.float32] | None,
 ) -> Evidence:
     """Cosines and silence of clips: `streams[name]` is `[N, T, D]`, of those that join snippets
@@ -87,7 +87,7 @@ def measure(
 
 
 def label(
-    evidence: Evidence, thresholds: Mapping[str, float], joining: Joining
+    evidence: Evidence, thresholds: Mapping[str, float], joining: LinkConfig
 ) -> tuple[NDArray[np.uint8], Counts]:
     """Component ids `[N, T]`, and how many pairs of snippets each stream and the rule join."""
     strength = join_strength(evidence.cosines, thresholds, joining.rule, evidence.apart)

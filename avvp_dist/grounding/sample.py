@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from avvp_dist.cluster import map_tasks
-from avvp_dist.config import CalibrateConfig, Reading
-from avvp_dist.data.order import mixed
-from avvp_dist.data.shards import ShardSet
+from avvp_dist.config import CalibrateConfig, ReadConfig
 from avvp_dist.errors import DataError
-from avvp_dist.grounding.duplicates import near_duplicates
-from avvp_dist.grounding.opening import opened, pass_over, reading_of
-from avvp_dist.grounding.search import MOST_NEIGHBOURS, nearest, unit
 from avvp_dist.grounding.sketch import Sketch
+from avvp_dist.loading.order import mixed
+from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.worker import ignore_bad, open_once, read_config_of
+from avvp_dist.similarity.duplicates import near_duplicates
+from avvp_dist.similarity.search import MOST_NEIGHBOURS, nearest, unit
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _read(
     shards: ShardSet, clips: NDArray[np.integer], config: CalibrateConfig
 ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.integer]]:
     """The features of clips in ascending order, one task a shard, and which could be read."""
-    owners, place = shards.owners(clips), (shards.name, shards.digest, reading_of(config))
+    owners, place = shards.owners(clips), (shards.name, shards.digest, read_config_of(config))
     calls = [(*place, clips[owners == number]) for number in np.unique(owners)]
     parts = []
     tasks = map_tasks(_read_shard, calls, config.workers, "a sampling task")
@@ -93,10 +93,10 @@ def _read(
 
 
 def _read_shard(
-    place: str, digest: str, reading: Reading, clips: NDArray[np.integer]
+    place: str, digest: str, reading: ReadConfig, clips: NDArray[np.integer]
 ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.integer]]:
-    shards = opened(place, digest, reading)
-    streams, good = shards.read(clips, pass_over)
+    shards = open_once(place, digest, reading)
+    streams, good = shards.read(clips, ignore_bad)
     shards.release(set(shards.owners(clips).tolist()))
     return {name: array[good] for name, array in streams.items()}, clips[good]
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avvp_dist.config.data import GROUPINGS
-from avvp_dist.data.remote import is_url, read_url
-from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.across import AcrossClips
+from avvp_dist.shards.remote import is_url, read_url
+from avvp_dist.shards.shard_set import ShardSet
 
 GROUNDINGS = "grounding"
 """The folder in a shard set where its groundings lie."""

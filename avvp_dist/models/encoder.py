@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from avvp_dist.config import SIZES
-from avvp_dist.config import Encoder as EncoderConfig
-from avvp_dist.data.schema import AUDIO
+from avvp_dist.config import SIZES, EncoderConfig
+from avvp_dist.shards.schema import AUDIO
 
 
 class Encoder(nn.Module):
@@ -33,7 +32,7 @@ class Encoder(nn.Module):
         super().__init__()
         layers, width, heads, feedforward = SIZES[config.size]
         self.width, self.joint = width, config.joint
-        self.recompute = False
+        self.activation_checkpointing = False
         """Whether each layer's activations are computed again for its gradient."""
         visual = [name for name in dims if name != AUDIO]
         summed = config.visual_tokens == "summed"
@@ -88,7 +87,7 @@ class Encoder(nn.Module):
         tokens = self.dropout(self.embedding_norm(tokens))
         mask = self._mask(snippets, lengths, hidden, tokens.device)
         for layer in self.layers:
-            if self.recompute and self.training:
+            if self.activation_checkpointing and self.training:
                 tokens = checkpoint(layer, tokens, mask, use_reentrant=False)
             else:
                 tokens = layer(tokens, mask)

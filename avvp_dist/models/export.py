@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from yaml import YAMLError
 
 from avvp_dist.commit import commit_folder, sha256
-from avvp_dist.config import Encoder as EncoderConfig
-from avvp_dist.config import Parser as ParserConfig
-from avvp_dist.config import Pretrained
+from avvp_dist.config import EncoderConfig, ParserConfig, PretrainedEncoderConfig
 from avvp_dist.errors import CheckpointError
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.parser import Parser
@@ -70,10 +68,14 @@ def build_encoder(meta: dict[str, Any]) -> Encoder:
 
 def build_parser(meta: dict[str, Any], encoder: Encoder | None = None) -> Parser:
     """A parser with fresh weights; `encoder` replaces the fresh one that `meta` describes."""
-    front = meta["pretrained"]
-    if encoder is None and front is not None:
-        encoder = build_encoder(front["meta"])
-    options = Pretrained(**front["config"]) if front else Pretrained()
+    pretrained_encoder = meta["pretrained"]
+    if encoder is None and pretrained_encoder is not None:
+        encoder = build_encoder(pretrained_encoder["meta"])
+    options = (
+        PretrainedEncoderConfig(**pretrained_encoder["config"])
+        if pretrained_encoder
+        else PretrainedEncoderConfig()
+    )
     return Parser(
         ParserConfig(**meta["parser"]),
         meta["dims"],

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avvp_dist.config import Parser as ParserConfig
-from avvp_dist.data.schema import HAN_EXTRACTOR, LLP_CLASSES
+from avvp_dist.config import ParserConfig
 from avvp_dist.errors import CheckpointError
 from avvp_dist.models.export import build_parser, save_model
+from avvp_dist.shards.schema import HAN_EXTRACTOR, LLP_CLASSES
 
 FORMATS = ("han", "cross_modal")
 

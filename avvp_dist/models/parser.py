@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avvp_dist.config import Parser as ParserConfig
-from avvp_dist.data.schema import AUDIO
+from avvp_dist.config import ParserConfig
 from avvp_dist.models.adversary import ModalityDiscriminator, reverse_gradient
 from avvp_dist.models.attention import ATTENTION
 from avvp_dist.models.encoder import Encoder
+from avvp_dist.shards.schema import AUDIO
 
 
 @dataclass(frozen=True)

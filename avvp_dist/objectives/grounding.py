@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avvp_dist.config import Objective
-from avvp_dist.data.schema import PADDING
+from avvp_dist.config import ObjectiveConfig
 from avvp_dist.objectives.negatives import OtherClips, Pairs, other_clips_hinge
+from avvp_dist.shards.schema import PADDING
 
 _UNI, _CROSS = ((0, 0), (1, 1)), ((0, 1), (1, 0))
 _PAIRS: dict[str, Pairs] = {"uni": _UNI, "cross": _CROSS, "multi": _UNI + _CROSS}
@@ -18,7 +18,7 @@ def grounding_loss(
     audio: Tensor,
     visual: Tensor,
     components: Tensor,
-    config: Objective,
+    config: ObjectiveConfig,
     epoch: int = 0,
     draws: Tensor | None = None,
     others: OtherClips | None = None,
@@ -56,7 +56,7 @@ def grounding_loss(
     return loss, parts
 
 
-def clip_losses(x: Tensor, components: Tensor, config: Objective) -> Tensor:
+def clip_losses(x: Tensor, components: Tensor, config: ObjectiveConfig) -> Tensor:
     """The loss of each clip, `[B]`, from all its anchors and without other clips: nothing in it
     is drawn or takes turns. `x [B, 2, T, D]` are the unit representations."""
     return own_clip_hinge(x, components, _PAIRS[config.name], config, None)[0]
@@ -68,7 +68,7 @@ def unit(audio: Tensor, visual: Tensor) -> Tensor:
 
 
 def own_clip_hinge(
-    x: Tensor, components: Tensor, pairs: Pairs, config: Objective, draws: Tensor | None
+    x: Tensor, components: Tensor, pairs: Pairs, config: ObjectiveConfig, draws: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The hinges within the clips, summed over `pairs`: `[B]`, and what was seen on the way.
 
@@ -106,7 +106,7 @@ def pair_masks(components: Tensor) -> tuple[Tensor, Tensor]:
     return (components[:, :, None] == components[:, None, :]) & valid, valid
 
 
-def _pairs(config: Objective, epoch: int) -> Pairs:
+def _pairs(config: ObjectiveConfig, epoch: int) -> Pairs:
     if config.name == "multi" and config.alternate:
         return _PAIRS["uni" if epoch % 2 else "cross"]
     return _PAIRS[config.name]

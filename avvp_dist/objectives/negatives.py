@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from avvp_dist.data.schema import PADDING
+from avvp_dist.shards.schema import PADDING
 
 CELLS = 2**26
 """Pairs of snippets compared at a time: 256 MiB in float32. More are taken in blocks of clips."""
@@ -24,7 +24,7 @@ Pairs = Sequence[tuple[int, int]]
 """Which modalities are compared: (0, 0) is audio with audio, (0, 1) audio with vision."""
 
 
-class Likeness(NamedTuple):
+class LinkRule(NamedTuple):
     """When a grounding joins two snippets: their cosines reach the thresholds of any stream
     (`rule="or"`) or of all. Without thresholds it joins none."""
 
@@ -61,8 +61,8 @@ class OtherClips:
 
     clips: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
-    likenesses: Sequence[Likeness] = ()
-    likeness: Tensor | None = None
+    link_rules: Sequence[LinkRule] = ()
+    rule_index: Tensor | None = None
     pool: Callable[[Tensor], Tensor] = _own
 
 
@@ -93,7 +93,7 @@ def other_clips_hinge(
         part = slice(start, start + size)
         own = others.clips[part].repeat_interleave(snippets)
         foreign = (own[:, None] != numbers) & real[part].flatten()[:, None] & mates
-        negative = foreign & ~likely_false(part) if others.likenesses else foreign
+        negative = foreign & ~likely_false(part) if others.link_rules else foreign
         arguments = (x[part].transpose(0, 1).flatten(1, 2), y, negative, pairs, margin)
         if size >= len(x):
             hinge = _mean_hinge(*arguments)
@@ -125,8 +125,8 @@ class _LikelyFalse:
     def __init__(self, others: OtherClips, snippets: int) -> None:
         self.others, self.snippets = others, snippets
         self.features = {n: _vectors(others.pool(x)) for n, x in sorted(others.features.items())}
-        if others.likeness is not None:
-            self.owners = others.pool(others.likeness).repeat_interleave(snippets)
+        if others.rule_index is not None:
+            self.owners = others.pool(others.rule_index).repeat_interleave(snippets)
 
     @torch.no_grad()
     def __call__(self, part: slice) -> Tensor:
@@ -136,13 +136,13 @@ class _LikelyFalse:
             name: _cosines(_vectors(others.features[name][part]), y)
             for name, y in self.features.items()
         }
-        if others.likeness is None or len(others.likenesses) == 1:
-            return others.likenesses[0].joins(cosines)
-        own = others.likeness[part].repeat_interleave(self.snippets)
+        if others.rule_index is None or len(others.link_rules) == 1:
+            return others.link_rules[0].joins(cosines)
+        own = others.rule_index[part].repeat_interleave(self.snippets)
         both = []
-        for number, likeness in enumerate(others.likenesses):
+        for number, rule_index in enumerate(others.link_rules):
             concerned = (own == number)[:, None] | (self.owners == number)
-            both.append(likeness.joins(cosines) | ~concerned)
+            both.append(rule_index.joins(cosines) | ~concerned)
         return functools.reduce(operator.and_, both)
 
 

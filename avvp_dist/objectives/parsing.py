@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avvp_dist.config import ParsingLoss
+from avvp_dist.config import ParsingLossConfig
 from avvp_dist.models.parser import Parsed, Parser
 
 
@@ -16,7 +16,7 @@ def parsing_loss(
     parser: Parser,
     parsed: Parsed,
     weak: Tensor,
-    config: ParsingLoss,
+    config: ParsingLossConfig,
     progress: float,
     kept: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:

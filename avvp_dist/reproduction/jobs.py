@@ -18,9 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from avvp_dist.cluster import result, start_ray
 from avvp_dist.commit import digest, write_json
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError
+from avvp_dist.runtime.ray_tasks import result, start_ray
 from avvp_dist.tracking.run import Run
 
 LEDGER = "job.json"
@@ -28,10 +28,10 @@ LEDGER = "job.json"
 _MODULES = {
     "calibrate": "grounding.calibrate",
     "ground": "grounding.job",
-    "pretrain": "training.pretraining",
-    "finetune": "training.parsing",
-    "refine": "training.refinement",
-    "evaluate": "training.evaluation",
+    "pretrain": "tasks.pretraining",
+    "finetune": "tasks.finetuning",
+    "refine": "tasks.refinement",
+    "evaluate": "tasks.evaluation",
 }
 """Where the function of each kind of stage is."""
 
@@ -155,9 +155,9 @@ def _check_room(cpus: int, gpus: float) -> None:
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for key, asked, kind in (("cpus", cpus, "CPU"), ("gpus", gpus, "GPU")):
-        most = max(node.get(kind, 0) for node in nodes)
-        if asked > most and (kind == "CPU" or most):
-            raise ConfigError(f"{key}={asked}: no node of the cluster has more than {most:g}")
+        maximum = max(node.get(kind, 0) for node in nodes)
+        if asked > maximum and (kind == "CPU" or maximum):
+            raise ConfigError(f"{key}={asked}: no node of the cluster has more than {maximum:g}")
 
 
 def run_job(job: Job, *after: Path) -> Path:
@@ -202,7 +202,7 @@ def scores(job: Job) -> dict[str, float]:
     return found
 
 
-def refuse(failed: Mapping[str, AvvpError], jobs: int, out: Path) -> None:
+def raise_if_failed(failed: Mapping[str, AvvpError], jobs: int, out: Path) -> None:
     """Raise `ClusterError` if any of so many `jobs` failed, naming the first."""
     if failed:
         name, error = next(iter(failed.items()))

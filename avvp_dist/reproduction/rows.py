@@ -15,11 +15,10 @@ from avvp_dist.config import (
     RefineConfig,
     TablesConfig,
 )
-from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import ConfigError
 from avvp_dist.grounding.version import SUMMARY, Grounding
 from avvp_dist.reproduction.jobs import Job, Stage
-from avvp_dist.reproduction.stages import (
+from avvp_dist.reproduction.recipes import (
     CONFIGS,
     UNTRAINED,
     evaluation,
@@ -28,6 +27,7 @@ from avvp_dist.reproduction.stages import (
     parsing_digest,
     training,
 )
+from avvp_dist.shards.shard_set import ShardSet
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,10 @@ def _stages(
         stages.append(Stage("refine", refining, labels.parent))
         keys = [*keys, f"data.refined_labels={labels}"]
     if row.encoder:
-        keys = [*keys, f"encoder.checkpoint={encoders[row.encoder].folder / 'pretrain' / 'model'}"]
+        keys = [
+            *keys,
+            f"pretrained.checkpoint={encoders[row.encoder].folder / 'pretrain' / 'model'}",
+        ]
     files = [CONFIGS / "finetune" / f"{name}.yaml" for name in [row.file, *released]]
     run, scores = folder / "parser", folder / "scores"
     stages.append(training("finetune", FinetuneConfig, files, keys, run, config))

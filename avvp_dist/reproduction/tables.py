@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.commit import staged
 from avvp_dist.config import TablesConfig
-from avvp_dist.data.llp import Annotations, read_annotations
 from avvp_dist.evaluation.figures import comparison_figure, distribution_figure, event_counts
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import Mask, mean_per_class, summarise
-from avvp_dist.evaluation.tables import Line, markdown, write_csv
-from avvp_dist.reproduction.jobs import Job, refuse, run_jobs
+from avvp_dist.reproduction.jobs import Job, raise_if_failed, run_jobs
+from avvp_dist.reproduction.paper_tables import TableRow, markdown, write_csv
+from avvp_dist.reproduction.recipes import described_features, open_splits, parent_run
 from avvp_dist.reproduction.rows import ROWS, Row, chosen_rows, encoder_jobs, row_jobs
-from avvp_dist.reproduction.stages import described_features, open_splits, parent_run
 from avvp_dist.tracking.run import Run
 
 THRESHOLD = 0.5
@@ -44,7 +44,7 @@ def reproduce_tables(config: TablesConfig) -> Path:
         features = described_features(shards["test"])
         _write(run, config, out, _lines(config, rows, jobs, annotations), features, annotations)
         _draw(run, config, out, jobs, features, annotations)
-        refuse(failed, len(encoders) + len(jobs), out)
+        raise_if_failed(failed, len(encoders) + len(jobs), out)
     return out
 
 
@@ -61,7 +61,7 @@ def _decided(jobs: Jobs, row: str, annotations: Annotations, rule: str) -> list[
 
 def _lines(
     config: TablesConfig, rows: dict[str, Row], jobs: Jobs, annotations: Annotations
-) -> list[Line]:
+) -> list[TableRow]:
     """A line for each row; one more where the paper's figures were made under another rule."""
     assert annotations.events is not None
     lines = []
@@ -71,7 +71,7 @@ def _lines(
             summary = summarise(masks, annotations.events) if masks else {}
             method = row.method if rule == config.rule else f"{row.method}, rule {rule}"
             paper = row.paper if rule == row.rule else ""
-            lines.append(Line(method, paper, len(masks), summary))
+            lines.append(TableRow(method, paper, len(masks), summary))
     return lines
 
 
@@ -79,7 +79,7 @@ def _write(
     run: Run,
     config: TablesConfig,
     out: Path,
-    lines: list[Line],
+    lines: list[TableRow],
     features: str,
     annotations: Annotations,
 ) -> None:

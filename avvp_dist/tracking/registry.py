@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from avvp_dist.commit import MANIFEST, faults, folder_digest
+from avvp_dist.commit import MANIFEST, folder_digest, verify_folder
 from avvp_dist.errors import CheckpointError, first_line
 from avvp_dist.tracking.server import connect, shown, tracking_uri
 
@@ -78,7 +78,7 @@ def fetch(source: str, digest: str, into: Path, name: str) -> Path:
     )
     if digest and folder_digest(folder) != digest:
         # Where the manifest agrees with all it lists, it is not the one that was registered.
-        wrong = faults(folder) or [f"{folder / MANIFEST} or what lies beside it was changed"]
+        wrong = verify_folder(folder) or [f"{folder / MANIFEST} or what lies beside it was changed"]
         raise CheckpointError(
             f"{name}: its files are not those that were registered: {wrong[0]}",
             remedy="Register the model again, or take another version",

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from avvp_dist.commit import folder_digest
-from avvp_dist.config import Tracking
+from avvp_dist.config import TrackingConfig
 from avvp_dist.errors import Preempted, StorageError, first_line
-from avvp_dist.tracking.mlflow_feed import Feed
+from avvp_dist.tracking.mlflow_exporter import MlflowExporter
 from avvp_dist.tracking.nodes import NodeMonitor
 from avvp_dist.tracking.records import Records, finite, read_records
 from avvp_dist.tracking.server import shown, tracking_uri
@@ -52,11 +52,11 @@ class Run:
         resume: bool = False,
         active: bool = True,
     ) -> None:
-        tracking: Tracking = config.tracking
+        tracking: TrackingConfig = config.tracking
         self.folder, self.active, self.attempt, self.key = folder, active, 0, ""
         if active:
             self._begin(stage, config, tags, inputs or {}, resume)
-        self._feeder = Feeder(folder) if active and tracking.enabled else None
+        self._feeder = ExportThread(folder) if active and tracking.enabled else None
         first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
         self._node = NodeMonitor(folder) if first_of_node and tracking.enabled else None
 
@@ -140,7 +140,7 @@ class Run:
                 self._feeder.close()
 
 
-class Feeder:
+class ExportThread:
     """The thread that sends a folder's records to MLflow, and says once when it cannot."""
 
     def __init__(self, folder: Path) -> None:
@@ -167,7 +167,7 @@ class Feeder:
         while True:
             last = self._stop.is_set()
             try:
-                feed = feed or Feed(self.folder)
+                feed = feed or MlflowExporter(self.folder)
                 feed.flush()
                 self._left, pause, failing = False, _SECONDS_BETWEEN_FLUSHES, 0.0
             except Exception as error:  # whatever MLflow raises, the run goes on without it

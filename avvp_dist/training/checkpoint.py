@@ -13,11 +13,12 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from avvp_dist.commit import MANIFEST, commit_folder, described, faults, files_in, write_json
-from avvp_dist.config import TrainerSection
-from avvp_dist.errors import AvvpError, CheckpointError, StorageError, first_line, lost_a_peer
-from avvp_dist.training.elastic import restore, to_universal
-from avvp_dist.training.ranks import Ranks
+from avvp_dist.commit import MANIFEST, commit_folder, described, files_in, verify_folder, write_json
+from avvp_dist.config import TrainerConfig
+from avvp_dist.entry import lost_a_peer
+from avvp_dist.errors import AvvpError, CheckpointError, StorageError, first_line
+from avvp_dist.runtime.ranks import Ranks
+from avvp_dist.training.universal_checkpoint import convert_to_universal, restore
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in a run's folder."""
@@ -35,7 +36,7 @@ class Checkpoint:
     precision: str
     score: float | None
 
-    def fits(self, trainer: TrainerSection, ranks: Ranks) -> bool:
+    def fits(self, trainer: TrainerConfig, ranks: Ranks) -> bool:
         """Whether DeepSpeed's files load as they are: those without ZeRO on any number of ranks."""
         same = (self.zero_stage, self.precision) == (trainer.zero_stage, trainer.precision)
         return same and (self.zero_stage == 0 or self.world_size == ranks.size)
@@ -61,7 +62,7 @@ def save_checkpoint(
     out: Path,
     step: int,
     state: dict[str, Any],
-    trainer: TrainerSection,
+    trainer: TrainerConfig,
     ranks: Ranks,
     score: float | None = None,
 ) -> None:
@@ -77,23 +78,25 @@ def save_checkpoint(
     """
     folder = out / CHECKPOINTS
     temporary = folder / f".step-{step:08d}.tmp"
-    if ranks.first:
+    if ranks.is_main:
         for torn in folder.glob(".step-*"):
             shutil.rmtree(torn)
         temporary.mkdir(parents=True)
     ranks.barrier()
     try:
         engine.save_checkpoint(str(temporary), tag=_TAG, save_latest=False)
-        if ranks.first:
+        if ranks.is_main:
             buffers = {name: t.contiguous() for name, t in engine.module.named_buffers()}
             save_file(buffers, temporary / _BUFFERS)
             write_json(temporary / _TRAINER, state)
         ranks.barrier()
         mine = files_in(temporary)[ranks.rank :: ranks.size]
         files = {
-            k: v for part in ranks.collect(described(temporary, mine)) for k, v in part.items()
+            k: v
+            for part in ranks.all_gather_object(described(temporary, mine))
+            for k, v in part.items()
         }
-        if ranks.first:
+        if ranks.is_main:
             meta = {
                 "step": step,
                 "world_size": ranks.size,
@@ -126,13 +129,13 @@ def newest(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | N
         CheckpointError: if there are some, and none is whole.
     """
     folder = out / CHECKPOINTS
-    torn = ranks.share(sorted(p.name for p in folder.glob("damaged-step-*")))
-    for found in reversed(ranks.share(checkpoints(folder))):
-        shared = ranks.collect(faults(found, ranks.rank, ranks.size))
+    torn = ranks.broadcast_object(sorted(p.name for p in folder.glob("damaged-step-*")))
+    for found in reversed(ranks.broadcast_object(checkpoints(folder))):
+        shared = ranks.all_gather_object(verify_folder(found, ranks.rank, ranks.size))
         wrong = [fault for part in shared for fault in part]
         if not wrong:
             return _read(found)
-        if ranks.first:
+        if ranks.is_main:
             said = f"checkpoint {found} is damaged: {wrong[0]}"
             if set_aside:
                 aside = found.with_name(f"damaged-{found.name}")
@@ -154,7 +157,7 @@ def newest(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | N
 def load_checkpoint(
     engine: Any,
     checkpoint: Checkpoint,
-    trainer: TrainerSection,
+    trainer: TrainerConfig,
     ranks: Ranks,
     check: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
@@ -179,13 +182,13 @@ def load_checkpoint(
             if path is None:
                 raise CheckpointError(f"checkpoint {checkpoint.folder} holds no state")
         else:
-            if ranks.first:
+            if ranks.is_main:
                 print(
                     f"{checkpoint.folder}: {checkpoint.world_size} ranks, ZeRO "
                     f"{checkpoint.zero_stage}, {checkpoint.precision} turn into {ranks.size} "
                     f"ranks, ZeRO {trainer.zero_stage}, {trainer.precision}"
                 )
-                to_universal(saved, universal, checkpoint.zero_stage, state["parameters"])
+                convert_to_universal(saved, universal, checkpoint.zero_stage, state["parameters"])
             ranks.barrier()
             buffers = load_file(checkpoint.folder / _BUFFERS)
             restore(engine, universal, buffers, state["step"] - state["skipped"], trainer)
@@ -195,7 +198,7 @@ def load_checkpoint(
             remedy="Resume with the model that saved it",
         ) from error
     ranks.barrier()
-    if ranks.first:
+    if ranks.is_main:
         shutil.rmtree(universal, ignore_errors=True)
     return state
 

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avvp_dist.config import Optimizer, TrainerSection
+from avvp_dist.config import OptimizerConfig, TrainerConfig
 from avvp_dist.errors import ConfigError, first_line
 from avvp_dist.models.encoder import EncoderLayer
+from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.footprint import BUCKET
-from avvp_dist.training.ranks import Ranks
 
 _EXTRA = ("zero_optimization", "communication_data_type", "comms_logger", "flops_profiler")
 """DeepSpeed's top-level keys that a file may add: none that the results depend on."""
 _OURS = {
     "train_batch_size": "trainer.batch_size",
-    "train_micro_batch_size_per_gpu": "trainer.accumulate",
-    "gradient_accumulation_steps": "trainer.accumulate",
-    "gradient_clipping": "optimizer.clip",
+    "train_micro_batch_size_per_gpu": "trainer.gradient_accumulation",
+    "gradient_accumulation_steps": "trainer.gradient_accumulation",
+    "gradient_clipping": "optimizer.max_grad_norm",
     "bf16": "trainer.precision",
     "fp16": "trainer.precision",
     "optimizer": "optimizer",
@@ -36,8 +36,8 @@ _OURS = {
 def make_engine(
     module: nn.Module,
     groups: list[dict[str, Any]],
-    optimizer: Optimizer,
-    trainer: TrainerSection,
+    optimizer: OptimizerConfig,
+    trainer: TrainerConfig,
     ranks: Ranks,
 ) -> Any:
     """A DeepSpeed engine around `module`, with AdamW over parameter `groups`.
@@ -49,8 +49,8 @@ def make_engine(
     import deepspeed
 
     for layer in module.modules():
-        if hasattr(layer, "recompute"):
-            layer.recompute = trainer.recompute  # type: ignore[assignment]
+        if hasattr(layer, "activation_checkpointing"):
+            layer.activation_checkpointing = trainer.activation_checkpointing  # type: ignore[assignment]
     adam = torch.optim.AdamW(groups, lr=optimizer.lr, fused=ranks.device.type in ("cpu", "cuda"))
     # Beside layers in bf16, what is compared in float32 can do with TF32, where there is any.
     torch.set_float32_matmul_precision("high" if trainer.precision == "bf16" else "highest")
@@ -63,7 +63,9 @@ def make_engine(
     return engine
 
 
-def engine_config(optimizer: Optimizer, trainer: TrainerSection, world_size: int) -> dict[str, Any]:
+def engine_config(
+    optimizer: OptimizerConfig, trainer: TrainerConfig, world_size: int
+) -> dict[str, Any]:
     """Every DeepSpeed key that results depend on, since defaults changed between versions.
 
     Raises:
@@ -84,10 +86,11 @@ def engine_config(optimizer: Optimizer, trainer: TrainerSection, world_size: int
     }
     return {
         "train_batch_size": trainer.batch_size,
-        "train_micro_batch_size_per_gpu": trainer.batch_size // (world_size * trainer.accumulate),
-        "gradient_accumulation_steps": trainer.accumulate,
+        "train_micro_batch_size_per_gpu": trainer.batch_size
+        // (world_size * trainer.gradient_accumulation),
+        "gradient_accumulation_steps": trainer.gradient_accumulation,
         # Without ZeRO and bf16 DeepSpeed clips but does not say the norm: `update` does both.
-        "gradient_clipping": 0.0 if clips_itself(trainer) else optimizer.clip,
+        "gradient_clipping": 0.0 if clips_itself(trainer) else optimizer.max_grad_norm,
         "bf16": {"enabled": trainer.precision == "bf16", "check_grad_overflow": True},
         "fp16": {"enabled": False},
         "zero_allow_untested_optimizer": True,
@@ -108,7 +111,7 @@ def compile_layers(module: nn.Module) -> None:
             layer.compile()
 
 
-def check_zero(config: dict[str, Any], trainer: TrainerSection) -> None:
+def check_zero(config: dict[str, Any], trainer: TrainerConfig) -> None:
     """Raise the `ConfigError` that an engine of this `config` would, without one."""
     if trainer.deepspeed:  # the values written out here are right, and the import takes seconds
         from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
@@ -118,7 +121,7 @@ def check_zero(config: dict[str, Any], trainer: TrainerSection) -> None:
 
 
 @contextmanager
-def _naming_the_key(trainer: TrainerSection) -> Iterator[None]:
+def _naming_the_key(trainer: TrainerConfig) -> Iterator[None]:
     from pydantic import ValidationError
 
     try:
@@ -131,12 +134,12 @@ def _naming_the_key(trainer: TrainerSection) -> Iterator[None]:
         ) from None
 
 
-def clips_itself(trainer: TrainerSection) -> bool:
+def clips_itself(trainer: TrainerConfig) -> bool:
     """Whether the engine leaves clipping and the check for finite gradients to `update`."""
     return trainer.zero_stage == 0 and trainer.precision == "fp32"
 
 
-def update(engine: Any, optimizer: Optimizer, trainer: TrainerSection) -> tuple[float, bool]:
+def update(engine: Any, optimizer: OptimizerConfig, trainer: TrainerConfig) -> tuple[float, bool]:
     """One optimiser step over what was accumulated, or none if a gradient is not finite.
 
     Returns:
@@ -151,8 +154,10 @@ def update(engine: Any, optimizer: Optimizer, trainer: TrainerSection) -> tuple[
     finite = bool(torch.isfinite(norm))
     if not finite:
         engine.optimizer.zero_grad(set_to_none=True)  # AdamW passes over what has no gradient
-    elif optimizer.clip:
-        torch.nn.utils.clip_grads_with_norm_(engine.module.parameters(), optimizer.clip, norm)
+    elif optimizer.max_grad_norm:
+        torch.nn.utils.clip_grads_with_norm_(
+            engine.module.parameters(), optimizer.max_grad_norm, norm
+        )
     engine.step()
     return float(norm), finite
 
@@ -169,13 +174,13 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def names_of(module: nn.Module, groups: list[dict[str, Any]]) -> list[str]:
+def parameter_names(module: nn.Module, groups: list[dict[str, Any]]) -> list[str]:
     """Names of the trained parameters in the order of the optimiser's groups."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     return [names[parameter] for group in groups for parameter in group["params"]]
 
 
-def lr_factor(optimizer: Optimizer, step: int, steps: int, steps_per_epoch: int) -> float:
+def lr_factor(optimizer: OptimizerConfig, step: int, steps: int, steps_per_epoch: int) -> float:
     """Learning rate of `step` relative to its peak: linear warm-up, then the schedule."""
     warmup = round(optimizer.warmup * steps)
     if step < warmup:

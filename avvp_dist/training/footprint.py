@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from avvp_dist.config import TrainerSection
-from avvp_dist.training.ranks import Ranks
+from avvp_dist.config import TrainerConfig
+from avvp_dist.runtime.ranks import Ranks
 
 BUCKET = 6_000_000
 """Gradients that ZeRO reduces at a time (`reduce_bucket_size`): 24 MB in float32, which is what
@@ -26,10 +26,10 @@ FLAT = 500_000_000
 class PlannedRanks(Ranks):
     """Ranks that nobody has started: what the others would send has the shape of one's own."""
 
-    def gather(self, x: Tensor) -> Tensor:
+    def all_gather(self, x: Tensor) -> Tensor:
         return x.repeat(self.size, *[1] * (x.ndim - 1))
 
-    def sum(self, x: Tensor) -> Tensor:
+    def all_reduce_sum(self, x: Tensor) -> Tensor:
         return x
 
 
@@ -58,7 +58,7 @@ class Step:
     activations: int
 
 
-def memory(weights: Weights, trainer: TrainerSection, ranks: int) -> dict[str, float]:
+def memory(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, float]:
     """Bytes on one rank, beside activations, at the end of a backward pass and in the update.
 
     With P trained parameters, F others and buffers, N ranks and b = 4 bytes (bf16: 2):
@@ -94,7 +94,7 @@ def memory(weights: Weights, trainer: TrainerSection, ranks: int) -> dict[str, f
     }
 
 
-def checkpoint_bytes(weights: Weights, trainer: TrainerSection) -> int:
+def checkpoint_bytes(weights: Weights, trainer: TrainerConfig) -> int:
     """Bytes of one checkpoint of all ranks: the module's weights, and AdamW's two moments of each
     trained parameter with, in bf16 or under ZeRO, its float32 value."""
     b = 2 if trainer.precision == "bf16" else 4
@@ -104,7 +104,7 @@ def checkpoint_bytes(weights: Weights, trainer: TrainerSection) -> int:
     return b * held + 2 * 4 * weights.buffers + (8 if alone else 12) * weights.trained
 
 
-def messages(weights: Weights, trainer: TrainerSection, ranks: int) -> dict[str, float]:
+def messages(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, float]:
     """Bytes that one rank sends for its weights in a step of one micro-batch, by ring collectives.
 
     An all-reduce of S bytes sends 2 S (N-1)/N, an all-gather or a reduce-scatter S (N-1)/N. ZeRO 1
@@ -170,7 +170,7 @@ def measure(module: nn.Module, batch: Callable[[], dict[str, Any]]) -> Step:
         loss.backward()
     for hook in hooks:
         hook.remove()
-    return Step(3 * counter.get_total_flops(), alive.most)
+    return Step(3 * counter.get_total_flops(), alive.maximum)
 
 
 class _Alive(TorchDispatchMode):
@@ -178,7 +178,7 @@ class _Alive(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.most = self._now = 0
+        self.maximum = self._now = 0
         self._held: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -199,4 +199,4 @@ class _Alive(TorchDispatchMode):
 
         self._held[key] = weakref.ref(storage, let_go)
         self._now += size
-        self.most = max(self.most, self._now)
+        self.maximum = max(self.maximum, self._now)

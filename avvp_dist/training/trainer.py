@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from avvp_dist.command_line import to_yaml
 from avvp_dist.commit import write_json
-from avvp_dist.config import Loading, Optimizer, TrainerSection
-from avvp_dist.data.loader import Loader, Read
-from avvp_dist.data.mixture import Mixture
-from avvp_dist.data.order import Pool
-from avvp_dist.data.stream import ClipStream
+from avvp_dist.config import LoaderConfig, OptimizerConfig, TrainerConfig
+from avvp_dist.config.command_line import to_yaml
 from avvp_dist.errors import CheckpointError, Preempted
 from avvp_dist.evaluation.figures import curves_figure
+from avvp_dist.loading.loader import ClipBatch, Loader
+from avvp_dist.loading.mixture import Mixture
+from avvp_dist.loading.order import ClipPool
+from avvp_dist.loading.stream import ClipStream
 from avvp_dist.models.export import save_model
+from avvp_dist.runtime.preemption import Preemption
+from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import Checkpoint, load_checkpoint, newest, save_checkpoint
@@ -32,12 +34,11 @@ from avvp_dist.training.engine import (
     full_state,
     lr_factor,
     make_engine,
-    names_of,
+    parameter_names,
     update,
 )
-from avvp_dist.training.health import Meter, Skips, flops_per_clip, peak_flops
-from avvp_dist.training.preemption import Preemption
-from avvp_dist.training.ranks import Ranks
+from avvp_dist.training.nonfinite import NonfiniteSteps
+from avvp_dist.training.throughput import Throughput, flops_per_clip, peak_flops
 
 _GIB_WORTH_SAYING = 10.0
 
@@ -55,11 +56,11 @@ class Task(Protocol):
     """`forward(batch)` gives the loss and its detached parts."""
     data: Mixture
     """What is read."""
-    pools: list[Pool]
+    pools: list[ClipPool]
     """Its training clips."""
     lineage: dict[str, list[str]]
     """Digests and versions of what is read; a checkpoint belongs to them."""
-    loading: Loading
+    loading: LoaderConfig
     panels: Panels
     tokens: float
     """Tokens of a clip that are not padding, in the mean."""
@@ -67,7 +68,7 @@ class Task(Protocol):
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups with their learning rates."""
 
-    def batch(self, read: Read, device: torch.device, dtype: torch.dtype) -> Batch:
+    def batch(self, read: ClipBatch, device: torch.device, dtype: torch.dtype) -> Batch:
         """What `forward` takes for the clips that were read."""
 
     def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
@@ -90,8 +91,8 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        config: TrainerSection,
-        optimizer: Optimizer,
+        config: TrainerConfig,
+        optimizer: OptimizerConfig,
         run: Run,
         ranks: Ranks,
         beat: Callable[[int, str], None] = lambda step, doing: None,
@@ -103,15 +104,15 @@ class Trainer:
         self.stream = stream_of(task, config, ranks)
         self.loader = Loader(task.data, self.stream, task.loading, ranks.device)
         self.steps_per_epoch = self.stream.steps_per_epoch
-        self.steps = steps_of(self.stream, config)
+        self.steps = total_steps(self.stream, config)
         groups = task.groups()
-        self._parameters = names_of(task.module, groups)
+        self._parameters = parameter_names(task.module, groups)
         self.engine = make_engine(task.module, groups, optimizer, config, ranks)
         self.peaks = [group["lr"] for group in self.engine.optimizer.param_groups]
         self.step, self.best = 0, float("-inf")
         self._score: float | None = None
         """Of this step's model, where it was validated."""
-        self.skips = Skips(config.max_skipped, task.data, run, ranks)
+        self.skips = NonfiniteSteps(config.max_skipped, task.data, run, ranks)
         self._resume()
 
     def train(self) -> None:
@@ -147,7 +148,7 @@ class Trainer:
         one = sum(map(self.stream.planned, range(self.steps_per_epoch))) if epochs else 0
         return epochs * one + sum(map(self.stream.planned, range(steps)))
 
-    def _update(self, step: int, reads: list[Read]) -> tuple[dict[str, Tensor], float, float]:
+    def _update(self, step: int, reads: list[ClipBatch]) -> tuple[dict[str, Tensor], float, float]:
         """One optimiser step over this rank's part of the global batch.
 
         Returns:
@@ -178,7 +179,7 @@ class Trainer:
         self.skips.note(step, applied, sums, reads)
         return sums, share, norm
 
-    def _batch(self, step: int, read: Read) -> Batch:
+    def _batch(self, step: int, read: ClipBatch) -> Batch:
         batch = self.task.batch(read, self.ranks.device, self.dtype)
         batch["step"], batch["epoch"] = step, step // self.steps_per_epoch
         batch["progress"] = step / self.steps
@@ -187,7 +188,7 @@ class Trainer:
     def _log(self, parts: dict[str, Tensor], share: float, norm: float) -> None:
         # What stands in for an empty micro-batch must not be seen in the means.
         stacked = torch.stack([*parts.values(), torch.tensor(share, device=self.ranks.device)])
-        *values, read = self.ranks.mean(stacked).tolist()
+        *values, read = self.ranks.all_reduce_mean(stacked).tolist()
         means = {
             name if name == "loss" else f"train/{name}": value / (read or 1)
             for name, value in zip(parts, values, strict=True)
@@ -214,7 +215,7 @@ class Trainer:
         self.engine.eval()
         metrics = self.task.validate(self.ranks, self.dtype)
         self.run.log(self.step, **metrics)
-        if self.ranks.first:
+        if self.ranks.is_main:
             drawn = {name for _, names, _ in self.task.panels for name in names}
             shown = ", ".join(f"{n} {value:.4g}" for n, value in metrics.items() if n in drawn)
             tqdm.write(f"epoch {self.step / self.steps_per_epoch:.3g}: {shown}")
@@ -224,7 +225,7 @@ class Trainer:
             self.beat(self.step, "exporting")
             self.best = score
             state = full_state(self.engine)
-            if self.ranks.first:
+            if self.ranks.is_main:
                 weights, meta = self.task.exported(state)
                 validated = {name: float(value) for name, value in metrics.items()}
                 meta = {**meta, "step": self.step, "validated": validated}
@@ -235,7 +236,7 @@ class Trainer:
         now = time.monotonic()
         minutes, limit = self.config.checkpoint_minutes, self.config.max_minutes
         # Signals and clocks differ between ranks: one that says so is enough.
-        asked, overdue = self.ranks.any(
+        asked, overdue = self.ranks.all_reduce_any(
             bool(self._preemption.asked) or 0 < 60 * limit < now - self._started,
             0 < 60 * minutes < now - self._last_save,
         )
@@ -271,36 +272,36 @@ class Trainer:
     def _resume(self) -> None:
         if self.config.resume == "never":
             return
-        found = found_in(self.out, self.ranks)
+        found = latest_checkpoint(self.out, self.ranks)
         if found is not None:
             state = load_checkpoint(self.engine, found, self.config, self.ranks, self._check)
             self.step, self.best = state["step"], state["best"]
             self.skips.total = state["skipped"]
-        if self.ranks.first:
+        if self.ranks.is_main:
             said = f"resumed at step {self.step}" if found else "no checkpoint yet, starting"
             print(f"{self.out}: {said}")
 
     def _check(self, state: dict[str, Any]) -> None:
         check_same(state, self.stream, self.task, self._parameters)
 
-    def _measure(self) -> Meter:
+    def _measure(self) -> Throughput:
         if self.step == self.steps:
-            return Meter(0.0, self.task.tokens, 1.0, self.ranks.size)
+            return Throughput(0.0, self.task.tokens, 1.0, self.ranks.size)
         read = self.loader.read(self.step)[0]
         few = replace(read, clips=read.clips[:4], room=read.room[:4], count=min(4, read.count))
         flops = flops_per_clip(self.engine.module, self._batch(self.step, few), len(few.clips))
         peak = peak_flops(self.ranks.device, self.dtype)
-        return Meter(flops, self.task.tokens, peak, self.ranks.size)
+        return Throughput(flops, self.task.tokens, peak, self.ranks.size)
 
     def _announce(self) -> None:
         """Store what is run, and say why the first steps of a large shard set take their time."""
-        if self.ranks.first:
+        if self.ranks.is_main:
             (self.out / "config.yaml").write_text(to_yaml(self.task.config))
             deepspeed = self.out / "deepspeed.json"
             write_json(deepspeed, engine_config(self.optimizer, self.config, self.ranks.size))
             self.run.artifact(deepspeed)
         size = sum(shard.bytes for part in self.task.data.sets for shard in part.shards) / 2**30
-        if self.ranks.first and size > _GIB_WORTH_SAYING and self.task.loading.verify == "sha256":
+        if self.ranks.is_main and size > _GIB_WORTH_SAYING and self.task.loading.verify == "sha256":
             print(f"{size:.0f} GiB of shards are hashed as they are met; not with data.verify=size")
 
     def _progress(self) -> Iterator[int]:
@@ -310,7 +311,7 @@ class Trainer:
             total=self.steps,
             desc=self.out.name,
             unit=" steps",
-            disable=not self.ranks.first,
+            disable=not self.ranks.is_main,
         )
         yield from self._bar
 
@@ -323,7 +324,7 @@ class Trainer:
         return self._epoch_ends()
 
     def _draw(self) -> None:
-        if self.ranks.first:
+        if self.ranks.is_main:
             series = {
                 name: (list(points), list(points.values()))
                 for name, points in read_series(self.out).items()
@@ -338,7 +339,7 @@ class Trainer:
             print(f"{self.out / 'model'}\n{figure}")
 
 
-def stream_of(task: Task, config: TrainerSection, ranks: Ranks) -> ClipStream:
+def stream_of(task: Task, config: TrainerConfig, ranks: Ranks) -> ClipStream:
     """The clips of each step for this rank.
 
     Raises:
@@ -353,24 +354,24 @@ def stream_of(task: Task, config: TrainerSection, ranks: Ranks) -> ClipStream:
         pad=loading.last_batch == "pad",
         rank=ranks.rank,
         world_size=ranks.size,
-        accumulate=config.accumulate,
+        gradient_accumulation=config.gradient_accumulation,
     )
 
 
-def steps_of(stream: ClipStream, config: TrainerSection) -> int:
+def total_steps(stream: ClipStream, config: TrainerConfig) -> int:
     """Steps of the whole training."""
     steps = config.epochs * stream.steps_per_epoch
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
-def found_in(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | None:
+def latest_checkpoint(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | None:
     """The checkpoint that a run in `out` goes on from, by `newest`; None if it never saved one.
 
     Raises:
         CheckpointError: if it did, and none is whole.
     """
     found = newest(out, ranks, set_aside=set_aside)
-    if found is None and ranks.share("checkpoint_seconds" in read_series(out)):
+    if found is None and ranks.broadcast_object("checkpoint_seconds" in read_series(out)):
         raise CheckpointError(
             f"{out} has records of checkpoints, but there is none any more",
             remedy="Bring them back, or train into another trainer.out",

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from avvp_dist import commit
-from avvp_dist.command_line import parse
 from avvp_dist.config import PretrainConfig
-from avvp_dist.errors import run
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
+from avvp_dist.tasks.pretraining import pretrain
 from avvp_dist.training import checkpoint, trainer
-from avvp_dist.training.pretraining import pretrain
 
 SAVING = ("torch.save", "buffers", "digests", "manifest", "rename", "prune")
 """DeepSpeed's files, ours, their digests, the manifest, its rename, the removal of old ones."""

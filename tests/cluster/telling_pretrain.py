@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 
-from avvp_dist.command_line import parse
 from avvp_dist.config import PretrainConfig
-from avvp_dist.errors import run
-from avvp_dist.training.pretraining import pretrain
+from avvp_dist.config.command_line import parse
+from avvp_dist.entry import run
+from avvp_dist.tasks.pretraining import pretrain
 
 
 def main() -> None:

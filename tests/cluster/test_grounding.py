@@ -20,14 +20,14 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from avvp_dist.cluster import map_tasks
 from avvp_dist.config import GroundConfig
-from avvp_dist.data.schema import PADDING, Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import AvvpError, ClusterError, DataError
 from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.shards.schema import PADDING, Clip
+from avvp_dist.shards.shard_set import ShardSet
 
 pytestmark = pytest.mark.launch
 

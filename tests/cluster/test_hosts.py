@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from avvp_dist.data.shards import ShardSet
+from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tracking.records import read_series
 from tests.cluster.hosts import SSH_PORT, Host, skip_without, two_hosts
 from tests.cluster.slurm import slurm
@@ -55,7 +55,7 @@ def hosts(folder: Path) -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def alone(launch: Any, grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single_rank(launch: Any, grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of two ranks on one host."""
     out = tmp_path_factory.mktemp("alone")
     process = launch(*training(grounded, out))
@@ -133,17 +133,17 @@ def wait_for_steps(out: Path) -> None:
     raise AssertionError("the ranks make no steps")
 
 
-def assert_as_alone(out: Path, alone: Path) -> None:
+def assert_as_alone(out: Path, single_rank: Path) -> None:
     """The losses are those of one host, and there were two."""
     ranks = [json.loads((out / f"ranks/rank-{rank:05d}.json").read_text()) for rank in (0, 1)]
     assert [rank["host"] for rank in ranks] == ["hosta", "hostb"]
     losses = read_series(out)["loss"]
     assert len(losses) == STEPS
-    assert losses == read_series(alone)["loss"]
+    assert losses == read_series(single_rank)["loss"]
 
 
 def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(
-    hosts: Hosts, folder: Path, alone: Path, grounded: ShardSet, tmp_path: Path
+    hosts: Hosts, folder: Path, single_rank: Path, grounded: ShardSet, tmp_path: Path
 ) -> None:
     telling = "tests/cluster/telling_pretrain.py"
     job = over_ssh(hosts, folder, [telling, *training(grounded, tmp_path)[1:]])
@@ -156,7 +156,7 @@ def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(
         time.sleep(0.1)
     code, printed = job.end()
     assert code == 0, printed
-    assert_as_alone(tmp_path, alone)
+    assert_as_alone(tmp_path, single_rank)
 
     assert any("ssh" in line and "hostb" in line for line in seen), "nothing was searched"
     assert not any(SENTINEL in line for line in [*seen, printed])
@@ -167,17 +167,17 @@ def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(
 
 
 def test_a_launcher_on_each_host_gives_the_losses_of_one(
-    hosts: Hosts, folder: Path, alone: Path, grounded: ShardSet, tmp_path: Path
+    hosts: Hosts, folder: Path, single_rank: Path, grounded: ShardSet, tmp_path: Path
 ) -> None:
     jobs = on_each(hosts, folder, training(grounded, tmp_path))
     for job in jobs:
         code, printed = job.end()
         assert code == 0, printed
-    assert_as_alone(tmp_path, alone)
+    assert_as_alone(tmp_path, single_rank)
 
 
 def test_the_command_of_kubernetes_gives_the_losses_of_one_host(
-    hosts: Hosts, folder: Path, alone: Path, grounded: ShardSet, root: Path, tmp_path: Path
+    hosts: Hosts, folder: Path, single_rank: Path, grounded: ShardSet, root: Path, tmp_path: Path
 ) -> None:
     """With two hosts in the place of its four pods, one rank in that of eight."""
     _, job = yaml.safe_load_all((root / "launch/kubernetes/train.yaml").read_text())
@@ -199,7 +199,7 @@ def test_the_command_of_kubernetes_gives_the_losses_of_one_host(
     for one in jobs:
         code, printed = one.end()
         assert code == 0, printed
-    assert_as_alone(tmp_path, alone)
+    assert_as_alone(tmp_path, single_rank)
 
 
 def test_a_signal_on_one_host_saves_and_ends_both(
@@ -215,7 +215,7 @@ def test_a_signal_on_one_host_saves_and_ends_both(
 
 
 def test_a_slurm_job_that_is_preempted_queues_again_and_ends_as_in_peace(
-    hosts: Hosts, folder: Path, alone: Path, grounded: ShardSet, root: Path, tmp_path: Path
+    hosts: Hosts, folder: Path, single_rank: Path, grounded: ShardSet, root: Path, tmp_path: Path
 ) -> None:
     with slurm(hosts, tmp_path) as command:
         log, out = tmp_path / "log", tmp_path / "run"
@@ -232,4 +232,4 @@ def test_a_slurm_job_that_is_preempted_queues_again_and_ends_as_in_peace(
     assert "JobState=COMPLETED" in said and "Restarts=1" in said, printed
     assert "exit code 7 (preempted)" in printed
     assert "saved at step" in printed and SENTINEL not in printed
-    assert_as_alone(out, alone)
+    assert_as_alone(out, single_rank)

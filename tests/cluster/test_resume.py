@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from avvp_dist.data.shards import ShardSet
+from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tracking.records import read_records, read_series
 from tests.cluster.faulty_pretrain import SAVING
 from tests.tracking.servers import free_port

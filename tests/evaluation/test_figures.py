@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from avvp_dist.data.llp import read_annotations
-from avvp_dist.data.schema import LLP_CLASSES
+from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.evaluation import figures
+from avvp_dist.shards.schema import LLP_CLASSES
 
 
 @pytest.fixture

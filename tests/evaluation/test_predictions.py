@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avvp_dist.data.llp import Annotations, read_annotations
+from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.errors import DataError
 from avvp_dist.evaluation.predictions import Predictions, read_threshold, report, table
 from avvp_dist.evaluation.scores import decide, score, score_one_modality, summarise
@@ -47,14 +47,14 @@ def test_a_saved_file_reads_back(arrays: dict[str, Any], tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("frame_prob", 1.0), ("video_prob", 2.0), ("modality_prob", 1.0)]
+    ("name", "maximum"), [("frame_prob", 1.0), ("video_prob", 2.0), ("modality_prob", 1.0)]
 )
 def test_each_probability_has_the_bound_of_its_pooling(
-    name: str, most: float, arrays: dict[str, Any], tmp_path: Path
+    name: str, maximum: float, arrays: dict[str, Any], tmp_path: Path
 ) -> None:
-    arrays[name].flat[0] = most + 1e-6  # a sum of float32 softmax weights
-    assert getattr(Predictions.load(written(arrays, tmp_path)), name).flat[0] >= most
-    arrays[name].flat[0] = most + 0.01
+    arrays[name].flat[0] = maximum + 1e-6  # a sum of float32 softmax weights
+    assert getattr(Predictions.load(written(arrays, tmp_path)), name).flat[0] >= maximum
+    arrays[name].flat[0] = maximum + 0.01
     with pytest.raises(DataError, match=f"{name} of clip .* is not a probability"):
         Predictions.load(written(arrays, tmp_path))
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from avvp_dist.data.llp import Annotations, read_annotations
+from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.errors import DataError
 from avvp_dist.evaluation.scores import (
     LEVELS,

@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from avvp_dist.config import GroundConfig
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.across import AcrossClips
 from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
 
 LIMITS = {"audio": 0.8, "visual": 0.7}
 CLIPS, SNIPPETS = 30, 4

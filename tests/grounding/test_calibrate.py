@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.config import CalibrateConfig
-from avvp_dist.data.llp import read_annotations
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.grounding.calibrate import calibrate, calibration
 from avvp_dist.grounding.components import components, join_strength, similarity
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
 
 
 def config(shards: ShardSet, out: Path | str = "", **keys: Any) -> CalibrateConfig:

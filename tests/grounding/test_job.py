@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from avvp_dist.config import CalibrateConfig, GroundConfig
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.grounding.calibrate import calibrate
 from avvp_dist.grounding.components import (
@@ -26,6 +23,9 @@ from avvp_dist.grounding.components import (
 )
 from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
 
 VERSION = "tested"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avvp_dist.config import Joining
+from avvp_dist.config import LinkConfig
 from avvp_dist.errors import ConfigError
 from avvp_dist.grounding.labels import Profile, label, measure, silent_reference
 
@@ -20,7 +20,7 @@ def labelled(
     audio: Any, visual: Any, length: int = 4, **keys: Any
 ) -> tuple[list[int], dict[str, int]]:
     """Ids and counts of one clip."""
-    joining = Joining(**keys)
+    joining = LinkConfig(**keys)
     streams = {"audio": np.array([audio], np.float16), "visual": np.array([visual], np.float16)}
     reference = silent_reference(joining, {"audio": 2, "visual": 2})
     evidence = measure(streams, np.array([length]), joining, reference)
@@ -82,9 +82,9 @@ def test_a_silent_vector_that_does_not_fit_is_refused(tmp_path: Path, values: in
         np.save(path, np.ones(values))
     message = "has 5 values, stream audio has 2" if values else "cannot be read"
     with pytest.raises(ConfigError, match=f"silent_audio: {path} {message}"):
-        silent_reference(Joining(silent_audio=str(path)), {"audio": 2})
+        silent_reference(LinkConfig(silent_audio=str(path)), {"audio": 2})
     with pytest.raises(ConfigError, match="no stream audio"):
-        silent_reference(Joining(silent_audio=str(path)), {"visual": 2})
+        silent_reference(LinkConfig(silent_audio=str(path)), {"visual": 2})
 
 
 def test_profiles_of_parts_add_up() -> None:

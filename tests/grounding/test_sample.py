@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from avvp_dist.config import CalibrateConfig
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.writing import write_shard_set
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.sample import Across, across, draw, within
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
 
 STREAMS = ["audio", "clap"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from avvp_dist.commit import sha256
-from avvp_dist.data.shards import ShardSet
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.shards.shard_set import ShardSet
 
 
 @pytest.fixture

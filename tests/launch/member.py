@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from avvp_dist import errors
+from avvp_dist import entry, errors
 
 FAULTS: dict[str, Callable[[], Exception]] = {
     "2": lambda: errors.ConfigError("as told"),
@@ -40,4 +40,4 @@ def _save(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    entry.run(main)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from avvp_dist.data.shards import ShardSet
+from avvp_dist.shards.shard_set import ShardSet
 
 pytestmark = pytest.mark.launch
 

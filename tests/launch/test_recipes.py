@@ -15,8 +15,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from avvp_dist.command_line import load
 from avvp_dist.config import GroundConfig, PretrainConfig
+from avvp_dist.config.command_line import load
 from avvp_dist.errors import (
     CheckpointError,
     ConfigError,

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.training.lock import claim
+from avvp_dist.runtime.lock import claim
+from avvp_dist.shards.shard_set import ShardSet
 
 pytestmark = pytest.mark.launch
 
@@ -79,13 +79,13 @@ def training(shards: ShardSet, out: Path, *keys: str) -> list[str]:
     return deepspeed("launch/pretrain.py", *data, *TRAINING, "tracking.enabled=false", *keys)
 
 
-def steps(out: Path, least: int) -> dict[int, dict[str, Any]]:
+def steps(out: Path, minimum: int) -> dict[int, dict[str, Any]]:
     """What two ranks say of themselves, once both have made `least` steps."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         with contextlib.suppress(OSError, ValueError):
             found = [json.loads((out / f"ranks/rank-{n:05d}.json").read_text()) for n in (0, 1)]
-            if all(one["step"] >= least for one in found):
+            if all(one["step"] >= minimum for one in found):
                 return dict(enumerate(found))
         time.sleep(0.1)
     raise AssertionError("the ranks make no steps")

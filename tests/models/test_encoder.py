@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avvp_dist.config import SIZES
-from avvp_dist.config import Encoder as EncoderConfig
+from avvp_dist.config import SIZES, EncoderConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import load_encoder, save_model
 

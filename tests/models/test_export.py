@@ -12,10 +12,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from avvp_dist.commit import faults
-from avvp_dist.config import Encoder as EncoderConfig
-from avvp_dist.config import Parser as ParserConfig
-from avvp_dist.config import Pretrained
+from avvp_dist.commit import verify_folder
+from avvp_dist.config import EncoderConfig, ParserConfig, PretrainedEncoderConfig
 from avvp_dist.errors import CheckpointError
 from avvp_dist.models.export import (
     build_encoder,
@@ -41,7 +39,10 @@ PARSER: dict[str, Any] = {
 }
 BEHIND_ENCODER = {
     **PARSER,
-    "pretrained": {"meta": ENCODER, "config": asdict(Pretrained(raw=False, scale=0.5))},
+    "pretrained": {
+        "meta": ENCODER,
+        "config": asdict(PretrainedEncoderConfig(raw=False, scale=0.5)),
+    },
 }
 
 
@@ -113,7 +114,7 @@ def test_an_older_export_is_replaced_whole(exported: Path) -> None:
         "manifest.json",
         "model.safetensors",
     ]
-    assert faults(exported) == []
+    assert verify_folder(exported) == []
     assert list(exported.parent.iterdir()) == [exported]
 
 

@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avvp_dist.config import Encoder as EncoderConfig
-from avvp_dist.config import Parser as ParserConfig
-from avvp_dist.config import Pretrained
+from avvp_dist.config import EncoderConfig, ParserConfig, PretrainedEncoderConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import build_parser, load_parser, save_model
 from avvp_dist.models.parser import Parser, ParserLayer
@@ -228,10 +226,10 @@ def test_heads_read_an_encoder_alone(tune: bool) -> None:
 def test_an_encoder_with_a_token_for_each_stream_comes_back(raw: bool, tmp_path: Path) -> None:
     dims = {**DIMS, "motion": 3}
     encoder = {"encoder": dataclasses.asdict(EncoderConfig("tiny", visual_tokens="separate"))}
-    front = {"config": dataclasses.asdict(Pretrained(raw=raw))}
-    front["meta"] = {**encoder, "dims": dims, "snippets": 5}
+    pretrained_encoder = {"config": dataclasses.asdict(PretrainedEncoderConfig(raw=raw))}
+    pretrained_encoder["meta"] = {**encoder, "dims": dims, "snippets": 5}
     parser = {"parser": dataclasses.asdict(SMALL), "dims": dims, "classes": list("abcdefg")}
-    meta = {"kind": "parser", "pretrained": front, **parser}
+    meta = {"kind": "parser", "pretrained": pretrained_encoder, **parser}
     made, streams = build_parser(meta).eval(), clips()
     streams["motion"] = torch.randn(3, 5, 3)
     assert ("fuse_visual.weight" in made.state_dict()) == raw

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avvp_dist.config import Objective
+from avvp_dist.config import ObjectiveConfig
 from avvp_dist.objectives import negatives
 from avvp_dist.objectives.grounding import PADDING, grounding_loss, pair_masks
-from avvp_dist.objectives.negatives import Likeness, OtherClips
+from avvp_dist.objectives.negatives import LinkRule, OtherClips
 
-PLAIN = Objective(other_clips=0.0, positive_margin=0.6, negative_margin=0.1)
+PLAIN = ObjectiveConfig(other_clips=0.0, positive_margin=0.6, negative_margin=0.1)
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
@@ -45,7 +45,7 @@ def real_snippets(ids: Tensor) -> list[int]:
     return [t for t, component in enumerate(ids.tolist()) if component != PADDING]
 
 
-def anchor_loss(x: Tensor, y: Tensor, ids: Tensor, i: int, config: Objective) -> float:
+def anchor_loss(x: Tensor, y: Tensor, ids: Tensor, i: int, config: ObjectiveConfig) -> float:
     """One sum over j of equation (4) or (5): `x [T, D]`, `y [T, D]` of one clip."""
     total = 0.0
     for j in real_snippets(ids):
@@ -67,7 +67,7 @@ def mean(values: Iterable[float]) -> float:
     return sum(found) / len(found)
 
 
-def by_loops(data: tuple[Tensor, Tensor, Tensor], config: Objective) -> float:
+def by_loops(data: tuple[Tensor, Tensor, Tensor], config: ObjectiveConfig) -> float:
     """The loss with every snippet as anchor: the mean clip, each the mean of its anchors."""
     return mean(
         mean(
@@ -84,7 +84,7 @@ Place = tuple[int, int]
 
 def foreign_by_loops(
     data: tuple[Tensor, Tensor, Tensor],
-    config: Objective,
+    config: ObjectiveConfig,
     numbers: Sequence[int] = range(5),
     left_out: Callable[[Place, Place], bool] = lambda p, q: False,
 ) -> tuple[float, float]:
@@ -165,39 +165,39 @@ def stored() -> dict[str, Tensor]:
 LOOSE = {"audio": 0.6, "visual": 0.7}
 
 
-def joined(p: Place, q: Place, likeness: Likeness) -> bool:
+def joined(p: Place, q: Place, rule_index: LinkRule) -> bool:
     """The rule of Algorithm 1, as a loop."""
     reached = []
-    for name, limit in likeness.thresholds.items():
+    for name, limit in rule_index.thresholds.items():
         x, y = (stored()[name].float()[place] for place in (p, q))
         reached.append(bool(x.any() and y.any()) and cosine(x, y) >= limit)
-    return bool(reached) and (any(reached) if likeness.rule == "or" else all(reached))
+    return bool(reached) and (any(reached) if rule_index.rule == "or" else all(reached))
 
 
 @pytest.mark.parametrize("cells", [2**26, 1, 400])
 @pytest.mark.parametrize(
-    "likenesses",
+    "link_rules",
     [
-        [Likeness(LOOSE, "or")],
-        [Likeness(LOOSE, "and")],
-        [Likeness({"visual": 0.9}, "or")],
-        [Likeness(LOOSE, "or"), Likeness({"audio": 0.7}, "and")],
-        [Likeness(LOOSE, "or"), Likeness({}, "or")],
+        [LinkRule(LOOSE, "or")],
+        [LinkRule(LOOSE, "and")],
+        [LinkRule({"visual": 0.9}, "or")],
+        [LinkRule(LOOSE, "or"), LinkRule({"audio": 0.7}, "and")],
+        [LinkRule(LOOSE, "or"), LinkRule({}, "or")],
     ],
 )
 def test_what_both_groundings_would_join_is_no_negative(
-    likenesses: list[Likeness], cells: int, monkeypatch: pytest.MonkeyPatch
+    link_rules: list[LinkRule], cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(negatives, "CELLS", cells)
     config = replace(PLAIN, other_clips=1.0)
-    owners = [0, 0, 1, 1, 0] if len(likenesses) > 1 else [0] * 5
+    owners = [0, 0, 1, 1, 0] if len(link_rules) > 1 else [0] * 5
 
     def left_out(p: Place, q: Place) -> bool:
-        return all(joined(p, q, likenesses[owners[clip]]) for clip in (p[0], q[0]))
+        return all(joined(p, q, link_rules[owners[clip]]) for clip in (p[0], q[0]))
 
-    wanted = {name for one in likenesses for name in one.thresholds}
+    wanted = {name for one in link_rules for name in one.thresholds}
     features = {name: x for name, x in stored().items() if name in wanted}
-    others = OtherClips(torch.arange(5), features, likenesses, torch.tensor(owners))
+    others = OtherClips(torch.arange(5), features, link_rules, torch.tensor(owners))
     _, parts = grounding_loss(*batch(), config, others=others)
     other, share = foreign_by_loops(batch(), config, left_out=left_out)
     assert 0.02 < share < 0.9
@@ -210,7 +210,7 @@ def test_blocks_have_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) 
     for cells in (2**26, 400):
         monkeypatch.setattr(negatives, "CELLS", cells)
         audio, visual, components = batch()
-        others = OtherClips(torch.arange(5), stored(), [Likeness(LOOSE, "and")])
+        others = OtherClips(torch.arange(5), stored(), [LinkRule(LOOSE, "and")])
         x = audio.requires_grad_(), visual.requires_grad_()
         loss, _ = grounding_loss(*x, components, replace(PLAIN, other_clips=1.0), others=others)
         gradients.append(torch.stack(torch.autograd.grad(loss, x)))
@@ -256,7 +256,7 @@ def test_a_draw_of_one_is_the_last_snippet_and_a_clip_without_labels_has_none() 
 
 
 @pytest.mark.parametrize("config", [PLAIN, replace(PLAIN, other_clips=1.0, name="cross")])
-def test_clips_count_alike_so_parts_of_a_batch_add_up(config: Objective) -> None:
+def test_clips_count_alike_so_parts_of_a_batch_add_up(config: ObjectiveConfig) -> None:
     audio, visual, components = batch()
     whole, _ = grounding_loss(audio, visual, components, config)
     every = torch.stack([audio, visual], 1)

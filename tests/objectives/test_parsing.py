@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avvp_dist.config import Parser as ParserConfig
-from avvp_dist.config import ParsingLoss
+from avvp_dist.config import ParserConfig, ParsingLossConfig
 from avvp_dist.models.parser import Parsed, Parser
 from avvp_dist.objectives.parsing import (
     bce,
@@ -23,7 +22,7 @@ from avvp_dist.objectives.parsing import (
     weak_labels,
 )
 
-FULL = ParsingLoss(ramp=False)
+FULL = ParsingLossConfig(ramp=False)
 WEAK = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
 
 
@@ -67,7 +66,7 @@ def test_smoothing_draws_labels_to_the_middle(confidence: float, low: float) -> 
 def test_han_smooths_vision_only() -> None:
     model = parser(discriminator=False)
     parsed = parse(model)
-    loss, parts = parsing_loss(model, parsed, WEAK, ParsingLoss(lambda_guided=0.5), 0.0)
+    loss, parts = parsing_loss(model, parsed, WEAK, ParsingLossConfig(lambda_guided=0.5), 0.0)
     expected = {
         "weak": cross_entropy(parsed.video_prob, WEAK),
         "audio": cross_entropy(parsed.modality_prob[:, 0], WEAK),
@@ -92,7 +91,7 @@ def test_the_discriminator_loss_is_over_all_snippets_of_both_modalities() -> Non
 
 
 def adversarial_gradients(
-    model: Parser, parsed: Parsed, config: ParsingLoss, progress: float
+    model: Parser, parsed: Parsed, config: ParsingLossConfig, progress: float
 ) -> tuple[Tensor, Tensor]:
     """What the adversarial term alone sends to the features and to the discriminator."""
     features = parsed.features.detach().requires_grad_()
@@ -168,7 +167,7 @@ KEPT = torch.tensor(
 def test_a_label_taken_away_is_0_for_its_modality(alias: bool) -> None:
     model = parser(discriminator=False)
     parsed = parse(model)
-    config = ParsingLoss(alias_audio_labels=alias, smooth_audio=0.8, smooth_visual=0.9)
+    config = ParsingLossConfig(alias_audio_labels=alias, smooth_audio=0.8, smooth_visual=0.9)
     _, parts = parsing_loss(model, parsed, WEAK, config, 0.0, KEPT)
     audio = torch.tensor([[0.0, 0.1, 0.9], [0.1, 0.1, 0.9]])
     visual = torch.tensor([[0.95, 0.05, 0.0], [0.05, 0.05, 0.0]])
@@ -186,7 +185,7 @@ def test_a_label_taken_away_is_0_for_its_modality(alias: bool) -> None:
 def test_labels_that_all_stay_change_nothing(alias: bool) -> None:
     model = parser()
     parsed = parse(model)
-    config = ParsingLoss(alias_audio_labels=alias)
+    config = ParsingLossConfig(alias_audio_labels=alias)
     loss, parts = parsing_loss(model, parsed, WEAK, config, 0.5, torch.ones(2, 2, 3))
     expected, expected_parts = parsing_loss(model, parsed, WEAK, config, 0.5)
     assert torch.equal(loss, expected)
@@ -229,9 +228,9 @@ def test_the_contrastive_loss_is_mas(snippets: int) -> None:
 def test_the_contrastive_loss_is_added_with_its_weight_and_only_then() -> None:
     model = parser(discriminator=False)
     parsed = parse(model)
-    without, parts = parsing_loss(model, parsed, WEAK, ParsingLoss(), 0.0)
+    without, parts = parsing_loss(model, parsed, WEAK, ParsingLossConfig(), 0.0)
     assert "contrastive" not in parts
-    loss, parts = parsing_loss(model, parsed, WEAK, ParsingLoss(lambda_contrastive=2.0), 0.0)
+    loss, parts = parsing_loss(model, parsed, WEAK, ParsingLossConfig(lambda_contrastive=2.0), 0.0)
     expected = contrast_by_loops(
         parsed.features[:, :, 0].detach(), parsed.inputs[:, :, 1].detach(), 0.2
     )

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from avvp_dist.commit import write_json
-from avvp_dist.config import EvaluateConfig, Parser, Tracking
-from avvp_dist.data.schema import LLP_CLASSES
-from avvp_dist.data.shards import ShardSet
+from avvp_dist.config import EvaluateConfig, ParserConfig, TrackingConfig
 from avvp_dist.errors import CheckpointError
 from avvp_dist.models.export import build_parser, save_model
 from avvp_dist.reproduction import jobs
 from avvp_dist.reproduction.jobs import Job, Stage, run_job, run_jobs
+from avvp_dist.shards.schema import LLP_CLASSES
+from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tracking.run import Run
 
-QUIET = Tracking(enabled=False)
+QUIET = TrackingConfig(enabled=False)
 
 
 # One job, with stages that only leave their mark.
@@ -107,7 +107,9 @@ def test_what_is_read_from_elsewhere_counts_too(tmp_path: Path, changes: dict[st
 def test_where_it_is_tracked_does_not_matter(tmp_path: Path) -> None:
     one = job(tmp_path, "a")
     run_job(one)
-    other = replace(one.stages[0], config=EvaluateConfig(clip="a", tracking=Tracking(name="x")))
+    other = replace(
+        one.stages[0], config=EvaluateConfig(clip="a", tracking=TrackingConfig(name="x"))
+    )
     assert replace(one, stages=(other,)).finished == 1
 
 
@@ -194,7 +196,7 @@ def parser(folder: Path, shards: ShardSet) -> Path:
     """An exported parser with fresh weights."""
     meta = {
         "kind": "parser",
-        "parser": asdict(Parser(width=16)),
+        "parser": asdict(ParserConfig(width=16)),
         "pretrained": None,
         "dims": shards.dims,
         "snippets": shards.snippets,

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from avvp_dist.command_line import load
 from avvp_dist.commit import sha256, write_json
-from avvp_dist.config import FinetuneConfig, PretrainConfig, TablesConfig, Tracking
-from avvp_dist.data.shards import ShardSet
+from avvp_dist.config import FinetuneConfig, PretrainConfig, TablesConfig, TrackingConfig
+from avvp_dist.config.command_line import load
 from avvp_dist.errors import ConfigError
-from avvp_dist.evaluation.tables import PAPER
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.reproduction.jobs import Job
+from avvp_dist.reproduction.paper_tables import PAPER
+from avvp_dist.reproduction.recipes import CONFIGS
 from avvp_dist.reproduction.rows import ROWS, chosen_rows, encoder_jobs, row_jobs
-from avvp_dist.reproduction.stages import CONFIGS
+from avvp_dist.shards.shard_set import ShardSet
 
 PLAIN = ("base", "base_gcaa", "base_adv_skip", "base_adv_skip_gcaa")
 
@@ -57,7 +57,7 @@ def jobs_of(
         shards="-",
         annotations=str(features),
         pretraining=str(shards["train"].folder),
-        **{"seeds": 1, "tracking": Tracking(enabled=False), **keys},
+        **{"seeds": 1, "tracking": TrackingConfig(enabled=False), **keys},
     )
     rows = chosen_rows(config)
     encoders = encoder_jobs(config, out, rows)
@@ -149,7 +149,7 @@ def test_rows_with_an_encoder_wait_for_it(
     for (name, _), job in jobs.items():
         encoder = encoders.get(ROWS[name].encoder)
         assert job.needs is encoder
-        checkpoint = parser_config(job).encoder.checkpoint
+        checkpoint = parser_config(job).pretrained.checkpoint
         assert checkpoint == (f"{encoder.stages[0].out}/model" if encoder else "")
     for name, job in encoders.items():
         config: PretrainConfig = job.stages[0].config

@@ -19,16 +19,16 @@ from typing import Any
 import psutil
 import pytest
 
-from avvp_dist.config import PackConfig, SimulateConfig, Tracking
-from avvp_dist.data.llp import read_annotations
-from avvp_dist.data.packing import pack
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.simulate import simulate
+from avvp_dist.annotations.llp import read_annotations
+from avvp_dist.config import PackConfig, SimulateConfig, TrackingConfig
 from avvp_dist.errors import ClusterError, ConfigError
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES, score
-from avvp_dist.evaluation.tables import PAPER
+from avvp_dist.packing.job import pack
+from avvp_dist.packing.simulation import simulate
+from avvp_dist.reproduction.paper_tables import PAPER
 from avvp_dist.reproduction.rows import ROWS
+from avvp_dist.shards.shard_set import ShardSet
 
 NAMES = ["han", "ma", "base_gcaa", "pretrain_multi", "pretrain_multi_mmil", "untrained"]
 """Every kind of row; all thirteen take two minutes more."""
@@ -357,7 +357,7 @@ def llp(shared: Path, tmp_path: Path) -> Iterator[Path]:
                 split=split,
                 out=str(shards / split),
                 extractor="simulated",
-                tracking=Tracking(enabled=False),
+                tracking=TrackingConfig(enabled=False),
             )
         )
     shutil.rmtree(source)

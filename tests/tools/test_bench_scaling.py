@@ -11,11 +11,11 @@ from types import ModuleType
 import pytest
 import torch
 
-from avvp_dist.config import PretrainConfig, TrainerSection
+from avvp_dist.config import PretrainConfig, TrainerConfig
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.objectives.negatives import Likeness
+from avvp_dist.objectives.negatives import LinkRule
+from avvp_dist.tasks.pretraining import GroundingModel
 from avvp_dist.training.footprint import BUCKET, PlannedRanks, Weights, measure
-from avvp_dist.training.pretraining import GroundingModel
 
 DIMS = {"audio": 128, "visual": 2048}
 
@@ -51,8 +51,8 @@ def test_floating_point_operations_are_those_of_the_model(scaling: ModuleType) -
         }
     batch |= {"lengths": torch.full((clips,), 10), "clips": torch.arange(clips)}
     batch |= {"epoch": 0, "step": 0}
-    likenesses = [Likeness({"audio": 0.5, "visual": 0.5}, "or")]
-    model = GroundingModel(encoder, config, likenesses, PlannedRanks(0, ranks, meta))
+    link_rules = [LinkRule({"audio": 0.5, "visual": 0.5}, "or")]
+    model = GroundingModel(encoder, config, link_rules, PlannedRanks(0, ranks, meta))
     found = measure(model, lambda: batch).flops
 
     layers = sum(p.numel() for p in encoder.layers.parameters() if p.ndim > 1)
@@ -81,7 +81,7 @@ def test_messages_hide_behind_the_backward_pass_only_under_zero(scaling: ModuleT
         """Parts of a step whose gradients take a second, and whose layers take this long."""
         rates = {"tflops": 12 * 1e6 * 10 / layers, "intra": 4.0 * 10 * BUCKET}
         links = cluster(scaling, **rates, overlap=0.5)
-        step: dict[str, float] = scaling.step(job, links, TrainerSection(zero_stage=stage), 2, 1, 1)
+        step: dict[str, float] = scaling.step(job, links, TrainerConfig(zero_stage=stage), 2, 1, 1)
         assert step["layers"] == pytest.approx(layers)
         return step
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avvp_dist.data.exclusion import Exclusion, write_excluded
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.writing import write_shard_set
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.shards.exclusion import Exclusion, write_excluded
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
 
 
 def run(root: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avvp_dist.data.llp import read_annotations
+from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import score, summarise
 

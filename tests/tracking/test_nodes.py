@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avvp_dist.config import CalibrateConfig
-from avvp_dist.tracking.mlflow_feed import sync
+from avvp_dist.tracking.mlflow_exporter import sync
 from avvp_dist.tracking.nodes import NodeMonitor, node_name
 from avvp_dist.tracking.records import read_lines
 from avvp_dist.tracking.run import Run

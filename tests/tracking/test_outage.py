@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from avvp_dist.commit import folder_digest
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.tracking.mlflow_feed import sync
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.tracking.mlflow_exporter import sync
 from avvp_dist.tracking.nodes import node_name
 from avvp_dist.tracking.records import read_lines, read_series
 from tests.tracking.servers import Server, wait_for

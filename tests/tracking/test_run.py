@@ -12,7 +12,7 @@ import pytest
 
 from avvp_dist.config import CalibrateConfig
 from avvp_dist.tracking import run as tracked
-from avvp_dist.tracking.mlflow_feed import Feed
+from avvp_dist.tracking.mlflow_exporter import MlflowExporter
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import Run, stage_run
@@ -144,7 +144,7 @@ def test_a_part_whose_whole_was_not_sent_goes_on(
     assert hint in capfd.readouterr().err
     assert read_series(tmp_path / "part") == {"loss": {0: 2.0}}
     for folder in (tmp_path / "whole", tmp_path / "part"):
-        Feed(folder).flush()
+        MlflowExporter(folder).flush()
     (whole,), (nested,) = sent(client, "avvp-tables"), sent(client, "avvp-finetune")
     assert nested.data.tags["mlflow.parentRunId"] == whole.info.run_id
     assert points(client, nested.info.run_id) == [(0, 2.0)]

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avvp_dist.config import Encoder, Objective, PretrainConfig
-from avvp_dist.data.loader import Loader
-from avvp_dist.data.mixture import Mixture
-from avvp_dist.data.stream import ClipStream
+from avvp_dist.config import EncoderConfig, ObjectiveConfig, PretrainConfig
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.loading.loader import Loader
+from avvp_dist.loading.mixture import Mixture
+from avvp_dist.loading.stream import ClipStream
+from avvp_dist.runtime.ranks import Ranks, connect, single_rank
+from avvp_dist.tasks.pretraining import PretrainingTask
 from avvp_dist.training.engine import make_engine
-from avvp_dist.training.pretraining import PretrainingTask
-from avvp_dist.training.ranks import Ranks, alone, connect
 
 CLIPS = {1: 17, 2: 20}
 """Of an epoch, by micro-batches a step. In its last step rank 1 has fewer clips, or none."""
@@ -32,21 +32,25 @@ Outcome = tuple[dict[str, Tensor], float, float]
 """Gradients, the loss, the share of negatives that was left out."""
 
 
-def cases() -> Iterator[tuple[Objective, int, int]]:
+def cases() -> Iterator[tuple[ObjectiveConfig, int, int]]:
     """Objective, ZeRO stage, micro-batches a step."""
     for name, anchors, stage in itertools.product(
         ("uni", "cross", "multi"), ("all", "one", "shared"), range(4)
     ):
-        yield Objective(name, anchors=anchors, negatives=4 * (stage % 2)), stage, 1
+        yield ObjectiveConfig(name, anchors=anchors, negatives=4 * (stage % 2)), stage, 1
     for stage in range(4):
-        yield Objective("multi", reduction="sum", false_negatives="keep", negatives=4), stage, 2
+        yield (
+            ObjectiveConfig("multi", reduction="sum", false_negatives="keep", negatives=4),
+            stage,
+            2,
+        )
 
 
-def config_of(shards: str, objective: Objective, stage: int, micro: int) -> PretrainConfig:
+def config_of(shards: str, objective: ObjectiveConfig, stage: int, micro: int) -> PretrainConfig:
     config = PretrainConfig()
     config.data.shards, config.data.heldout, config.data.last_batch = [shards], 0.0, "pad"
-    config.encoder, config.objective = Encoder("tiny", dropout=0.0), objective
-    config.trainer.zero_stage, config.trainer.accumulate = stage, micro
+    config.encoder, config.objective = EncoderConfig("tiny", dropout=0.0), objective
+    config.trainer.zero_stage, config.trainer.gradient_accumulation = stage, micro
     config.trainer.batch_size = 6 * micro
     config.optimizer.lr = 0.0  # each step of a case begins with the same weights
     return config
@@ -57,9 +61,13 @@ def task_of(config: PretrainConfig, ranks: Ranks) -> tuple[PretrainingTask, Load
     data = Mixture.open(config.data.shards, [], config.data)
     task = PretrainingTask(config, data, [Grounding(part) for part in data.sets], ranks)
     (pool,) = task.pools
-    count, micro = CLIPS[config.trainer.accumulate], config.trainer.accumulate
+    count, micro = CLIPS[config.trainer.gradient_accumulation], config.trainer.gradient_accumulation
     part = type(pool)(pool.clips[:count], pool.shards[:count])
-    place: dict[str, Any] = {"rank": ranks.rank, "world_size": ranks.size, "accumulate": micro}
+    place: dict[str, Any] = {
+        "rank": ranks.rank,
+        "world_size": ranks.size,
+        "gradient_accumulation": micro,
+    }
     stream = ClipStream([part], config.trainer.batch_size, seed=1, pad=True, **place)
     return task, Loader(data, stream, config.data, ranks.device)
 
@@ -88,7 +96,7 @@ def outcome(task: PretrainingTask, loader: Loader, ranks: Ranks, step: int, engi
         engine.step()
     if engine is None:
         grads = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-    return grads, float(ranks.mean(loss_of_all)), float(ranks.mean(left_out))
+    return grads, float(ranks.all_reduce_mean(loss_of_all)), float(ranks.all_reduce_mean(left_out))
 
 
 def main(shards: str, out: str) -> None:
@@ -96,12 +104,12 @@ def main(shards: str, out: str) -> None:
     for objective, stage, micro in cases():
         config = config_of(shards, objective, stage, micro)
         task, loader = task_of(config, ranks)
-        joined, joined_loader = task_of(config, alone())
+        joined, joined_loader = task_of(config, single_rank())
         optimizer, trainer = config.optimizer, config.trainer
         engine = make_engine(task.module, task.groups(), optimizer, trainer, ranks)
         for step in (0, loader.stream.steps_per_epoch - 1):
             every = outcome(task, loader, ranks, step, engine)
-            one = outcome(joined, joined_loader, alone(), step, None)
+            one = outcome(joined, joined_loader, single_rank(), step, None)
             assert every[0].keys() == one[0].keys()
             ours, theirs = (torch.cat([g.flatten() for g in x[0].values()]) for x in (every, one))
             worst = max(
@@ -116,7 +124,7 @@ def main(shards: str, out: str) -> None:
                     "left out": [every[2], one[2]],
                 }
             )
-    if ranks.first:
+    if ranks.is_main:
         Path(out).write_text(json.dumps(found, indent=1))
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from avvp_dist.config import TrainerSection
+from avvp_dist.config import TrainerConfig
 from avvp_dist.errors import CheckpointError, StorageError
+from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.checkpoint import (
     check_unclaimed,
     checkpoints,
@@ -19,7 +20,6 @@ from avvp_dist.training.checkpoint import (
     newest,
     save_checkpoint,
 )
-from avvp_dist.training.ranks import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -42,7 +42,7 @@ class Engine:
 
 
 def save(out: Path, *steps: int, keep: int = 2, **scores: float) -> None:
-    trainer = TrainerSection(out=str(out), keep=keep)
+    trainer = TrainerConfig(out=str(out), keep=keep)
     for step in steps:
         score = scores.get(f"step{step}")
         save_checkpoint(Engine(), out, step, {"step": step}, trainer, ALONE, score)
@@ -58,7 +58,7 @@ def test_the_newest_is_loaded_and_only_some_are_kept(tmp_path: Path) -> None:
     found = newest(tmp_path, ALONE)
     assert found is not None and (found.step, found.world_size) == (10, 1)
     checked: list[Any] = []
-    trainer = TrainerSection(out=str(tmp_path))
+    trainer = TrainerConfig(out=str(tmp_path))
     assert load_checkpoint(Engine(), found, trainer, ALONE, checked.append) == {"step": 10}
     assert checked == [{"step": 10}]
 
@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_the_one_before(small_disk: Any) -> None:
     disk = small_disk("200k")
     save(disk, 2)
     with pytest.raises(StorageError, match=r"step-00000004 cannot be written: no space left") as e:
-        save_checkpoint(Engine(size=2000), disk, 4, {}, TrainerSection(out=str(disk)), ALONE)
+        save_checkpoint(Engine(size=2000), disk, 4, {}, TrainerConfig(out=str(disk)), ALONE)
     assert "trainer.resume=auto" in str(e.value)
     assert [path.name for path in (disk / "checkpoints").iterdir()] == ["step-00000002"]
     found = newest(disk, ALONE)

@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from avvp_dist.config import Encoder, GroundConfig, Objective, PretrainConfig, Tracking
-from avvp_dist.data.loader import read_clips
-from avvp_dist.data.mixture import Mixture
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.writing import write_shard_set
+from avvp_dist.config import (
+    EncoderConfig,
+    GroundConfig,
+    ObjectiveConfig,
+    PretrainConfig,
+    TrackingConfig,
+)
 from avvp_dist.grounding.job import ground
-from avvp_dist.training.pretraining import PretrainingTask
+from avvp_dist.loading.loader import read_clips
+from avvp_dist.loading.mixture import Mixture
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.tasks.pretraining import PretrainingTask
 
 pytestmark = pytest.mark.launch
 
@@ -34,7 +40,7 @@ def uneven(grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Shar
     out = tmp_path_factory.mktemp("uneven") / "set"
     shards = write_shard_set(clips, out, snippets=10, extractor=grounded.extractor)
     shutil.copy(grounded.folder / "thresholds.yaml", out)
-    ground(GroundConfig(shards=str(out), workers=1, tracking=Tracking(enabled=False)))
+    ground(GroundConfig(shards=str(out), workers=1, tracking=TrackingConfig(enabled=False)))
     return shards
 
 
@@ -88,7 +94,7 @@ def test_every_tensor_learns_but_those_of_hidden_streams(
     shapes = {"audio": (6, 5), "motion": (6, 4), "visual": (6, 7)}
     clips = (Clip(f"{n}", {k: rng.normal(size=x) for k, x in shapes.items()}) for n in range(12))
     config = PretrainConfig()
-    config.encoder, config.objective = Encoder("tiny", **encoder), Objective(name)
+    config.encoder, config.objective = EncoderConfig("tiny", **encoder), ObjectiveConfig(name)
     config.data.heldout, config.data.hidden_streams = 0.0, hidden
     shards = write_shard_set(clips, tmp_path)
     task: Any = PretrainingTask(config, Mixture([shards]), [Halves()])  # type: ignore[list-item]

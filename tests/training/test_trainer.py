@@ -12,19 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from avvp_dist.command_line import load
 from avvp_dist.config import PretrainConfig
-from avvp_dist.data.loader import Read, read_clips
-from avvp_dist.data.mixture import Mixture
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.stream import ClipStream
-from avvp_dist.data.writing import write_shard_set
+from avvp_dist.config.command_line import load
 from avvp_dist.errors import CheckpointError, DataError, Preempted
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.loading.loader import ClipBatch, read_clips
+from avvp_dist.loading.mixture import Mixture
+from avvp_dist.loading.stream import ClipStream
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.tasks.pretraining import PretrainingTask, pretrain
 from avvp_dist.tracking.records import read_series
 from avvp_dist.training.engine import lr_factor
-from avvp_dist.training.pretraining import PretrainingTask, pretrain
 
 pytestmark = pytest.mark.launch
 
@@ -72,7 +72,12 @@ def test_ranks_and_zero_stages_train_alike(grounded: ShardSet, launch: Any, tmp_
 def test_steps_that_diverge_are_skipped_and_then_too_many(
     grounded: ShardSet, launch: Any, tmp_path: Path
 ) -> None:
-    keys = ("optimizer.lr=1e25", "optimizer.clip=0", "optimizer.warmup=0", "tracking.enabled=false")
+    keys = (
+        "optimizer.lr=1e25",
+        "optimizer.max_grad_norm=0",
+        "optimizer.warmup=0",
+        "tracking.enabled=false",
+    )
     code, err = start(launch, grounded, tmp_path, *keys, "trainer.max_skipped=1", ranks=1)
     assert code == 6
     assert "step 1 is skipped: loss, own" in err
@@ -91,7 +96,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
 ) -> None:
     batch, seen = PretrainingTask.batch, []
 
-    def broken(task: PretrainingTask, read: Read, *arguments: Any) -> Any:
+    def broken(task: PretrainingTask, read: ClipBatch, *arguments: Any) -> Any:
         seen.append(read.clips)
         if len(seen) == 3:  # the first is only counted
             read.room[5, 7] = float("nan")
@@ -99,7 +104,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
 
     monkeypatch.setattr(PretrainingTask, "batch", broken)
     fixed = (f"trainer.zero_stage={stage}", "tracking.enabled=false", "optimizer.warmup=0")
-    alone(grounded, tmp_path, *KEYS, *fixed)
+    single_rank(grounded, tmp_path, *KEYS, *fixed)
     said = capsys.readouterr().err
     bad = grounded.ids[int(seen[2][5])]
     assert "step 1 is skipped: loss, own, other" in said
@@ -112,11 +117,11 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
 
 
 def test_zero_stages_train_as_plain_torch_does(
-    grounded: ShardSet, alone: Any, tmp_path: Path
+    grounded: ShardSet, single_rank: Any, tmp_path: Path
 ) -> None:
     fixed = (*KEYS, "tracking.enabled=false", "encoder.dropout=0", "trainer.max_steps=5")
     for stage in range(4):
-        alone(grounded, tmp_path / str(stage), *fixed, f"trainer.zero_stage={stage}")
+        single_rank(grounded, tmp_path / str(stage), *fixed, f"trainer.zero_stage={stage}")
     config = load(PretrainConfig, tmp_path / "0" / "config.yaml")
     torch.manual_seed(config.trainer.seed)
     task = PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
@@ -131,7 +136,7 @@ def test_zero_stages_train_as_plain_torch_does(
         loss, _ = task.module({**batch, "step": step, "epoch": 0})
         adam.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(task.module.parameters(), config.optimizer.clip)
+        torch.nn.utils.clip_grad_norm_(task.module.parameters(), config.optimizer.max_grad_norm)
         adam.step()
         losses.append(float(loss.detach()))
     for stage in range(4):
@@ -140,25 +145,25 @@ def test_zero_stages_train_as_plain_torch_does(
 
 
 def test_how_activations_are_kept_changes_no_loss(
-    grounded: ShardSet, alone: Any, tmp_path: Path
+    grounded: ShardSet, single_rank: Any, tmp_path: Path
 ) -> None:
     for name, key in {"kept": "false", "again": "true"}.items():
-        keys = ("tracking.enabled=false", f"trainer.recompute={key}")
-        alone(grounded, tmp_path / name, *KEYS, *keys)
+        keys = ("tracking.enabled=false", f"trainer.activation_checkpointing={key}")
+        single_rank(grounded, tmp_path / name, *KEYS, *keys)
     losses = [read_series(tmp_path / name)["loss"] for name in ("kept", "again")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_a_time_limit_preempts_and_the_next_run_goes_on(
-    grounded: ShardSet, alone: Any, tmp_path: Path
+    grounded: ShardSet, single_rank: Any, tmp_path: Path
 ) -> None:
     keys = (*KEYS, "tracking.enabled=false", "trainer.resume=auto")
-    alone(grounded, tmp_path / "whole", *keys)
+    single_rank(grounded, tmp_path / "whole", *keys)
     out = tmp_path / "parts"
     with pytest.raises(Preempted, match=r"max_minutes, saved at step 1 of 3"):
-        alone(grounded, out, *keys, "trainer.max_minutes=1e-6")
+        single_rank(grounded, out, *keys, "trainer.max_minutes=1e-6")
     assert (out / "checkpoints" / "step-00000001").is_dir()
-    alone(grounded, out, *keys)
+    single_rank(grounded, out, *keys)
     assert read_series(out)["loss"] == read_series(tmp_path / "whole")["loss"]
     assert load(PretrainConfig, out / "config.yaml").trainer.max_steps == 3
     assert json.loads((out / "deepspeed.json").read_text())["train_batch_size"] == 16
@@ -178,7 +183,7 @@ LAST = (
 
 
 @pytest.fixture
-def alone(one_rank: None) -> Any:
+def single_rank(one_rank: None) -> Any:
     """Pretrain on one rank in this process."""
 
     def run(shards: ShardSet, out: Path, *keys: str) -> None:
@@ -194,11 +199,11 @@ def same_weights(one: Path, two: Path) -> bool:
 
 
 def test_a_padded_batch_trains_alike_on_any_number_of_ranks(
-    grounded: ShardSet, launch: Any, alone: Any, tmp_path: Path
+    grounded: ShardSet, launch: Any, single_rank: Any, tmp_path: Path
 ) -> None:
     one, four, two = (tmp_path / name for name in ("one", "micro", "two"))
-    alone(grounded, one, *LAST)
-    alone(grounded, four, *LAST, "trainer.accumulate=4")
+    single_rank(grounded, one, *LAST)
+    single_rank(grounded, four, *LAST, "trainer.gradient_accumulation=4")
     code, err = start(launch, grounded, two, *LAST)
     assert code == 0, err
     assert len(read_series(one)["loss"]) == 6
@@ -206,14 +211,14 @@ def test_a_padded_batch_trains_alike_on_any_number_of_ranks(
 
 
 def test_ranks_leave_out_the_same_clips_and_count_them(
-    grounded: ShardSet, launch: Any, alone: Any, tmp_path: Path
+    grounded: ShardSet, launch: Any, single_rank: Any, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(grounded.folder, tmp_path / "train"))
     tar = folder / "shard-000001.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")
     damaged = ShardSet(folder)
     keys = (*LAST, "data.max_bad_fraction=0.5", "data.heldout=0")
-    alone(damaged, tmp_path / "one", *keys)
+    single_rank(damaged, tmp_path / "one", *keys)
     code, err = start(launch, damaged, tmp_path / "two", *keys)
     assert code == 0, err
     assert "left out (40 of 96 clips): shard " in err and "another SHA-256" in err
@@ -221,26 +226,26 @@ def test_ranks_leave_out_the_same_clips_and_count_them(
         assert set(read_series(tmp_path / name)["bad_clips"].values()) == {40}
     assert same_weights(tmp_path / "one", tmp_path / "two")
     with pytest.raises(DataError, match=r"shard-000001\.tar has another SHA-256"):
-        alone(damaged, tmp_path / "stopped", *LAST)
+        single_rank(damaged, tmp_path / "stopped", *LAST)
     with pytest.raises(DataError, match=r"40 of 96 clips cannot be read, more than .*=0\.1"):
-        alone(damaged, tmp_path / "stopped", *LAST, "data.max_bad_fraction=0.1")
+        single_rank(damaged, tmp_path / "stopped", *LAST, "data.max_bad_fraction=0.1")
 
 
 def test_another_order_or_other_clips_are_not_resumed(
-    grounded: ShardSet, alone: Any, tmp_path: Path
+    grounded: ShardSet, single_rank: Any, tmp_path: Path
 ) -> None:
     keys = (*KEYS, "tracking.enabled=false", "trainer.resume=auto", "trainer.log_every=100")
-    alone(grounded, tmp_path / "run", *keys)
+    single_rank(grounded, tmp_path / "run", *keys)
     for key, named in (
         ("trainer.batch_size=8", r"trainer\.batch_size: 16 then, 8 now"),
         ("data.order=block", r"data\.order: global then, block of 8 now"),
     ):
         with pytest.raises(CheckpointError, match=f"another order of clips: .*{named}"):
-            alone(grounded, tmp_path / "run", *keys, key)
+            single_rank(grounded, tmp_path / "run", *keys, key)
     changed = with_one_number_changed(grounded, tmp_path / "train")
     named = f"shard sets: \\['{grounded.digest}'\\] then, \\['{changed.digest}'\\] now"
     with pytest.raises(CheckpointError, match=named):
-        alone(changed, tmp_path / "run", *keys)
+        single_rank(changed, tmp_path / "run", *keys)
 
 
 def with_one_number_changed(shards: ShardSet, out: Path) -> ShardSet:

@@ -33,17 +33,17 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from avvp_dist.cluster import map_tasks, start_ray
 from avvp_dist.commit import MANIFEST, sha256, staged, write_json
-from avvp_dist.config import GroundConfig, Joining
-from avvp_dist.data.manifest import INDEX
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.writing import write_shard_set
-from avvp_dist.errors import run
+from avvp_dist.config import GroundConfig, LinkConfig
+from avvp_dist.entry import run
 from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.labels import label, measure
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.runtime.ray_tasks import map_tasks, start_ray
+from avvp_dist.shards.manifest import INDEX
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
 
 DIMS, SNIPPETS, AT_ONCE, SHARD = {"audio": 128, "visual": 2048}, 10, 1024, 2000
 LIMITS = {"audio": 0.65, "visual": 0.65}
@@ -139,7 +139,7 @@ def component_rows(clips: int) -> list[Row]:
 
 
 def ours(streams: Streams) -> NDArray[np.uint8]:
-    parts, joining = [], Joining()
+    parts, joining = [], LinkConfig()
     for start in range(0, len(streams["audio"]), AT_ONCE):
         part = {name: array[start : start + AT_ONCE] for name, array in streams.items()}
         lengths = np.full(len(part["audio"]), SNIPPETS)
@@ -230,14 +230,14 @@ def job_rows(folder: Path, peaks: dict[str, float]) -> list[Row]:
 
         return work
 
-    def alone() -> None:
+    def single_rank() -> None:
         address = os.environ.pop("RAY_ADDRESS")  # without it one worker needs no Ray
         job(1)()
         os.environ["RAY_ADDRESS"] = address
 
     return [
         Row("parts", "verify, read, components: one process", clips, parts),
-        Row("job_alone", "the job without Ray", clips, alone),
+        Row("job_alone", "the job without Ray", clips, single_rank),
         Row("job_1", "the job on a Ray that runs, 1 worker", clips, job(1)),
         Row("job_2", "the job on a Ray that runs, 2 workers", clips, job(2)),
     ]

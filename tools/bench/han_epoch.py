@@ -34,19 +34,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from avvp_dist.command_line import load
+from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.commit import MANIFEST
-from avvp_dist.config import FinetuneConfig, PackConfig, Tracking
-from avvp_dist.data.llp import Annotations, read_annotations
-from avvp_dist.data.mixture import Mixture
-from avvp_dist.data.packing import pack
-from avvp_dist.data.schema import LLP_CLASSES
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.errors import DataError, NumericsError, run
+from avvp_dist.config import FinetuneConfig, PackConfig, TrackingConfig
+from avvp_dist.config.command_line import load
+from avvp_dist.entry import run
+from avvp_dist.errors import DataError, NumericsError
+from avvp_dist.loading.mixture import Mixture
+from avvp_dist.packing.job import pack
+from avvp_dist.runtime.ranks import Ranks, connect
+from avvp_dist.shards.schema import LLP_CLASSES
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.tasks.finetuning import ParsingTask
 from avvp_dist.tracking.records import read_records, read_series
 from avvp_dist.tracking.run import Run
-from avvp_dist.training.parsing import ParsingTask
-from avvp_dist.training.ranks import Ranks, connect
 from avvp_dist.training.trainer import Trainer
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "finetune" / "han.yaml"
@@ -163,7 +164,7 @@ def write_csvs(folder: Path, ids: list[str]) -> None:
 def packed(folder: Path, csvs: Path) -> tuple[ShardSet, float]:
     """The clips as a shard set, and the seconds it took to pack them, now or in an earlier run."""
     out = csvs / "train"
-    untracked = Tracking(enabled=False)
+    untracked = TrackingConfig(enabled=False)
     shards = pack(
         PackConfig(str(folder), str(out), "han", annotations=str(csvs), tracking=untracked)
     )

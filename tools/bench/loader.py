@@ -34,14 +34,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from avvp_dist.commit import MANIFEST
-from avvp_dist.config import Loading
-from avvp_dist.data.loader import Loader
-from avvp_dist.data.mixture import Mixture
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.stream import ClipStream
-from avvp_dist.data.writing import write_shard_set
-from avvp_dist.errors import DataError, run
+from avvp_dist.config import LoaderConfig
+from avvp_dist.entry import run
+from avvp_dist.errors import DataError
+from avvp_dist.loading.loader import Loader
+from avvp_dist.loading.mixture import Mixture
+from avvp_dist.loading.stream import ClipStream
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
 
 STREAMS = {"audio": 128, "motion": 512, "visual": 2048}
 MEMBERS = tuple(f"{name}.npy" for name in STREAMS)
@@ -160,7 +161,7 @@ def our_rows(tars: Sequence[Path], batch: int) -> list[Row]:
     """Plain reads, the loader with shards that are open, and opening them for the first time."""
 
     def opening() -> Iterator[Batch]:
-        fresh = ShardSet(shards, Loading(verify="sha256"))
+        fresh = ShardSet(shards, LoaderConfig(verify="sha256"))
         yield {"one clip of each shard": fresh.gather(fresh.starts[:-1])}
 
     shards, size = tars[0].parent, batch * tars[0].stat().st_size // SHARD
@@ -178,7 +179,7 @@ def our_rows(tars: Sequence[Path], batch: int) -> list[Row]:
 
 def ours(shards: Path, batch: int, **keys: Any) -> Batches:
     """Epoch after epoch of a loader with these config keys."""
-    config = Loading(last_batch="pad", **keys)
+    config = LoaderConfig(last_batch="pad", **keys)
     data = Mixture([ShardSet(shards, config)])
     block = config.block_shards if config.order == "block" else 0
     stream = ClipStream(data.pools(), batch, seed=SEED, block=block, pad=True)

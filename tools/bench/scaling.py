@@ -28,20 +28,27 @@ import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
 
-from avvp_dist.command_line import load
 from avvp_dist.commit import write_json
-from avvp_dist.config import SIZES, GroundConfig, PretrainConfig, Tracking, TrainerSection
-from avvp_dist.config import Encoder as EncoderConfig
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.writing import write_shard_set
-from avvp_dist.errors import ClusterError, run
+from avvp_dist.config import (
+    SIZES,
+    EncoderConfig,
+    GroundConfig,
+    PretrainConfig,
+    TrackingConfig,
+    TrainerConfig,
+)
+from avvp_dist.config.command_line import load
+from avvp_dist.entry import run
+from avvp_dist.errors import ClusterError
 from avvp_dist.grounding.job import ground
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.objectives.negatives import CELLS
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.runtime.ranks import Ranks, connect
+from avvp_dist.shards.schema import Clip
+from avvp_dist.tasks.pretraining import PretrainingTask, open_data
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.footprint import BUCKET, FLAT, Weights, exchanged, messages
-from avvp_dist.training.pretraining import PretrainingTask, open_data
-from avvp_dist.training.ranks import Ranks, connect
 from avvp_dist.training.trainer import Trainer
 
 PAIRS = {"uni": 2, "cross": 2, "multi": 4}
@@ -125,7 +132,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def step(
-    job: Job, cluster: Cluster, trainer: TrainerSection, gpus: int, micro: int, most: int
+    job: Job, cluster: Cluster, trainer: TrainerConfig, gpus: int, micro: int, maximum: int
 ) -> dict[str, float]:
     """Seconds of each part of a step of one micro-batch, and of the whole.
 
@@ -133,7 +140,7 @@ def step(
         micro: clips of a GPU's micro-batch.
         most: clips that each is compared with; 0: all of all GPUs.
     """
-    pool = min(gpus * micro, most or gpus * micro)
+    pool = min(gpus * micro, maximum or gpus * micro)
     compute = 12 * job.layers * job.snippets * micro / cluster.tflops
     negatives = negative_seconds(job, cluster, micro, pool)
     sent = messages(job.weights, trainer, gpus)
@@ -216,7 +223,7 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
 def table(arguments: argparse.Namespace) -> str:
     """Markdown: for each number of GPUs the parts of a step in ms, efficiency, and hours."""
     job, cluster = job_of(arguments), cluster_of(arguments)
-    trainer = TrainerSection(zero_stage=arguments.zero, precision=arguments.precision)
+    trainer = TrainerConfig(zero_stage=arguments.zero, precision=arguments.precision)
     lines = []
     for gpus in arguments.gpus:
         whole = arguments.global_batch
@@ -270,7 +277,7 @@ def _make_set(folder: Path) -> None:
     write_shard_set(clips, folder, clips_per_shard=96)
     chosen = OmegaConf.create({"thresholds": dict.fromkeys(dims, 0.5), "extractor": ""})
     OmegaConf.save(chosen, folder / "thresholds.yaml")
-    off = Tracking(enabled=False)
+    off = TrackingConfig(enabled=False)
     ground(GroundConfig(shards=str(folder), workers=1, tracking=off))
 
 
@@ -321,12 +328,12 @@ def count(arguments: argparse.Namespace) -> None:
             self.sent = dict(sent)
             return found
 
-    record = Run("pretrain", Path(config.trainer.out), config, {}, active=ranks.first)
+    record = Run("pretrain", Path(config.trainer.out), config, {}, active=ranks.is_main)
     with record:
         weights = Weights.of(task.module)
         trainer = Counted(task, config.trainer, config.optimizer, record, ranks)
         trainer.train()
-    if ranks.first:
+    if ranks.is_main:
         shapes = (16, 8, data.snippets, task.encoder.width, sum(data.dims.values()), 2)
         figures = {
             "sent": trainer.sent["weights"],

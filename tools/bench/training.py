@@ -31,21 +31,22 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from avvp_dist.command_line import load
 from avvp_dist.commit import write_json
-from avvp_dist.config import GroundConfig, PretrainConfig, Tracking
-from avvp_dist.data.mixture import Mixture
-from avvp_dist.data.schema import Clip
-from avvp_dist.data.shards import ShardSet
-from avvp_dist.data.writing import write_shard_set
-from avvp_dist.errors import ClusterError, run
+from avvp_dist.config import GroundConfig, PretrainConfig, TrackingConfig
+from avvp_dist.config.command_line import load
+from avvp_dist.entry import run
+from avvp_dist.errors import ClusterError
 from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.loading.mixture import Mixture
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.runtime.ranks import Ranks, connect
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.tasks.pretraining import PretrainingTask
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.engine import parameter_groups
-from avvp_dist.training.health import peak_flops
-from avvp_dist.training.pretraining import PretrainingTask
-from avvp_dist.training.ranks import Ranks, connect
+from avvp_dist.training.throughput import peak_flops
 from avvp_dist.training.trainer import Trainer
 
 SNIPPETS, DIMS = 10, {"audio": 128, "visual": 2048}
@@ -100,7 +101,9 @@ def make_set(folder: Path, clips: int, dims: dict[str, int]) -> None:
     chosen = OmegaConf.create({"thresholds": dict.fromkeys(dims, 0.5), "extractor": ""})
     OmegaConf.save(chosen, folder / "thresholds.yaml")
     ground(
-        GroundConfig(shards=str(folder), grouping="snippet", workers=1, tracking=Tracking(False))
+        GroundConfig(
+            shards=str(folder), grouping="snippet", workers=1, tracking=TrackingConfig(False)
+        )
     )
 
 
@@ -202,7 +205,7 @@ def work(arguments: argparse.Namespace) -> None:
                 if turn:  # the first one allocates
                     seconds[row].append(time.perf_counter() - begun)
         figures = {"seconds": seconds, "batch": arguments.batch, **extra}
-    if ranks.first:
+    if ranks.is_main:
         write_json(folder / f"{name}.json", figures)
     os._exit(0)  # threads of the loops wait for turns that do not come
 
@@ -241,7 +244,7 @@ def plain_steps(
     if ranks.size > 1:
         model = nn.parallel.DistributedDataParallel(model)
     mine = np.arange(arguments.batch // ranks.size)
-    from avvp_dist.data.loader import read_clips
+    from avvp_dist.loading.loader import read_clips
 
     batch = task.batch(read_clips(task.data, mine)[0], ranks.device, torch.float32)
     while True:
@@ -290,7 +293,7 @@ def our_steps(
     """A step each time it is asked for, of the project's own loop."""
     config = config_of(folder, row, size, arguments)
     out = Path(config.trainer.out)
-    record = Run("pretrain", out, config, {}, active=ranks.first)
+    record = Run("pretrain", out, config, {}, active=ranks.is_main)
     trainer = Turns(task_of(config), config.trainer, config.optimizer, record, ranks)
     if row == "zero0":
         trainer_peak = peak_flops(ranks.device, torch.float32)

@@ -1,0 +1,1 @@
+"""LLP's annotation files, refined labels, video ids."""

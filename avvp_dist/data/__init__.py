@@ -1,1 +1,0 @@
-"""Shard sets, the clip stream, and the annotations that go with them."""

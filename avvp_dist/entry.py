@@ -1,0 +1,88 @@
+"""Run an entry point: its errors become one line on stderr and a documented exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from avvp_dist.errors import AvvpError, ClusterError, ConfigError, Preempted, first_line
+from avvp_dist.runtime import membership
+
+_SECONDS_FOR_RANK_0 = 5.0
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; an `AvvpError` ends the process with one line on stderr and its exit code.
+
+    So does a file that cannot be opened or written, with the exit code of a config, and Ctrl-C,
+    with 130.
+
+    A config is the same on all ranks, and until they are connected they all meet the same errors:
+    then only rank 0 speaks, and the others give it time to, since a launcher ends all ranks when
+    the first one leaves. So it is with what all ranks raise together. Any other error may belong
+    to one rank alone, which says its number.
+    A supervisor (`launching/`) gives the process its variables, and is told how it ends.
+    """
+    code = 1  # an error that is not ours, which Python tells
+    try:
+        membership.join()
+        main()
+        code = 0
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        raise
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with what is missing", file=sys.stderr)
+        membership.leave(130)
+        os._exit(130)
+    except (AvvpError, OSError, RuntimeError) as caught:
+        error = _ours(caught)
+        membership.leave(error.exit_code)
+        rank = int(os.environ.get("RANK", "0"))
+        with suppress(BrokenPipeError):
+            if rank == 0:
+                kind = "preempted" if isinstance(error, Preempted) else "error"
+                print(f"{kind}: {error}", file=sys.stderr, flush=True)
+            elif _ranks_connected() and not (error.shared or isinstance(error, ConfigError)):
+                print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
+            else:
+                time.sleep(_SECONDS_FOR_RANK_0)
+            sys.stdout.flush()
+        # A rank that ends alone must not wait in an interpreter exit hook for its peers.
+        os._exit(error.exit_code)
+    finally:
+        membership.leave(code)
+
+
+def _ours(error: AvvpError | OSError | RuntimeError) -> AvvpError:
+    if isinstance(error, AvvpError):
+        return error
+    if isinstance(error, RuntimeError):
+        if not lost_a_peer(error):
+            raise error
+        return ClusterError(
+            f"another rank is gone or cannot be reached: {first_line(error)}",
+            remedy="What that rank printed says why",
+        )
+    if isinstance(error, BrokenPipeError) and _ranks_connected():
+        return ClusterError("nobody reads what this rank prints: its launcher is gone")
+    if not error.filename:  # no file, but a socket or a bug
+        raise error
+    return ConfigError(f"{error.filename}: {error.strerror}")
+
+
+def lost_a_peer(error: Exception) -> bool:
+    """Whether a collective failed. On another host nobody sees how the peer ended."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available():
+        return False
+    gloo = isinstance(error, RuntimeError) and "gloo/transport" in str(error)
+    return gloo or isinstance(error, torch.distributed.DistError)
+
+
+def _ranks_connected() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_initialized()

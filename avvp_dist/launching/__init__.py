@@ -1,1 +1,0 @@
-"""Starting a job's processes, and ending all of them."""

@@ -1,0 +1,1 @@
+"""Which clip comes when, and a batch of them."""

@@ -1,0 +1,64 @@
+"""Clips from any Python iterator into a shard set."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from avvp_dist.commit import MANIFEST
+from avvp_dist.errors import DataError
+from avvp_dist.shards.indexing import PLAN
+from avvp_dist.shards.manifest import write_manifest
+from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.tars import Scan, write_tar
+
+
+def write_shard_set(
+    clips: Iterable[Clip],
+    out: Path,
+    *,
+    snippets: int = 0,
+    clips_per_shard: int = 2000,
+    extractor: str = "",
+    source: dict[str, Any] | None = None,
+) -> ShardSet:
+    """Write `clips` in their order; the first one fixes the streams and their dims.
+
+    Clips with fewer snippets are padded and keep their length. Equal clips give equal bytes. The
+    manifest is written last: without it there is no shard set.
+
+    Args:
+        snippets: T; 0: the first clip's.
+
+    Raises:
+        DataError: for a clip of other streams or dims, of more snippets, not finite, twice the
+            same id, or no clip at all; and for a full disk.
+    """
+    clips = iter(clips)
+    first = next(clips, None)
+    if first is None:
+        raise DataError(f"no clips to write into {out}")
+    dims = {name: array.shape[-1] for name, array in sorted(first.streams.items())}
+    snippets = snippets or max(len(array) for array in first.streams.values())
+    if snippets > 255:
+        raise DataError(f"clips of {snippets} snippets, more than 255")
+    # Cut off, it must not be adopted as tars that somebody else wrote and finished.
+    (out / PLAN).mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
+    scans: list[Scan] = []
+    seen: set[str] = set()
+    rest = chain([first], clips)
+    while block := list(islice(rest, clips_per_shard)):
+        for clip in block:
+            if clip.id in seen:
+                raise DataError(f"clip {clip.id} occurs twice", remedy="Ids must be unique")
+            seen.add(clip.id)
+        padded = [clip.padded(snippets, dims) for clip in block]
+        scans.append(write_tar(padded, out / f"shard-{len(scans):06d}.tar"))
+    write_manifest(out, scans, extractor=extractor, source=source)
+    shutil.rmtree(out / PLAN)
+    return ShardSet(out)

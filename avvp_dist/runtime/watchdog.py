@@ -1,0 +1,237 @@
+"""Progress of each rank on disk, and the end of a job that no longer has any."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from avvp_dist.errors import ClusterError
+from avvp_dist.runtime import membership
+from avvp_dist.runtime.lock import release
+from avvp_dist.runtime.membership import SUPERVISOR
+from avvp_dist.runtime.ranks import Ranks
+
+FOLDER = "ranks"
+"""Of a run's folder: what each rank does, and the stacks of a hung one."""
+_TICK = 0.5
+"""Seconds between two looks of the thread."""
+_NAMED = 8
+"""So many ranks are named in a line."""
+_START = 120.0
+"""Seconds, at the least, until the first step is done: libraries and kernels are loaded in it."""
+_ORPHAN_TIME = 30.0
+"""Seconds for an orphan to save."""
+
+
+@dataclass
+class Heartbeat:
+    """What a rank says of itself; `beats` grow alike on all ranks, so the fewest are behind."""
+
+    rank: int
+    host: str
+    pid: int
+    step: int = 0
+    doing: str = "starting"
+    beats: int = 0
+    idle: float = 0.0
+    """Seconds since the last beat, when this was written."""
+    time: float = 0.0
+    """Seconds since the epoch."""
+    ended: bool = False
+
+
+class Watchdog:
+    """A thread that writes this rank's progress, and looks at all ranks' when it stalls.
+
+    When no rank has moved for `seconds`, every rank writes its stacks, one prints a line that names
+    those behind, and all end with the exit code of `ClusterError`. A rank whose launcher died gets
+    SIGTERM, as from a user.
+    """
+
+    def __init__(self, out: Path, ranks: Ranks, seconds: float) -> None:
+        self.out, self.folder, self.size, self.seconds = out, out / FOLDER, ranks.size, seconds
+        self.own = Heartbeat(ranks.rank, socket.gethostname(), os.getpid())
+        # So that a file system sees few writes of many ranks, and a test need not wait.
+        self.interval = min(max(seconds / 60, _TICK), 10) if seconds else 10
+        self._beaten = time.monotonic()
+        self._done = threading.Event()
+        self._launchers = _launchers()
+
+    def __enter__(self) -> Watchdog:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._stacks = self._stacks_of(self.own.rank).open("w")
+        # Works in a rank that is stopped or stuck in C, once it is continued.
+        faulthandler.register(signal.SIGUSR2, self._stacks, all_threads=True)
+        self._since = self._stacks_of(self.own.rank).stat().st_mtime
+        self._write()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self.own.ended = error is None
+        self.own.doing = "ended" if error is None else f"ended by {type(error).__name__}"
+        self._write()
+        faulthandler.unregister(signal.SIGUSR2)
+        self._stacks.close()
+        stacks = self._stacks_of(self.own.rank)
+        if stacks.stat().st_size == 0:
+            stacks.unlink()
+
+    def beat(self, step: int, doing: str) -> None:
+        """This rank has come as far as `step`, and is now `doing` something."""
+        self.own.step, self.own.doing = step, doing
+        self.own.beats += 1
+        self._beaten = time.monotonic()
+
+    def _watch(self) -> None:
+        written = looked = time.monotonic()
+        while not self._done.wait(_TICK):
+            now = time.monotonic()
+            if now - looked > 4 * self.interval:
+                self._beaten = now  # stopped itself, it knows nothing of the others
+            looked = now
+            if now - written >= self.interval:
+                self._write()
+                written = now
+            if self._launchers and _lost(self._launchers):
+                self._launchers = []
+                self._end_as_orphan()
+            if self.seconds and now - self._beaten > self._patience():
+                self._write()
+                if behind := self._behind():
+                    self._report(behind)
+
+    def _patience(self) -> float:
+        return self.seconds if self.own.beats > 1 else max(self.seconds, _START)
+
+    def _write(self) -> None:
+        """Whole or not at all, but not synced: it is news, not state."""
+        self.own.idle, self.own.time = time.monotonic() - self._beaten, time.time()
+        file = self._file_of(self.own.rank)
+        temporary = file.with_name(f".{file.name}")
+        with suppress(OSError):  # a full disk ends the run elsewhere, with a better message
+            temporary.write_text(json.dumps(asdict(self.own)) + "\n")
+            temporary.replace(file)
+
+    def _behind(self) -> list[tuple[Heartbeat, bool]]:
+        """Who holds up all others, and whether each still runs; empty if any rank moves."""
+        all_ranks: list[tuple[Heartbeat, bool]] = [self._read(rank) for rank in range(self.size)]
+        known = [(one, runs) for one, runs in all_ranks if not one.ended]
+        if any(runs and one.idle < self._patience() for one, runs in known):
+            return []
+        stopped: list[tuple[Heartbeat, bool]] = [(one, runs) for one, runs in known if not runs]
+        if stopped:
+            return stopped
+        fewest = min(one.beats for one, _ in known)
+        return [(one, runs) for one, runs in known if one.beats == fewest]
+
+    def _read(self, rank: int) -> tuple[Heartbeat, bool]:
+        """A rank's progress, and whether it has written lately: by the times of files alone, since
+        hosts' clocks differ."""
+        try:
+            file = self._file_of(rank)
+            progress = Heartbeat(**json.loads(file.read_text()))
+            written = file.stat().st_mtime
+            progress.ended = progress.ended and written >= self._since  # and not in an older job
+            now = self._file_of(self.own.rank).stat().st_mtime
+            return progress, now - written < 4 * self.interval
+        except (OSError, ValueError, TypeError):
+            return Heartbeat(rank, "unknown host", 0, doing="nothing that was written"), False
+
+    def _report(self, behind: Sequence[tuple[Heartbeat, bool]]) -> None:
+        faulthandler.dump_traceback(self._stacks, all_threads=True)
+        for one, runs in behind:
+            if not runs and one.host == self.own.host:
+                with suppress(psutil.Error):
+                    process = psutil.Process(one.pid)
+                    if process.create_time() < one.time:  # nobody else has its number by now
+                        process.send_signal(signal.SIGUSR2)
+                        process.send_signal(signal.SIGCONT)
+        not_running = {one.rank for one, runs in behind if not runs}
+        speaker = min((r for r in range(self.size) if r not in not_running), default=0)
+        if self.own.rank == speaker:
+            time.sleep(1)  # for the stacks to be written
+            error = self._error(behind)
+            print(f"\nerror: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(5)  # a launcher ends all when the first one leaves
+        self._exit()
+
+    def _error(self, behind: Sequence[tuple[Heartbeat, bool]]) -> ClusterError:
+        named = "; ".join(
+            f"rank {one.rank} ({one.host}, process {one.pid}"
+            f"{'' if runs else ', stopped or gone'}) at step {one.step}, {one.doing}"
+            for one, runs in behind[:_NAMED]
+        )
+        if len(behind) > _NAMED:
+            named += f"; and {len(behind) - _NAMED} more"
+        return ClusterError(
+            f"no rank has moved for {self._patience():g} s, behind are: {named}",
+            remedy=f"Stacks are in {self._stacks_of(behind[0][0].rank)} and beside it; "
+            "trainer.hang_seconds says how long to wait",
+        )
+
+    def _exit(self) -> None:
+        """The main thread is stuck: nobody else can end the process."""
+        if self.own.rank == 0:
+            release(self.out)
+        membership.leave(ClusterError.exit_code)
+        sys.stdout.flush()
+        os._exit(ClusterError.exit_code)
+
+    def _end_as_orphan(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        exit_ = threading.Timer(_ORPHAN_TIME, self._exit)
+        exit_.daemon = True
+        exit_.start()
+
+    def _file_of(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.json"
+
+    def _stacks_of(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.stacks"
+
+
+def _launchers() -> list[psutil.Process]:
+    """This process and those above it, up to the one that started the ranks or supervises them.
+
+    DeepSpeed starts ranks from a process of its own, torchrun itself. Above that is a shell, which
+    may well end before the job, under nohup.
+    """
+    line = [psutil.Process(), *psutil.Process().parents()]
+    depth = 2 if "CROSS_SIZE" in os.environ else int("TORCHELASTIC_RUN_ID" in os.environ)
+    supervisor = int(os.environ.get(SUPERVISOR, "0"))
+    for above, process in enumerate(line):
+        if process.pid == supervisor:
+            depth = above
+    return line[: depth + 1] if depth else []
+
+
+def _lost(line: Sequence[psutil.Process]) -> bool:
+    """Whether one of the processes has another parent than at the start."""
+    try:
+        return any(child.ppid() != parent.pid for child, parent in pairwise(line))
+    except psutil.Error:
+        return True

@@ -1,0 +1,1 @@
+"""A shard set on disk: what it is, how it is verified, opened and read."""

@@ -1,0 +1,100 @@
+"""What a shard set holds, and every fault in it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from avvp_dist.commit import MANIFEST
+from avvp_dist.config import ReadConfig
+from avvp_dist.errors import DataError
+from avvp_dist.shards.exclusion import ENTRY
+from avvp_dist.shards.indexing import index_tars
+from avvp_dist.shards.remote import is_url
+from avvp_dist.shards.shard_set import OnBad, ShardSet
+
+_CLIPS_AT_ONCE = 256
+
+
+def inspect(place: str, *, deep: bool = False, reading: ReadConfig | None = None) -> None:
+    """Print what a shard set holds, after a look at every shard's size.
+
+    Tars that somebody else wrote get their manifest and index first, by all cores.
+
+    Args:
+        deep: also read everything: every SHA-256, every number.
+
+    Raises:
+        DataError: with the number of faults, when there are any; each is printed.
+    """
+    if not is_url(place) and not (Path(place) / MANIFEST).exists():
+        index_tars(Path(place), os.cpu_count() or 1)
+    faults: dict[str, None] = {}
+    bad: set[int] = set()
+
+    def note(clips: Iterable[int], error: DataError) -> None:
+        bad.update(clips)
+        faults.setdefault(str(error))
+
+    shards = ShardSet(place, reading, note)
+    _print_content(shards)
+    try:
+        _ = shards.excluded
+    except DataError as error:
+        note((), error)
+    if deep:
+        _read_everything(shards, note)
+    for fault in faults:
+        print(f"fault: {fault}")
+    if faults:
+        raise DataError(
+            f"{shards.name} has {len(faults)} faults, {len(bad)} of {len(shards)} clips cannot be "
+            "read"
+        )
+    if deep:
+        print("no fault found")
+    elif shards.remote:
+        print("manifest and index are right; --deep fetches and reads every shard")
+    else:
+        print("sizes are right; --deep reads every byte")
+
+
+def _print_content(shards: ShardSet) -> None:
+    manifest = shards.manifest
+    size = sum(shard.bytes for shard in shards.shards)
+    print(f"{shards.name}, digest {shards.digest[:12]}")
+    print(f"{len(shards)} clips in {len(shards.shards)} shards, {size / 2**30:.2f} GiB")
+    print(f"extractor: {shards.extractor or 'not known'}")
+    for name, spec in manifest["streams"].items():
+        low, high = spec["min"], spec["max"]
+        values = "nothing finite" if low is None else f"{low:.4g} to {high:.4g}"
+        print(f"  {name}: [{shards.snippets}, {spec['dim']}] {spec['dtype']}, {values}")
+    lengths = np.bincount(shards.lengths, minlength=shards.snippets + 1)
+    short = int(lengths[1:-1].sum())
+    print(f"{short} clips with fewer than {shards.snippets} snippets, {lengths[0]} not finite")
+    for kind, count in manifest["source"].get("left_out", {}).items():
+        if count:
+            print(f"{count} {kind} clips were left out when it was packed")
+    if entry := manifest.get(ENTRY):
+        reasons = ", ".join(f"{reason} {count}" for reason, count in entry["reasons"].items())
+        against = ", ".join(one["name"] for one in entry["against"]) or "nothing else"
+        print(f"{entry['clips']} clips are excluded ({reasons}), compared with {against}")
+    known = [names for names in shards.labels if names is not None]
+    counts = Counter(name for names in known for name in names).most_common(10)
+    shown = ", ".join(f"{name} {count}" for name, count in counts)
+    print(
+        f"{len(known)} clips with labels of {len(manifest['classes'])} classes: {shown or 'none'}"
+    )
+
+
+def _read_everything(shards: ShardSet, note: OnBad) -> None:
+    for number in tqdm(range(len(shards.shards)), "reading", unit=" shards"):
+        clips = np.array(shards.clips_of(number))
+        for start in range(0, len(clips), _CLIPS_AT_ONCE):
+            shards.read(clips[start : start + _CLIPS_AT_ONCE], note)
+        shards.release([number])

@@ -1,0 +1,95 @@
+"""How fast a training runs: its rates, and the peak of its device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+T = TypeVar("T")
+
+
+class Throughput:
+    """Rates since they were last asked for, of one rank and of all.
+
+    Args:
+        flops: of one clip, forward and backward.
+        tokens: of one clip, without padding.
+        peak: FLOP/s that this rank's device reaches in matrix products, as measured here.
+        world_size: ranks that share the clips.
+    """
+
+    def __init__(self, flops: float, tokens: float, peak: float, world_size: int) -> None:
+        self.flops, self.tokens, self.peak, self.world_size = flops, tokens, peak, world_size
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted: something other than training has taken time."""
+        self._since, self._clips, self._waited = time.perf_counter(), 0, 0.0
+
+    def waits(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; the time to get them counts as waiting."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - asked
+            yield batch
+
+    def count(self, clips: int) -> None:
+        """A step over so many clips, on all ranks together, has ended."""
+        self._clips += clips
+
+    def rates(self) -> dict[str, float]:
+        """Metrics by name, and start again.
+
+        `mfu` is the share of the measured peak; `data_wait` the share of the time that this rank
+        waited for batches.
+        """
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        clips = self._clips / seconds
+        flops = clips * self.flops / self.world_size
+        found = {
+            "clips_per_second": clips,
+            "tokens_per_second": clips * self.tokens,
+            "tflops_per_rank": flops / 1e12,
+            "mfu": flops / self.peak,
+            "data_wait": self._waited / seconds,
+        }
+        self.restart()
+        return found
+
+
+@torch.no_grad()
+def flops_per_clip(module: nn.Module, batch: dict[str, object], clips: int) -> float:
+    """Floating point operations of a clip's training step: three times those of its forward pass.
+
+    Of matrix products and attention, as torch counts them; all ranks must call it. What
+    recomputed activations cost is not among them.
+    """
+    training = module.training
+    module.eval()  # running statistics stay as they are
+    with FlopCounterMode(display=False) as counter:
+        module(batch)
+    module.train(training)
+    return 3 * counter.get_total_flops() / clips
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of square matrix products on a device, the best of a few."""
+    size = 1024 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        started = time.perf_counter()
+        product = a @ b
+        float(product[0, 0])  # waits for it
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

@@ -1,0 +1,101 @@
+"""The record that travels: ids as WebDataset keys, and what a clip must be."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avvp_dist.errors import DataError
+from avvp_dist.shards.schema import LLP_CLASSES, Clip, decode_key, encode_key, finite
+
+DIMS = {"audio": 4, "visual": 6}
+
+
+def streams(snippets: int = 10, **dims: int) -> dict[str, np.ndarray]:
+    sizes = {**DIMS, **dims}
+    return {name: np.ones((snippets, dim), np.float32) for name, dim in sizes.items()}
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_id_comes_back_from_its_key(clip_id: str) -> None:
+    key = encode_key(clip_id)
+    assert decode_key(key) == clip_id
+    assert re.fullmatch(r"[A-Za-z0-9_=-]*", key)  # above all no dot and no slash
+
+
+@pytest.mark.parametrize(
+    ("clip_id", "key"),
+    [
+        ("AP0061o0Nvk_101.8_111.8", "AP0061o0Nvk_101=2E8_111=2E8"),
+        ("-b2h9_dMQyk_0_10", "-b2h9_dMQyk_0_10"),
+        ("_t-Q3bYWvHk_30_40", "_t-Q3bYWvHk_30_40"),
+        ("a/b=c", "a=2Fb=3Dc"),
+        ("=2E", "=3D2E"),
+        ("ü", "=C3=BC"),
+    ],
+)
+def test_ids_of_llp_stay_readable(clip_id: str, key: str) -> None:
+    assert encode_key(clip_id) == key
+    assert decode_key(key) == clip_id
+
+
+@pytest.mark.parametrize(("length", "expected"), [(None, 10), (7, 7)])
+def test_a_whole_clip_becomes_float16(length: int | None, expected: int) -> None:
+    clip = Clip("a", streams(), ("Dog",), length).padded(10, DIMS)
+    assert (clip.id, clip.labels, clip.length) == ("a", ("Dog",), expected)
+    for name, dim in DIMS.items():
+        array = clip.streams[name]
+        assert (array.shape, array.dtype) == ((10, dim), np.float16)
+        assert (array[:expected] == 1).all() and (array[expected:] == 0).all()
+
+
+def test_a_short_clip_is_padded_and_keeps_its_length() -> None:
+    short = streams(6) | {"visual": np.ones((8, 6))}
+    clip = Clip("a", short).padded(10, DIMS)
+    assert clip.length == 6  # the rows that all streams have
+    assert [len(array) for array in clip.streams.values()] == [10, 10]
+    assert all((array[6:] == 0).all() and array[:6].all() for array in clip.streams.values())
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf, 70000, -70000])
+@pytest.mark.parametrize("name", DIMS)
+def test_a_value_that_is_not_finite_is_named(name: str, bad: float) -> None:
+    clip = Clip("some_0_10", streams())
+    clip.streams[name][3, 2] = bad
+    what = "exceeds float16" if abs(bad) == 70000 else "not finite"
+    with pytest.raises(DataError, match=f"clip some_0_10: stream {name} .*{what}"):
+        clip.padded(10, DIMS)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (Clip("a", {"audio": np.ones((10, 4))}), r"clip a has the streams \['audio'\]"),
+        (Clip("a", streams(motion=5)), r"clip a has .*'motion'.*has \['audio', 'visual'\]"),
+        (Clip("a", streams(visual=5)), r"clip a: stream visual is \[10, 5\].* \[10, 6\]"),
+        (Clip("a", streams(snippets=11)), r"clip a: length 11 is not within 10"),
+        (Clip("a", streams(snippets=11), length=9), r"clip a: stream audio is \[11, 4\]"),
+        (Clip("a", streams(snippets=9), length=10), r"clip a: stream audio is \[9, 4\]"),
+        (Clip("a", streams() | {"audio": np.ones(10)}), r"clip a: stream audio is \[10\]"),
+        (Clip("a", streams(snippets=0)), "clip a: length 0"),
+    ],
+)
+def test_a_clip_of_other_sizes_is_named(clip: Clip, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        clip.padded(10, DIMS)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 0xFFFF), max_size=8))
+def test_finite_agrees_with_numpy(bits: list[int]) -> None:
+    array = np.array(bits, np.uint16).view(np.float16)
+    assert finite(array) == bool(np.isfinite(array).all())
+
+
+def test_llp_has_25_different_classes() -> None:
+    assert len(set(LLP_CLASSES)) == 25

@@ -1,0 +1,309 @@
+"""Fine-tuning: through the real launcher with evaluation after it, and alone in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from avvp_dist.annotations.llp import read_annotations
+from avvp_dist.annotations.refined import save_refined
+from avvp_dist.config import CalibrateConfig, EncoderConfig, FinetuneConfig
+from avvp_dist.errors import CheckpointError, DataError
+from avvp_dist.evaluation.predictions import Predictions, report
+from avvp_dist.loading.mixture import Mixture
+from avvp_dist.models.encoder import Encoder
+from avvp_dist.models.export import load_parser, save_model
+from avvp_dist.shards.schema import LLP_CLASSES
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.tasks.finetuning import SELECT, ParsingTask, find_encoder, finetune, pretrained
+from avvp_dist.tracking.records import read_records, read_series
+from avvp_dist.tracking.registry import Model
+from avvp_dist.tracking.run import stage_run
+
+
+@pytest.fixture(scope="module")
+def encoder(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder") / "model"
+    config, train = EncoderConfig(size="tiny"), packed["train"]
+    meta = {
+        "kind": "encoder",
+        "encoder": asdict(config),
+        "dims": train.dims,
+        "snippets": train.snippets,
+        "extractor": train.manifest["extractor"],
+        "grounding": "none",
+    }
+    save_model(folder, Encoder(config, train.dims, train.snippets).state_dict(), meta)
+    return folder
+
+
+def config_of(packed: dict[str, ShardSet], features: Path, out: Path) -> FinetuneConfig:
+    config = FinetuneConfig()
+    config.data.train, config.data.val = (str(packed[s].folder) for s in ("train", "val"))
+    config.data.annotations, config.trainer.out = str(features), str(out)
+    config.parser.width = 32
+    return config
+
+
+@pytest.mark.launch
+def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_the_same_again(
+    packed: dict[str, ShardSet], features: Path, encoder: Path, launch: Any, tmp_path: Path
+) -> None:
+    keys = [f"data.{split}={packed[split].folder}" for split in ("train", "val")]
+    keys += [
+        f"data.annotations={features}",
+        f"pretrained.checkpoint={encoder}",
+        "pretrained.tune=true",
+    ]
+    keys += [f"trainer.out={tmp_path}", "trainer.epochs=3", "trainer.batch_size=16"]
+    keys += ["parser.width=32", "trainer.zero_stage=1", "tracking.enabled=false"]
+    process = launch("launch/finetune.py", *keys)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    tensors = len(load_file(encoder / "model.safetensors"))
+    said = f"{encoder}: all {tensors} tensors loaded, none missing, none unexpected\n"
+    assert out.count(said) == 1
+    series = read_series(tmp_path)
+    assert {"loss", "train/adversarial", "val/segment_type_av"} <= series.keys()
+
+    command = [sys.executable, "launch/evaluate.py", f"parser={tmp_path / 'model'}", "split=val"]
+    command += [f"shards={packed['val'].folder}", f"annotations={features}"]
+    command += [f"out={tmp_path / 'scores'}", "tracking.enabled=false"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    best = max(series["val/segment_type_av"].values())
+    assert found["scores"]["segment_type_av"] == pytest.approx(best, abs=1e-6)
+    annotations, path = read_annotations(features, "val"), tmp_path / "scores" / "predictions.npz"
+    saved = Predictions.load(path).ordered(annotations, path)
+    assert report([saved], annotations, "video", 0.5)["scores"] == found["scores"]
+    for picture in ("classes.png", "timeline.png"):
+        assert (tmp_path / "scores" / picture).stat().st_size > 10_000
+    _, meta = load_parser(tmp_path / "model")
+    assert meta["pretrained"]["version"] == str(encoder)
+
+
+def test_tuned_encoder_has_a_learning_rate_of_its_own(
+    packed: dict[str, ShardSet], features: Path, encoder: Path, tmp_path: Path
+) -> None:
+    config = config_of(packed, features, tmp_path)
+    config.pretrained.checkpoint, config.pretrained.tune = str(encoder), True
+    config.pretrained.lr_scale = 0.5
+    made = ParsingTask(
+        config,
+        Mixture([packed["train"]]),
+        packed["val"],
+        read_annotations(features, "val"),
+        *pretrained(config, packed["train"], Model(encoder)),
+    )
+    rates = {group["lr"] for group in made.groups()}
+    assert rates == {config.optimizer.lr, config.optimizer.lr * 0.5}
+
+
+def test_an_encoder_for_other_features_is_refused(
+    packed: dict[str, ShardSet], features: Path, encoder: Path, tmp_path: Path
+) -> None:
+    config = config_of(packed, features, tmp_path)
+    config.pretrained.checkpoint = str(encoder)
+    other = ShardSet(packed["train"].folder)
+    other.dims = {"audio": 12, "visual": 99}
+    with pytest.raises(CheckpointError, match="visual': 99"):
+        find_encoder(config, other)
+    config.pretrained.checkpoint = str(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="nowhere does not exist"):
+        find_encoder(config, packed["train"])
+
+
+def test_missing_validation_clips_are_refused(
+    packed: dict[str, ShardSet], features: Path, tmp_path: Path
+) -> None:
+    config = config_of(packed, features, tmp_path)
+    annotations = read_annotations(features, "test")
+    with pytest.raises(DataError, match="lacks 24 of the 24 test clips"):
+        ParsingTask(config, Mixture([packed["train"]]), packed["val"], annotations, None, None)
+
+
+# In this process.
+
+
+def short_config(packed: dict[str, ShardSet], features: Path, out: Path) -> FinetuneConfig:
+    """Two steps an epoch."""
+    config = config_of(packed, features, out)
+    config.parser.width, config.parser.dropout = 16, 0.0
+    config.trainer.batch_size, config.trainer.log_every = 48, 1
+    config.tracking.enabled = False
+    return config
+
+
+def weights_at(out: Path, step: int) -> dict[str, Tensor]:
+    """The parser in a checkpoint, by its own names."""
+    folder = out / "checkpoints" / f"step-{step:08d}" / "state"
+    (file,) = folder.glob("*model_states.pt")
+    state = torch.load(file, map_location="cpu", weights_only=False)["module"]
+    return {name.removeprefix("parser."): tensor for name, tensor in state.items()}
+
+
+def registered(out: Path) -> dict[str, Any]:
+    (record,) = (r for r, _ in read_records(out) if r["kind"] == "register")
+    return record
+
+
+def equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    assert ours.keys() == theirs.keys()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("export", "epoch"), [("best", 3), ("last", 4)])
+def test_the_best_or_the_last_epoch_is_exported(
+    packed: dict[str, ShardSet],
+    features: Path,
+    one_rank: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    export: str,
+    epoch: int,
+) -> None:
+    scores = iter([5.0, 7.0, 7.0, 6.0])  # of equal ones the later is taken
+    monkeypatch.setattr(ParsingTask, "validate", lambda *_: {SELECT: next(scores)})
+    config = short_config(packed, features, tmp_path)
+    config.trainer.epochs = config.trainer.keep = 4
+    config.trainer.export = export
+    finetune(config)
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    assert [equal(exported, weights_at(tmp_path, 2 * n)) for n in range(1, 5)] == [
+        n == epoch for n in range(1, 5)
+    ]
+    # The score is the exported epoch's, not the best.
+    assert registered(tmp_path)["tags"][SELECT] == ("7" if export == "best" else "6")
+
+
+def test_training_follows_refined_labels(
+    packed: dict[str, ShardSet], features: Path, one_rank: None, tmp_path: Path
+) -> None:
+    train, rng = packed["train"], np.random.default_rng(0)
+    weak = np.array([[name in names for name in LLP_CLASSES] for names in train.labels])
+    labels = weak[:, None] & (rng.random((len(weak), 2, 25)) < 0.7)
+    save_refined(tmp_path / "labels.npz", train.ids, labels)
+    first = {}
+    for name, file in (("plain", ""), ("refined", str(tmp_path / "labels.npz"))):
+        config = short_config(packed, features, tmp_path / name)
+        config.data.refined_labels, config.trainer.max_steps = file, 1
+        config.loss.lambda_contrastive = 1.0
+        finetune(config)
+        series = read_series(tmp_path / name)
+        first[name] = {key: series[key][1] for key in series if key.startswith("train/")}
+    plain, refined = first["plain"], first["refined"]
+    assert plain.keys() >= {"train/weak", "train/adversarial", "train/contrastive"}
+    different = {key for key in plain if plain[key] != refined[key]}
+    assert different == {"train/audio", "train/visual"}
+
+
+def test_refined_labels_of_other_clips_are_refused(
+    packed: dict[str, ShardSet], features: Path, tmp_path: Path
+) -> None:
+    val = packed["val"]
+    save_refined(tmp_path / "labels.npz", val.ids, np.zeros((len(val), 2, 25), bool))
+    config = config_of(packed, features, tmp_path)
+    config.data.refined_labels = str(tmp_path / "labels.npz")
+    data, annotations = Mixture([packed["train"]]), read_annotations(features, "val")
+    with pytest.raises(DataError, match=r"labels\.npz lacks 96 of 96 clips"):
+        ParsingTask(config, data, val, annotations, None, None)
+
+
+def test_an_encoder_is_tuned_under_nothing_but_pooling(
+    packed: dict[str, ShardSet], features: Path, encoder: Path, one_rank: None, tmp_path: Path
+) -> None:
+    """configs/finetune/pretrain_*_mmil.yaml."""
+    config = short_config(packed, features, tmp_path)
+    config.pretrained.checkpoint, config.pretrained.tune = str(encoder), True
+    config.pretrained.raw = config.parser.skip = config.parser.discriminator = False
+    config.parser.fusion, config.trainer.epochs = "none", 1
+    finetune(config)
+    parser, _ = load_parser(tmp_path / "model")
+    before = load_file(encoder / "model.safetensors")
+    after = {n: t for n, t in parser.state_dict().items() if n.startswith("encoder.")}
+    assert after.keys() == {f"encoder.{name}" for name in before}
+    assert not any(torch.equal(after[f"encoder.{name}"], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(("first", "then"), [("last", "best"), ("best", "last")])
+def test_a_resumed_run_may_export_another_epoch(
+    packed: dict[str, ShardSet],
+    features: Path,
+    one_rank: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    first: str,
+    then: str,
+) -> None:
+    scores = iter([0.1, 50.0, 0.5, 0.3])
+    monkeypatch.setattr(ParsingTask, "validate", lambda *_: {SELECT: next(scores)})
+    config = short_config(packed, features, tmp_path)
+    config.trainer.epochs, config.trainer.keep, config.trainer.export = 2, 4, first
+    finetune(config)
+    config = short_config(packed, features, tmp_path)
+    config.trainer.epochs, config.trainer.keep, config.trainer.export = 4, 4, then
+    config.trainer.resume = "auto"
+    finetune(config)
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    # "best" knows of the epochs since it was asked for.
+    assert equal(exported, weights_at(tmp_path, 6 if then == "best" else 8))
+
+
+@pytest.mark.launch
+def test_a_registered_encoder_is_checked_first_and_kept_when_the_run_goes_on(
+    packed: dict[str, ShardSet],
+    features: Path,
+    encoder: Path,
+    launch: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    for number in (1, 2):
+        export = Path(shutil.copytree(encoder, tmp_path / f"model{number}"))
+        (export / "note.txt").write_text(str(number))
+        with stage_run("made", tmp_path / f"made{number}", CalibrateConfig(), {}) as run:
+            run.register("avvp-encoder", export, {})
+        config = config_of(packed, features, tmp_path / "run")
+        config.pretrained.checkpoint, config.trainer.resume = (
+            "models:/avvp-encoder@candidate",
+            "auto",
+        )
+        found = find_encoder(config, packed["train"])
+        assert found is not None and found.version == "avvp-encoder/1"  # not the new candidate
+        assert len(found.run) == 32
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert find_encoder(config, packed["train"]) == found
+    config.trainer.resume = "never"
+    with pytest.raises(CheckpointError, match=r"not in the registry of http://127.0.0.1:9"):
+        find_encoder(config, packed["train"])
+
+    stored = sorted((tmp_path / "mlartifacts").rglob("note.txt"), key=Path.read_text)
+    weights = stored[1].with_name("model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    keys = [f"data.{split}={packed[split].folder}" for split in ("train", "val")]
+    keys += [
+        f"data.annotations={features}",
+        f"pretrained.checkpoint={config.pretrained.checkpoint}",
+    ]
+    keys += [f"trainer.out={tmp_path / 'refused'}"]
+    process = launch("launch/finetune.py", *keys, MLFLOW_TRACKING_URI=store)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 4
+    (line,) = (line for line in err.splitlines() if "error:" in line)
+    assert "avvp-encoder/2: its files are not those that were registered" in line
+    assert "model.safetensors has another SHA-256" in line
+    assert not (tmp_path / "refused" / "records.jsonl").exists()

@@ -1,0 +1,171 @@
+"""`--dry-run`: it says what a real run then does, refuses what that refuses, and writes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avvp_dist.config import EncoderConfig, PretrainConfig, TrainerConfig
+from avvp_dist.config.command_line import parse_training
+from avvp_dist.errors import ConfigError
+from avvp_dist.models.encoder import Encoder
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.training.footprint import Weights, checkpoint_bytes, memory, messages
+
+KEYS = ("encoder.size=tiny", "data.heldout=0.1", "trainer.batch_size=16", "trainer.max_steps=4")
+
+
+def dry(script: str, *words: str, **environment: str) -> tuple[int, dict[str, str], str]:
+    """Exit code, rows of the table, and stderr of an entry point that may not load DeepSpeed."""
+    program = (
+        "import runpy, sys; sys.modules.update(dict.fromkeys(['deepspeed', 'mlflow', 'ray']));"
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"launch/{script}.py", "--dry-run", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    rows = (re.split(r"  +", line, maxsplit=1) for line in done.stdout.splitlines())
+    return done.returncode, {row[0]: row[-1] for row in rows}, done.stderr
+
+
+def contents(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def pretrained(grounded: ShardSet, launch: Any, tmp_path_factory: Any) -> Path:
+    """A real run of one rank, and what it was told before."""
+    out: Path = tmp_path_factory.mktemp("run")
+    keys = (f"data.shards={grounded.folder}", f"trainer.out={out}", "tracking.enabled=false")
+    process = launch("launch/pretrain.py", *keys, *KEYS, ranks=1)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.mark.launch
+def test_the_plan_is_what_a_run_does_and_nothing_is_written(
+    pretrained: Path, grounded: ShardSet, tmp_path: Path
+) -> None:
+    shards = f"data.shards={grounded.folder}"
+    before = contents(grounded.folder)
+    code, rows, err = dry("pretrain", shards, f"trainer.out={tmp_path / 'new'}", *KEYS)
+    assert (code, err) == (0, "")
+    assert not (tmp_path / "new").exists() and contents(grounded.folder) == before
+    encoder = Encoder(EncoderConfig(size="tiny"), grounded.dims, grounded.snippets)
+    weights = Weights.of(encoder)
+    assert rows["parameters"] == f"{weights.trained:,} trained, 0 frozen"
+    checkpoint = next((pretrained / "checkpoints").glob("step-00000004"))
+    stored = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    assert checkpoint_bytes(weights, TrainerConfig()) == pytest.approx(stored, rel=0.02)
+    assert rows["steps"].startswith("5 an epoch, 4 in all")
+    assert rows["micro-batch"] == "audio [16, 10, 12], visual [16, 10, 16]"
+
+    before = contents(pretrained)
+    kept = [shards, f"trainer.out={pretrained}", *KEYS]
+    code, rows, _ = dry("pretrain", *kept, "trainer.resume=auto", WORLD_SIZE="2")
+    assert (code, rows["pretraining"]) == (0, "2 ranks, ZeRO 0, fp32")
+    assert rows["start"] == "from step-00000004"
+    zero = ["trainer.resume=auto", "trainer.zero_stage=3", "--ranks", "2"]
+    code, rows, _ = dry("pretrain", *kept, *zero)
+    assert rows["start"].endswith("1 ranks, ZeRO 0, fp32 turn into 2 ranks, ZeRO 3, fp32")
+    code, _, err = dry("pretrain", *kept, "trainer.resume=auto", "trainer.seed=7")
+    assert code == 4 and "trainer.seed: 1 then, 7 now" in err
+    code, _, err = dry("pretrain", *kept)
+    assert code == 4 and "already holds a run" in err
+    assert contents(pretrained) == before
+
+
+@pytest.mark.launch
+def test_a_damaged_checkpoint_is_named_and_left_where_it_is(
+    pretrained: Path, grounded: ShardSet, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(pretrained, out)
+    file = next(out.glob("checkpoints/step-00000004/state/*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    before = contents(out)
+    keys = [f"data.shards={grounded.folder}", f"trainer.out={out}", *KEYS, "trainer.resume=auto"]
+    code, _, err = dry("pretrain", *keys)
+    assert code == 4 and "step-00000004 is damaged" in err and "no checkpoint in" in err
+    assert contents(out) == before
+
+
+def test_a_plan_for_64_ranks(grounded: ShardSet, tmp_path: Path) -> None:
+    keys = [f"data.shards={grounded.folder}", f"trainer.out={tmp_path}", *KEYS]
+    code, rows, err = dry(
+        "pretrain", *keys, "--ranks", "64", "trainer.batch_size=64", "trainer.zero_stage=1"
+    )
+    assert (code, err) == (0, "")
+    assert rows["batch"] == "64 clips = 64 ranks x 1 micro-batches x 1"
+    assert rows["negatives"].startswith("10 anchors x 640 snippets = 6,400 cells")
+    code, _, err = dry("pretrain", *keys, "--ranks=3")
+    assert code == 2 and "trainer.batch_size=16 is not a multiple of 3 ranks" in err
+    assert dry("pretrain", *keys, RANK="1", WORLD_SIZE="2") == (0, {}, "")
+
+
+def test_what_a_run_refuses_is_refused(grounded: ShardSet, tmp_path: Path) -> None:
+    broken, extra = tmp_path / "broken", tmp_path / "extra.json"
+    shutil.copytree(grounded.folder, broken)
+    extra.write_text('{"zero_optimisation": {}}')
+    keys = [f"data.shards={broken}", f"trainer.out={tmp_path / 'out'}", *KEYS]
+    code, _, err = dry("pretrain", *keys, f"trainer.deepspeed={extra}")
+    assert code == 2 and "did you mean zero_optimization?" in err
+    (broken / "shard-000001.tar").unlink()
+    code, _, err = dry("pretrain", *keys)
+    assert code == 3 and "shard-000001.tar is missing" in err
+
+
+def test_fine_tuning_over_an_encoder(
+    packed: dict[str, ShardSet], features: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    keys = [f"data.{split}={packed[split].folder}" for split in ("train", "val")]
+    keys += [f"data.annotations={features}", f"trainer.out={tmp_path}", "parser.width=32"]
+    keys += [f"pretrained.checkpoint={pretrained / 'model'}"]
+    code, rows, err = dry("finetune", *keys)
+    assert (code, err) == (0, "")
+    train = packed["train"]
+    encoder = Encoder(EncoderConfig(size="tiny"), train.dims, train.snippets)
+    assert rows["parameters"].endswith(f"{Weights.of(encoder).trained:,} frozen")
+    assert not list(tmp_path.iterdir())
+    code, _, err = dry("finetune", *keys, f"pretrained.checkpoint={tmp_path / 'none'}")
+    assert code == 4 and "none does not exist" in err
+    code, _, err = dry("finetune", *keys, f"data.annotations={tmp_path}")
+    assert code == 3
+
+
+def test_parsing_says_for_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["data.shards=a", "trainer.out=b"]
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for words, ranks in (([], 0), (["--dry-run"], 4), (["--ranks", "64", "--dry-run"], 64)):
+        assert parse_training(PretrainConfig, "x", [*given, *words])[1] == ranks
+    for words in (["--ranks", "2"], ["--dry-run", "--ranks", "0"]):
+        with pytest.raises(ConfigError, match="--ranks"):
+            parse_training(PretrainConfig, "x", [*given, *words])
+
+
+def test_zero_divides_what_it_says_it_divides() -> None:
+    weights = Weights(1_000_000, 0, 0)
+    for stage, sizes in {
+        0: (2e6, 6e6, 12e6),
+        1: (2e6, 2e6 + 1e6, 3e6),
+        2: (2e6, 0.5e6 + 1e6, 3e6),
+        3: (2.5e6, 0.5e6 + 1e6, 3e6),
+    }.items():
+        found = memory(weights, TrainerConfig(zero_stage=stage, precision="bf16"), 4)
+        assert tuple(found[n] for n in ("weights", "gradients", "optimiser")) == sizes
+    sent = [
+        sum(messages(weights, TrainerConfig(zero_stage=stage), 4).values()) for stage in range(4)
+    ]
+    assert sent == [6e6, 9e6, 9e6, 6e6]
