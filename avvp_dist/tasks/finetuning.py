@@ -324,7 +324,7 @@ def attach_encoder(
 
 
 def _check_features(spec: EncoderSpec, folder: Path, shards: ShardSet) -> None:
-    """Raise `CheckpointError` if an encoder was trained on other features than those of `shards`."""
+    """Raise `CheckpointError` if an encoder was not trained on features as those of `shards`."""
     if spec.dims != shards.dims or spec.snippets != shards.snippets:
         raise CheckpointError(
             f"pretrained.checkpoint: {folder} was trained on {spec.dims} x {spec.snippets} "

@@ -57,8 +57,10 @@ class Job:
     def losses(self) -> dict[int, float]:
         """The newest loss of each step; every computation of a step gave this one."""
         metrics = (r for r, _ in read_records(self.out) if r["kind"] == "metrics")
-        found = [(r["step"], r["values"]["loss"]) for r in metrics if "loss" in r["values"]]
-        series = read_series(self.out)["loss"]
+        found = [
+            (r["step"], r["values"]["train/loss"]) for r in metrics if "train/loss" in r["values"]
+        ]
+        series = read_series(self.out)["train/loss"]
         assert all(series[step] == loss for step, loss in found)
         return series
 
@@ -102,7 +104,7 @@ def test_ten_kills_with_zero_2_and_other_numbers_of_ranks(
     assert "2 ranks, ZeRO 2, fp32 turn into 1 ranks" in elastic.start("0:update:21", ranks=1)
     assert "1 ranks, ZeRO 2, fp32 turn into 4 ranks" in elastic.start(ranks=4)
     expected = undisturbed.losses()
-    series = read_series(elastic.out)["loss"]
+    series = read_series(elastic.out)["train/loss"]
     assert series == pytest.approx(expected, rel=1e-5)
 
 

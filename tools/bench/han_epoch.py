@@ -320,7 +320,7 @@ def our_epoch(
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
-    losses = list(read_series(out)["loss"].values())
+    losses = list(read_series(out)["train/loss"].values())
     return Epoch(seconds, trainer.step * config.trainer.batch_size, second_half(losses))
 
 
