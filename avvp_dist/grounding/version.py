@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.config.data import GROUPINGS
+from avvp_dist.config.grounding import GROUPINGS
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.across import AcrossClips
 from avvp_dist.shards.remote import is_url, read_url
