@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from avvp_dist.commit import write_json
-from avvp_dist.config.command_line import to_yaml
+from avvp_dist.config.files import to_yaml
 from avvp_dist.evaluation.figures import curves_figure
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.runtime.ranks import Ranks
