@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.annotations.refined import load_refined
 from avvp_dist.commit import sha256, verify_folder, write_json
-from avvp_dist.config import FinetuneConfig, LoaderConfig, ParsingLossConfig
+from avvp_dist.config import FinetuneConfig, LoaderConfig
 from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.scores import score
 from avvp_dist.loading.loader import ClipBatch
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import build_parser, load_encoder, validated_tags
-from avvp_dist.models.parser import Parser
-from avvp_dist.objectives.parsing import parsing_loss, weak_labels
+from avvp_dist.models.parsing_model import ParsingModel
+from avvp_dist.objectives.parsing import weak_labels
 from avvp_dist.runtime.lock import claim
 from avvp_dist.runtime.ranks import Ranks, connect
 from avvp_dist.runtime.watchdog import Watchdog
@@ -200,19 +200,6 @@ class ParsingTask:
             return None
         labels = load_refined(Path(file), self.train.ids, self.weak.numpy() > 0)
         return (torch.from_numpy(labels) | (self.weak == 0)[:, None]).float()
-
-
-class ParsingModel(nn.Module):
-    """The parser under equation (3): a batch to its loss."""
-
-    def __init__(self, parser: Parser, loss: ParsingLossConfig) -> None:
-        super().__init__()
-        self.parser, self.loss = parser, loss
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        parsed = self.parser(batch["streams"])
-        weak, kept, progress = batch["weak"], batch["kept"], batch["progress"]
-        return parsing_loss(self.parser, parsed, weak, self.loss, progress, kept)
 
 
 def read_weak_labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:

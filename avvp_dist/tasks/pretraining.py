@@ -21,12 +21,11 @@ from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
-from avvp_dist.loading.order import hash_uniform
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import read_meta, validated_tags
-from avvp_dist.objectives.grounding import clip_losses, grounding_loss, pair_masks, unit
-from avvp_dist.objectives.negative_pool import NegativePool
-from avvp_dist.objectives.negatives import LinkRule, OtherClips
+from avvp_dist.models.grounding_model import GroundingModel, compared_representations
+from avvp_dist.objectives.grounding import clip_losses, pair_masks, unit
+from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.runtime.lock import claim
 from avvp_dist.runtime.ranks import Ranks, connect, single_rank
 from avvp_dist.runtime.watchdog import Watchdog
@@ -135,9 +134,17 @@ class PretrainingTask:
         self.lineage = {"shard sets": data.digests, "groundings": versions}
         self.components = np.concatenate([one.components for one in groundings])
         self.encoder = Encoder(config.encoder, data.dims, data.snippets)
-        self.link_rules = _likenesses(groundings, config.objective)
+        self.link_rules = _link_rules(groundings, config.objective)
+        ranks = ranks or single_rank()
         self.module: nn.Module = GroundingModel(
-            self.encoder, config, self.link_rules, ranks or single_rank()
+            self.encoder,
+            config.objective,
+            hidden_streams=hidden,
+            seed=config.trainer.seed,
+            clips_per_rank=config.trainer.batch_size
+            // (ranks.size * config.trainer.gradient_accumulation),
+            link_rules=self.link_rules,
+            ranks=ranks,
         )
         trained = _trained(data, config.data.heldout)
         self.pools = data.pools(trained)
@@ -171,7 +178,7 @@ class PretrainingTask:
         }
         if self.link_rules:
             owners = np.searchsorted(self.data.starts, clips, side="right") - 1
-            batch["likeness"] = torch.from_numpy(owners).to(device)
+            batch["rule_index"] = torch.from_numpy(owners).to(device)
             # As they are stored: thresholds are finer than bfloat16.
             stored = read.to(device, torch.float16)
             batch["features"] = {name: stored[name] for name in _compared_streams(self.link_rules)}
@@ -240,84 +247,23 @@ class PretrainingTask:
         read, good = read_clips(self.data, clips)
         batch = self.batch(read, device, dtype)
         batch["components"][torch.from_numpy(~good)] = PADDING
-        x = unit(*compared(self.encoder, batch, self.config.data.hidden_streams))
+        hidden = self.config.data.hidden_streams
+        streams, lengths = batch["streams"], batch["lengths"]
+        x = unit(*compared_representations(self.encoder, streams, lengths, hidden))
         losses = clip_losses(x, batch["components"], self.config.objective)
         cosines = [x[:, i] @ x[:, j].transpose(1, 2) for i, j in ((0, 0), (1, 1), (0, 1))]
         # One place in all clips: positions alone must not look like a spread.
-        middle = x[torch.arange(len(x), device=device), :, (batch["lengths"] - 1) // 2]
+        middle = x[torch.arange(len(x), device=device), :, (lengths - 1) // 2]
         found = (torch.stack(cosines, 1), losses, middle)
         return *(each.float().cpu().numpy() for each in found), good
 
 
-def compared(encoder: Encoder, batch: Batch, hidden: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The representations that grounding compares, `[B, T, D]` each: audio, and vision as the mean
-    of the visual tokens that are not hidden."""
-    audio, *visual = encoder(batch["streams"], batch["lengths"], hidden)
-    _, *streams = encoder.groups.values()
-    seen = [x for names, x in zip(streams, visual, strict=True) if not set(names) <= set(hidden)]
-    return audio, torch.stack(seen).mean(0)
-
-
-class GroundingModel(nn.Module):
-    """The encoder under its objective: a batch to its loss.
-
-    Args:
-        likenesses: of the groundings, where likely-false negatives are left out.
-        ranks: whose clips are each other's negatives.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        config: PretrainConfig,
-        link_rules: Sequence[LinkRule],
-        ranks: Ranks,
-    ) -> None:
-        super().__init__()
-        self.encoder, self.objective = encoder, config.objective
-        self.hidden, self.seed = config.data.hidden_streams, config.trainer.seed
-        self.link_rules, self.ranks = link_rules, ranks
-        self.clips = config.trainer.batch_size // (
-            ranks.size * config.trainer.gradient_accumulation
-        )
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        others = self._others(batch) if self.objective.other_clips else None
-        audio, visual = compared(self.encoder, batch, self.hidden)
-        components, epoch = batch["components"], batch["epoch"]
-        draws = self._draws(batch)
-        return grounding_loss(audio, visual, components, self.objective, epoch, draws, others)
-
-    def _others(self, batch: Batch) -> OtherClips:
-        components, clips = batch["components"], batch["clips"]
-        draws = torch.from_numpy(hash_uniform(clips.numpy(), "negatives", self.seed, batch["step"]))
-        draws = draws.to(components.device).masked_fill((components == PADDING).all(1), torch.inf)
-        return OtherClips(
-            clips.to(components.device),
-            batch.get("features", {}),
-            self.link_rules,
-            batch.get("likeness"),
-            NegativePool(draws, self.clips, self.objective.negatives, self.ranks),
-        )
-
-    def _draws(self, batch: Batch) -> Tensor | None:
-        """What chooses the anchors: of seed, step and clip, so the same however clips are spread
-        over ranks and micro-batches."""
-        if self.objective.anchors == "all":
-            return None
-        clips = batch["clips"].numpy()
-        if self.objective.anchors == "shared":
-            clips = np.zeros_like(clips)
-        draws = hash_uniform(clips, "anchors", self.seed, batch["step"])
-        return torch.from_numpy(draws).float().to(batch["components"].device)
-
-
-def _likenesses(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> list[LinkRule]:
-    """By which snippets of other clips are left out; empty where none are."""
+def _link_rules(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> list[LinkRule]:
+    """Link rules used to drop likely-false negatives; empty if none is dropped."""
     if not objective.other_clips or objective.false_negatives == "keep":
         return []
-    found = [LinkRule(one.thresholds, one.rule) for one in groundings]
-    return found if _compared_streams(found) else []
+    rules = [LinkRule(one.thresholds, one.rule) for one in groundings]
+    return rules if _compared_streams(rules) else []
 
 
 def _compared_streams(link_rules: Sequence[LinkRule]) -> list[str]:

@@ -28,12 +28,13 @@ from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.export import load_encoder
+from avvp_dist.models.grounding_model import GroundingModel
 from avvp_dist.objectives.grounding import grounding_loss
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import PADDING, Clip
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.tasks.pretraining import GroundingModel, PretrainingTask, pretrain
+from avvp_dist.tasks.pretraining import PretrainingTask, pretrain
 from avvp_dist.tracking.records import read_records, read_series
 
 pytestmark = pytest.mark.launch
@@ -329,7 +330,7 @@ def test_a_batch_knows_whose_its_clips_are_and_what_they_look_like(
     read, _ = read_clips(task.data, np.array([95, 96, 3, 191]))
     batch = task.batch(read, torch.device("cpu"), torch.bfloat16)
     assert batch["clips"].tolist() == [95, 96, 3, 191]
-    assert batch["likeness"].tolist() == [0, 1, 0, 1]
+    assert batch["rule_index"].tolist() == [0, 1, 0, 1]
     assert batch["features"].keys() == groundings[0].thresholds.keys()
     for name, stored in batch["features"].items():
         assert stored.dtype == torch.float16 and torch.equal(stored, read.streams[name])
