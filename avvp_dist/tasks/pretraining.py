@@ -177,10 +177,12 @@ class PretrainingTask:
         if not clips.count:  # the stand-in for an empty batch is no negative of other clips
             components.fill_(PADDING)
         stored = clips.to(device)
+        lengths = self.lengths[clips.clips].astype(np.int64)
+        whole = bool((lengths == self.data.snippets).all())
         rules = self.data.owners(clips.clips) if self.link_rules else None
         return GroundingBatch(
             streams={name: x.to(self.dtype).contiguous() for name, x in stored.items()},
-            lengths=torch.from_numpy(self.lengths[clips.clips].astype(np.int64)).to(device),
+            lengths=None if whole else torch.from_numpy(lengths).to(device),
             components=components.to(device),
             clips=torch.from_numpy(clips.clips),
             step=info.step,
@@ -279,8 +281,8 @@ class PretrainingTask:
         losses = clip_losses(x, batch.components, self.config.objective)
         cosines = [x[:, i] @ x[:, j].transpose(1, 2) for i, j in ((0, 0), (1, 1), (0, 1))]
         # One position in every clip: positions alone must not look like a spread.
-        clip_numbers = torch.arange(len(x), device=x.device)
-        middle = x[clip_numbers, :, (batch.lengths - 1) // 2]
+        middles = torch.from_numpy((self.lengths[clips].astype(np.int64) - 1) // 2)
+        middle = x[torch.arange(len(x)), :, middles]
         arrays = (torch.stack(cosines, 1), losses, middle)
         return HeldoutResults(*(each.float().cpu().numpy() for each in arrays), good)
 

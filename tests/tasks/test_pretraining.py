@@ -28,11 +28,12 @@ from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.export import load_encoder
+from avvp_dist.models.grounding_model import GroundingModel
 from avvp_dist.objectives.grounding import grounding_loss
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import PADDING, Clip
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.tasks.pretraining import GroundingModel, PretrainingTask, pretrain
+from avvp_dist.tasks.pretraining import PretrainingTask, pretrain
 from avvp_dist.tracking.records import read_records, read_series
 from avvp_dist.training.task import StepInfo
 
