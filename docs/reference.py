@@ -5,16 +5,12 @@ A hook of MkDocs. The pages exist in memory alone, so they cannot fall behind th
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import avvp_dist
-from avvp_dist.stages import STAGES
 
 PACKAGE = Path(avvp_dist.__file__).parent
 
@@ -45,7 +41,10 @@ def api() -> dict[str, tuple[str, str]]:
     """Title and text of each page of the API reference, by path: one for each room."""
     pages = {}
     for folder in sorted(path.parent for path in PACKAGE.glob("*/__init__.py")):
-        pages[f"api/{folder.name}.md"] = (folder.name, f"# {folder.name}\n\n::: avvp_dist.{folder.name}\n")
+        pages[f"api/{folder.name}.md"] = (
+            folder.name,
+            f"# {folder.name}\n\n::: avvp_dist.{folder.name}\n",
+        )
     modules = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
     blocks = [
         f"## {name}\n\n::: avvp_dist.{name}\n    options:\n      heading_level: 3\n"

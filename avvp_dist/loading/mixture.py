@@ -96,6 +96,10 @@ class Mixture:
         """What `ShardSet.excluded` is, of all clips."""
         return np.concatenate([part.excluded for part in self.sets])
 
+    def owners(self, clips: Numbers) -> Numbers:
+        """Index of the shard set of each of `clips [B]`."""
+        return np.searchsorted(self.starts, clips, side="right") - 1
+
     def id(self, clip: int) -> str:
         """Source id of a clip."""
         owner = int(np.searchsorted(self.starts, clip, side="right")) - 1

@@ -18,7 +18,7 @@ from avvp_dist.decontamination.contamination import contaminated
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
-from avvp_dist.loading.heldout import heldout_clips, training_clips
+from avvp_dist.loading.heldout import training_clips, validation_clips
 from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.encoder import Encoder
@@ -156,7 +156,7 @@ class PretrainingTask:
         )
         trained = training_clips(data, config.data.heldout)
         self.pools = data.pools(trained)
-        self.heldout = heldout_clips(data, trained, config.data.heldout_clips)
+        self.heldout = validation_clips(data, trained, config.data.heldout_clips)
         if config.trainer.export == "best" and not len(self.heldout):
             raise ConfigError("trainer.export=best needs held-out clips: data.heldout holds none")
         self.validated_on = {
@@ -281,10 +281,15 @@ class PretrainingTask:
         losses = clip_losses(x, batch.components, self.config.objective)
         cosines = [x[:, i] @ x[:, j].transpose(1, 2) for i, j in ((0, 0), (1, 1), (0, 1))]
         # One position in every clip: positions alone must not look like a spread.
-        middles = torch.from_numpy((self.lengths[clips].astype(np.int64) - 1) // 2)
-        middle = x[torch.arange(len(x)), :, middles]
-        arrays = (torch.stack(cosines, 1), losses, middle)
-        return HeldoutResults(*(each.float().cpu().numpy() for each in arrays), good)
+        positions = torch.from_numpy((self.lengths[clips].astype(np.int64) - 1) // 2)
+        vectors = x[torch.arange(len(x)), :, positions]
+        return HeldoutResults(
+            _array(torch.stack(cosines, 1)), _array(losses), _array(vectors), good
+        )
+
+
+def _array(x: Tensor) -> NDArray[np.float32]:
+    return x.float().cpu().numpy()
 
 
 def _joined(chunks: Sequence[HeldoutResults], ranks: Ranks) -> HeldoutResults:

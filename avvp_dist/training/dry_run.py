@@ -33,14 +33,14 @@ from avvp_dist.training.footprint import (
     measure,
     memory,
 )
-from avvp_dist.training.task import C, OpenTask, StepInfo, Task, TrainingConfig
+from avvp_dist.training.task import ConfigT, OpenTask, StepInfo, Task, TrainingConfig
 from avvp_dist.training.trainer import check_same, latest_checkpoint, stream_of, total_steps
 
 Rows = Iterator[tuple[str, str]]
 """Rows of the table: name and value."""
 
 
-def print_plan(title: str, config: C, open_task: OpenTask[C], ranks: int) -> None:
+def print_plan(title: str, config: ConfigT, open_task: OpenTask[ConfigT], ranks: int) -> None:
     """Print what `run_training` would do on this number of ranks; only rank 0 does it.
 
     Raises:

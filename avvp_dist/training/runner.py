@@ -14,11 +14,11 @@ from avvp_dist.runtime.ranks import Ranks, connect
 from avvp_dist.runtime.watchdog import Watchdog
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import check_unclaimed
-from avvp_dist.training.task import C, OpenTask, Task
+from avvp_dist.training.task import ConfigT, OpenTask, Task
 from avvp_dist.training.trainer import Trainer
 
 
-def run_training(stage: str, config: C, open_task: OpenTask[C]) -> None:
+def run_training(stage: str, config: ConfigT, open_task: OpenTask[ConfigT]) -> None:
     """Train the task of a stage; the exported model lies in `trainer.out/model`.
 
     Args:

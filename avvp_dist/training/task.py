@@ -22,7 +22,8 @@ Panels = Sequence[tuple[str, Sequence[str], str]]
 
 TrainingConfig = PretrainConfig | FinetuneConfig
 
-C = TypeVar("C", PretrainConfig, FinetuneConfig, contravariant=True)
+ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
+_ConfigT = TypeVar("_ConfigT", bound=TrainingConfig, contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Task(Protocol):
         """Rows of the dry run's table that only this task has: name and value."""
 
 
-class OpenTask(Protocol[C]):
+class OpenTask(Protocol[_ConfigT]):
     """Opens the data of a stage and builds its task.
 
     Everything that can be refused without a device is refused before `connect` is called.
@@ -102,5 +103,5 @@ class OpenTask(Protocol[C]):
     """
 
     def __call__(
-        self, config: C, connect: Callable[[], Ranks], *, scratch: Path | None = None
+        self, config: _ConfigT, connect: Callable[[], Ranks], *, scratch: Path | None = None
     ) -> Task: ...

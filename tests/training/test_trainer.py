@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from avvp_dist.models.grounding_model import GroundingBatch
 from safetensors.torch import load_file
 
 from avvp_dist.config import PretrainConfig
@@ -20,6 +19,7 @@ from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.loading.stream import ClipStream
+from avvp_dist.models.grounding_model import GroundingBatch
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
