@@ -38,6 +38,10 @@ class Ledger:
             return None
         return record
 
+    def begun(self, name: str, made_from: str) -> bool:
+        """Whether an attempt from this digest was cut off."""
+        return self._read(name).get(_BEGUN) == made_from
+
     def begin(self, name: str, made_from: str) -> bool:
         """Record that a piece is being made.
 
@@ -45,7 +49,7 @@ class Ledger:
             Whether an earlier attempt from the same digest was cut off: what it left is of use.
             Otherwise the caller removes what lies there.
         """
-        resumes = self._read(name).get(_BEGUN) == made_from
+        resumes = self.begun(name, made_from)
         if not resumes:
             write_json(self.path(name), {_BEGUN: made_from})
         return resumes
