@@ -98,13 +98,6 @@ class GroundConfig(LinkConfig, ReadConfig):
 
     shards: str = option("", "shard set", required=True)
     thresholds: str = option("", "thresholds file; empty: SHARDS/thresholds.yaml")
-    across: int = option(
-        0,
-        "also: the nearest snippets of other clips that reach a threshold, at most so many for "
-        "each snippet and stream; every shard is compared with every other",
-        minimum=0,
-        maximum=1024,
-    )
     max_bad_fraction: float = option(
         0.0,
         "fraction of clips that may be unreadable; they are named and get no labels",
