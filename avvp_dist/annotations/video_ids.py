@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from avvp_dist.annotations.llp import WEAK_FILES
 from avvp_dist.commit import sha256
 from avvp_dist.errors import DataError
-from avvp_dist.loading.order import mixed
+from avvp_dist.hashing import splitmix64
 
 LLP = "llp"
 """Names the built-in list wherever one is asked for."""
@@ -88,7 +88,7 @@ def _fingerprints(names: NDArray[np.bytes_]) -> NDArray[np.uint64]:
     words = np.ascontiguousarray(names.astype(f"S{width}")).view("<u8").reshape(len(names), -1)
     found = np.zeros(len(names), np.uint64)
     for word in words.T:
-        found = np.where(word != 0, mixed(found ^ word), found)
+        found = np.where(word != 0, splitmix64(found ^ word), found)
     return found
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from avvp_dist.annotations.video_ids import Names, videos
 from avvp_dist.errors import DataError
-from avvp_dist.shards.exclusion import REASONS, Exclusion
+from avvp_dist.shards.exclusion import Exclusion
+from avvp_dist.shards.manifest import REASONS
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.similarity import duplicates
 from avvp_dist.similarity.duplicates import Cosines, Rows

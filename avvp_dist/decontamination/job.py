@@ -21,9 +21,11 @@ from avvp_dist.decontamination.findings import Verdict
 from avvp_dist.errors import DataError
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.exclusion import write_excluded
+from avvp_dist.shards.manifest import ComparedList
 from avvp_dist.shards.remote import is_url
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, read_config_of
+from avvp_dist.shards.verification import ignore_bad
+from avvp_dist.shards.worker import read_config_of
 from avvp_dist.similarity import duplicates
 from avvp_dist.similarity.embeddings import Embedded, embed_shard
 from avvp_dist.similarity.search import GPU
@@ -67,7 +69,7 @@ def decontaminate(config: DecontaminateConfig) -> Path:
             shards.manifest,
             verdict.exclusions(),
             list(shards.dims),
-            against=[{"name": one.name, "ids": one.ids, "sha256": one.sha256} for one in lists],
+            against=[ComparedList(one.name, one.ids, one.sha256) for one in lists],
             similarity=config.similarity,
         )
         counts = verdict.counts()

@@ -21,7 +21,8 @@ from avvp_dist.config import GroundConfig, ReadConfig
 from avvp_dist.runtime.progress import Progress
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, open_once, read_config_of
+from avvp_dist.shards.verification import ignore_bad
+from avvp_dist.shards.worker import open_once, read_config_of
 from avvp_dist.similarity.search import nearest, unit
 
 _CLIPS_AT_ONCE = 512

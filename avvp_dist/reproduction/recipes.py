@@ -35,7 +35,7 @@ def parent_run(experiment: str, out: Path, config: SweepConfig, shards: Splits) 
 
 def described_features(test: ShardSet) -> str:
     """What the numbers belong to, for every title."""
-    extractor = test.manifest["extractor"]
+    extractor = test.extractor
     if extractor == HAN_EXTRACTOR:
         return "HAN's features"
     if "simulated" in extractor:

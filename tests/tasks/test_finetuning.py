@@ -41,7 +41,7 @@ def encoder(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactor
         "encoder": asdict(config),
         "dims": train.dims,
         "snippets": train.snippets,
-        "extractor": train.manifest["extractor"],
+        "extractor": train.extractor,
         "grounding": "none",
     }
     save_model(folder, Encoder(config, train.dims, train.snippets).state_dict(), meta)
