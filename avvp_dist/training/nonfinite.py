@@ -73,7 +73,7 @@ def _suspects(micro_batches: Sequence[ClipBatch]) -> list[int]:
     """Clips with features that are not finite; all clips of the step if there are none."""
     clips, bad = [], []
     for batch in micro_batches:
-        finite = torch.isfinite(batch.room).all(1)
+        finite = torch.isfinite(batch.buffer).all(1)
         clips += batch.clips.tolist()
         bad += batch.clips[(~finite).numpy()].tolist()
     return bad or clips

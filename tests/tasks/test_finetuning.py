@@ -131,7 +131,7 @@ def test_missing_validation_clips_are_refused(
 ) -> None:
     config = config_of(packed, features, tmp_path)
     annotations = read_annotations(features, "test")
-    with pytest.raises(DataError, match="lacks 24 of the 24 test clips"):
+    with pytest.raises(DataError, match="lacks 24 of 24 test clips"):
         ParsingTask(config, Mixture([packed["train"]]), packed["val"], annotations)
 
 

@@ -101,7 +101,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
     def broken(task: PretrainingTask, clips: ClipBatch, info: StepInfo) -> GroundingBatch:
         seen.append(clips.clips)
         if len(seen) == 3:  # the first is only counted
-            clips.room[5, 7] = float("nan")
+            clips.buffer[5, 7] = float("nan")
         return make_batch(task, clips, info)
 
     monkeypatch.setattr(PretrainingTask, "make_batch", broken)
