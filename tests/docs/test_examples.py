@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from avvp_dist.commit import folder_digest
 from avvp_dist.config import ParserConfig
 from avvp_dist.models.export import build_parser, save_model
-from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.shards.schema import Clip
 from tests.docs.test_commands import PAGES, ROOT, blocks
 
 EXAMPLES = [
@@ -22,21 +24,23 @@ EXAMPLES = [
 
 
 @pytest.fixture(scope="module")
-def after_the_demo(
-    packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, str]:
+def after_the_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A working folder as the demo leaves it, and the URI of a store with a registered parser."""
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("work")
-    shards = folder / "runs" / "demo" / "shards"
-    shards.mkdir(parents=True)
-    for split, opened in packed.items():
-        (shards / split).symlink_to(opened.folder)
+    dims = {"audio": 8, "visual": 12}
+    random = np.random.default_rng(0)
+    clips = [
+        Clip(f"video{n}_0_10", {name: random.normal(size=(10, dim)) for name, dim in dims.items()})
+        for n in range(20)
+    ]
+    for split in ("train", "test"):
+        write_shard_set(clips, folder / "runs" / "demo" / "shards" / split)
     meta = {
         "kind": "parser",
         "parser": asdict(ParserConfig(width=16)),
-        "dims": packed["test"].dims,
+        "dims": dims,
         "classes": ["Speech", "Dog"],
         "pretrained": None,
     }
