@@ -10,7 +10,7 @@ import pytest
 
 from avvp_dist import config as configs
 from avvp_dist.config import DemoConfig
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.demo import ROWS, Command, _run, stages
 from avvp_dist.errors import AvvpError
 

@@ -122,7 +122,7 @@ def _chosen(found: Across, evidence: Evidence, config: CalibrateConfig) -> Thres
         return _at_rate(sketches, config.false_link_rate)
     key, goal = {
         "components": ("components_per_clip", config.components_per_clip),
-        "one-component": ("one_component_share", config.one_component_share),
+        "one-component": ("one_component_share", config.one_component_fraction),
     }[config.target]
 
     def distance(thresholds: Thresholds) -> float:

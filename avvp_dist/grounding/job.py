@@ -22,7 +22,6 @@ from avvp_dist.commit import digest, sha256, staged, write_json
 from avvp_dist.config import GroundConfig, LinkConfig, ReadConfig
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError, DataError
 from avvp_dist.evaluation.figures import component_figure
-from avvp_dist.grounding.across import compare
 from avvp_dist.grounding.labels import Profile, label, measure, silent_reference
 from avvp_dist.grounding.version import GROUNDINGS, SUMMARY
 from avvp_dist.loading.damage import raise_on_bad
@@ -67,8 +66,7 @@ def ground(config: GroundConfig) -> Path:
             entries.update(_run_tasks(config, shards, folder, plan, missing))
         done = [entry for _, entry in sorted(entries.items()) if entry is not None]
         _check_readable(config, done, len(shards))
-        across = compare(config, shards, folder, plan["thresholds"]) if config.across else {}
-        _summarise(run, shards, folder, plan, done, across)
+        _summarise(run, shards, folder, plan, done)
     return folder
 
 
@@ -224,14 +222,7 @@ def _check_readable(config: GroundConfig, entries: list[Entry], clips: int) -> N
         )
 
 
-def _summarise(
-    run: Run,
-    shards: ShardSet,
-    folder: Path,
-    plan: Plan,
-    entries: list[Entry],
-    across: dict[str, Any],
-) -> None:
+def _summarise(run: Run, shards: ShardSet, folder: Path, plan: Plan, entries: list[Entry]) -> None:
     profile = sum(
         (Profile.parse(entry["profile"]) for entry in entries[1:]),
         Profile.parse(entries[0]["profile"]),
@@ -255,7 +246,6 @@ def _summarise(
         "counts": dict(sorted(counts.items())),
         "profile": profile.plain(),
         "shards": files,
-        **({"across": across} if across else {}),
     }
     write_json(folder / SUMMARY, summary)
     title = f"{Path(shards.name).name}, grounding {plan['version']}"
@@ -272,16 +262,7 @@ def _summarise(
         f"{figures['one_component_share']:.1%} of clips are one component, "
         f"{figures['positive_pair_share']:.1%} of pairs are positive ({links})"
         + (f"\n{odd}" if odd else "")
-        + "".join(_across_line(across, name) for name in plan["thresholds"] if across)
         + f"\n{folder / SUMMARY}\n{figure}"
-    )
-
-
-def _across_line(across: dict[str, Any], stream: str) -> str:
-    near, more = across[f"near/{stream}"], across[f"cut off/{stream}"]
-    return (
-        f"\n{stream}: {near:,} near snippets of other clips; {more:,} snippets have more than the "
-        f"{across['neighbours']} that are kept"
     )
 
 

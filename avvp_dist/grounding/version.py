@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.config.data import GROUPINGS
+from avvp_dist.config.grounding import GROUPINGS
 from avvp_dist.errors import DataError
-from avvp_dist.grounding.across import AcrossClips
 from avvp_dist.shards.remote import is_url, read_url
 from avvp_dist.shards.shard_set import ShardSet
 
@@ -79,28 +78,6 @@ class Grounding:
         self.rule: str = joining.get("rule", "or")
         self.thresholds: dict[str, float] = plan["thresholds"] if by_likeness else {}
         """Of the streams that join snippets; empty where likeness does not (the controls)."""
-
-    def across(self, snippets: int) -> AcrossClips:
-        """The near snippets of other clips of a set of T `snippets`.
-
-        Raises:
-            DataError: if it was made without them, or a file is missing or damaged.
-        """
-        if "across" not in self.summary:
-            raise DataError(
-                f"{self.place} holds no near snippets of other clips",
-                remedy="Run tools/ground.py again, with across=32",
-            )
-        contents = []
-        for entry in self.summary["across"]["shards"]:
-            file = f"{self.place}/{entry['name']}"
-            try:
-                contents.append(_bytes(file))
-            except FileNotFoundError:
-                raise DataError(f"{file} is missing", remedy=_REMEDY) from None
-            if hashlib.sha256(contents[-1]).hexdigest() != entry["sha256"]:
-                raise DataError(f"{file} has another SHA-256 than {SUMMARY} says", remedy=_REMEDY)
-        return AcrossClips.load(contents, snippets)
 
 
 def _hashed(file: str) -> tuple[bytes, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from avvp_dist import __version__
 from avvp_dist.commit import digest, sha256
 from avvp_dist.config import EvaluateConfig, SweepConfig, TrackingConfig
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.reproduction.jobs import Stage
 from avvp_dist.shards.schema import HAN_EXTRACTOR
 from avvp_dist.shards.shard_set import ShardSet

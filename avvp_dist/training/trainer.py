@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from avvp_dist.commit import write_json
 from avvp_dist.config import LoaderConfig, OptimizerConfig, TrainerConfig
-from avvp_dist.config.command_line import to_yaml
+from avvp_dist.config.files import to_yaml
 from avvp_dist.errors import CheckpointError, Preempted
 from avvp_dist.evaluation.figures import curves_figure
 from avvp_dist.loading.loader import ClipBatch, Loader

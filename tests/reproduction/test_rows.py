@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from avvp_dist.commit import sha256, write_json
 from avvp_dist.config import FinetuneConfig, PretrainConfig, TablesConfig, TrackingConfig
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.errors import ConfigError
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.reproduction.jobs import Job

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from avvp_dist.config import PretrainConfig
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.errors import CheckpointError, DataError, Preempted
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.loader import ClipBatch, read_clips
