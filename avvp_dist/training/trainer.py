@@ -254,7 +254,8 @@ class Trainer:
         if self.step == self.steps:
             return Throughput(0.0, self.task.tokens, 1.0, self.ranks.size)
         clips = self.loader.read(self.step)[0]
-        few = replace(clips, clips=clips.clips[:4], buffer=clips.buffer[:4], count=min(4, clips.count))
+        numbers, buffer = clips.clips[:4], clips.buffer[:4]
+        few = replace(clips, clips=numbers, buffer=buffer, count=min(4, clips.count))
         flops = flops_per_clip(self.engine.module, self._batch(few), len(few.clips))
         peak = peak_flops(self.ranks.device, model_dtype(self.config))
         return Throughput(flops, self.task.tokens, peak, self.ranks.size)

@@ -55,10 +55,12 @@ def hosts(folder: Path) -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def single_rank(launch: Any, grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single_rank(
+    fork_ranks: Any, grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The run of two ranks on one host."""
     out = tmp_path_factory.mktemp("alone")
-    process = launch(*training(grounded, out))
+    process = fork_ranks(*training(grounded, out))
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return out

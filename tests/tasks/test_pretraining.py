@@ -1,4 +1,4 @@
-"""Pretraining: two ranks, kill -9, resume through the real launcher; the rest in this process."""
+"""Pretraining: two ranks that train, resume and refuse; the rest in this process."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ def finish(process: Any) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(grounded: ShardSet, launch: Any, tmp_path_factory: Any) -> Path:
+def undisturbed(grounded: ShardSet, fork_ranks: Any, tmp_path_factory: Any) -> Path:
     out: Path = tmp_path_factory.mktemp("undisturbed")
     keys = (f"data.shards={grounded.folder}", f"trainer.out={out}", *KEYS)
-    code, _, err = finish(launch("launch/pretrain.py", *keys))
+    code, _, err = finish(fork_ranks("launch/pretrain.py", *keys))
     assert code == 0, err
     return out
 
 
 def test_two_ranks_train_and_export_and_are_not_overwritten(
-    undisturbed: Path, grounded: ShardSet, launch: Any
+    undisturbed: Path, grounded: ShardSet, fork_ranks: Any
 ) -> None:
     series = read_series(undisturbed)
     assert list(series["train/loss"]) == list(range(1, STEPS + 1))
@@ -82,24 +82,24 @@ def test_two_ranks_train_and_export_and_are_not_overwritten(
     assert spec.dims == grounded.dims and spec.manifest == grounded.digest
     assert (undisturbed / "curves.png").stat().st_size > 10_000
     keys = (f"data.shards={grounded.folder}", f"trainer.out={undisturbed}", *KEYS)
-    code, _, err = finish(launch("launch/pretrain.py", *keys, ranks=1))
+    code, _, err = finish(fork_ranks("launch/pretrain.py", *keys, ranks=1))
     assert code == 4
     assert f"error: {undisturbed} already holds a run" in err
 
 
 def test_damaged_checkpoints_are_named_and_never_a_fresh_start(
-    undisturbed: Path, grounded: ShardSet, launch: Any
+    undisturbed: Path, grounded: ShardSet, fork_ranks: Any
 ) -> None:
     *_, before, newest = sorted((undisturbed / "checkpoints").glob("step-*"))
     file = next((newest / "state").iterdir())
     file.write_bytes(file.read_bytes()[:-1])
     keys = (f"data.shards={grounded.folder}", f"trainer.out={undisturbed}", *KEYS)
-    code, out, err = finish(launch("launch/pretrain.py", *keys, "trainer.resume=auto"))
+    code, out, err = finish(fork_ranks("launch/pretrain.py", *keys, "trainer.resume=auto"))
     assert code == 0
     assert err.count(f"checkpoint {newest} is damaged: {file} has") == 1
     assert "resumed at step 16" in out
     shutil.rmtree(before.parent)
-    code, _, err = finish(launch("launch/pretrain.py", *keys, "trainer.resume=auto"))
+    code, _, err = finish(fork_ranks("launch/pretrain.py", *keys, "trainer.resume=auto"))
     assert code == 4
     assert err.count("has records of checkpoints, but there is none any more") == 1
 
@@ -193,10 +193,10 @@ def contaminated(grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_clips_of_llps_held_out_videos_are_refused(
-    contaminated: ShardSet, launch: Any, tmp_path: Path
+    contaminated: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
     keys = (f"data.shards={contaminated.folder}", f"trainer.out={tmp_path}", *KEYS)
-    code, _, err = finish(launch("launch/pretrain.py", *keys, ranks=1))
+    code, _, err = finish(fork_ranks("launch/pretrain.py", *keys, ranks=1))
     assert code == 3
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert (

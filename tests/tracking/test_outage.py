@@ -42,20 +42,19 @@ TIMED = {
 
 
 def kill_ranks(process: Any) -> None:
-    for child in psutil.Process(process.pid).children(recursive=True):
-        if any(word.startswith("--local_rank=") for word in child.cmdline()):
-            os.kill(child.pid, signal.SIGKILL)
+    for rank in psutil.Process(process.pid).children():
+        os.kill(rank.pid, signal.SIGKILL)
 
 
 def test_two_ranks_a_dying_server_and_a_kill_make_one_whole_run(
-    grounded: ShardSet, launch: Any, server: Server, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, server: Server, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
     out = tmp_path / "run"
     keys = (f"data.shards={grounded.folder}", f"trainer.out={out}", *KEYS)
     fast = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5"}
-    first, state = launch("launch/pretrain.py", *keys, **fast), out / "mlflow.json"
+    first, state = fork_ranks("launch/pretrain.py", *keys, **fast), out / "mlflow.json"
     wait_for(lambda: state.exists() and '"train/loss"' in state.read_text(), 90)
     server.kill()
     wait_for(lambda: any((out / "checkpoints").glob("step-*")), 60)
@@ -63,7 +62,7 @@ def test_two_ranks_a_dying_server_and_a_kill_make_one_whole_run(
     first.communicate(timeout=60)
     assert max(read_series(out)["train/loss"]) < STEPS, "it was over before it could be killed"
 
-    second = launch("launch/pretrain.py", *keys, **fast)
+    second = fork_ranks("launch/pretrain.py", *keys, **fast)
     printed, err = second.communicate(timeout=240)
     assert second.returncode == 0, err
     assert "resumed at step" in printed and "does not answer, the run goes on" in err

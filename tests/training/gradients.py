@@ -1,4 +1,4 @@
-"""Start with `deepspeed gradients.py SHARDS OUT`: is the gradient of all ranks that of one?
+"""Started on two ranks as `gradients.py SHARDS OUT`: is the gradient of all ranks that of one?
 
 Each case is one step, over all ranks by DeepSpeed and, in every rank, by autograd alone with the
 joined batches. The differences are written to OUT as JSON.

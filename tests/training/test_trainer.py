@@ -33,17 +33,17 @@ pytestmark = pytest.mark.launch
 KEYS = ("encoder.size=tiny", "trainer.max_steps=3", "trainer.batch_size=16", "trainer.log_every=1")
 
 
-def start(launch: Any, shards: ShardSet, out: Path, *keys: str, **options: Any) -> Any:
+def start(fork_ranks: Any, shards: ShardSet, out: Path, *keys: str, **options: Any) -> Any:
     data = (f"data.shards={shards.folder}", f"trainer.out={out}")
-    process = launch("launch/pretrain.py", *data, *KEYS, *keys, **options)
+    process = fork_ranks("launch/pretrain.py", *data, *KEYS, *keys, **options)
     _, err = process.communicate(timeout=240)
     return process.returncode, err
 
 
 def test_a_dead_mlflow_server_costs_one_line_and_no_step(
-    grounded: ShardSet, launch: Any, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
-    code, err = start(launch, grounded, tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    code, err = start(fork_ranks, grounded, tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert code == 0
     lines = [line for line in err.splitlines() if line.startswith("MLflow:")]
     assert len(lines) == 2, err
@@ -52,7 +52,9 @@ def test_a_dead_mlflow_server_costs_one_line_and_no_step(
     assert list(read_series(tmp_path)["train/loss"]) == [1, 2, 3]
 
 
-def test_ranks_and_zero_stages_train_alike(grounded: ShardSet, launch: Any, tmp_path: Path) -> None:
+def test_ranks_and_zero_stages_train_alike(
+    grounded: ShardSet, fork_ranks: Any, tmp_path: Path
+) -> None:
     variants: dict[str, tuple[int, tuple[str, ...]]] = {
         "one rank": (1, ()),
         "two ranks": (2, ()),
@@ -62,7 +64,7 @@ def test_ranks_and_zero_stages_train_alike(grounded: ShardSet, launch: Any, tmp_
     for name, (ranks, keys) in variants.items():
         # Negatives are those of the whole batch, anchors are drawn alike.
         fixed = ("tracking.enabled=false", "encoder.dropout=0", "objective.anchors=one", *keys)
-        code, err = start(launch, grounded, tmp_path / name, *fixed, ranks=ranks)
+        code, err = start(fork_ranks, grounded, tmp_path / name, *fixed, ranks=ranks)
         assert code == 0, err
         series = read_series(tmp_path / name)
         assert series["train/other"] and series["train/left_out"]
@@ -72,7 +74,7 @@ def test_ranks_and_zero_stages_train_alike(grounded: ShardSet, launch: Any, tmp_
 
 
 def test_steps_that_diverge_are_skipped_and_then_too_many(
-    grounded: ShardSet, launch: Any, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
     keys = (
         "optimizer.lr=1e25",
@@ -80,7 +82,7 @@ def test_steps_that_diverge_are_skipped_and_then_too_many(
         "optimizer.warmup=0",
         "tracking.enabled=false",
     )
-    code, err = start(launch, grounded, tmp_path, *keys, "trainer.max_skipped=1", ranks=1)
+    code, err = start(fork_ranks, grounded, tmp_path, *keys, "trainer.max_skipped=1", ranks=1)
     assert code == 6
     assert "step 1 is skipped: loss, own" in err
     (line,) = (line for line in err.splitlines() if line.startswith("error: step 2 is skipped"))
@@ -200,19 +202,19 @@ def same_weights(one: Path, two: Path) -> bool:
 
 
 def test_a_padded_batch_trains_alike_on_any_number_of_ranks(
-    grounded: ShardSet, launch: Any, train_here: Any, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, train_here: Any, tmp_path: Path
 ) -> None:
     one, four, two = (tmp_path / name for name in ("one", "micro", "two"))
     train_here(grounded, one, *LAST)
     train_here(grounded, four, *LAST, "trainer.gradient_accumulation=4")
-    code, err = start(launch, grounded, two, *LAST)
+    code, err = start(fork_ranks, grounded, two, *LAST)
     assert code == 0, err
     assert len(read_series(one)["train/loss"]) == 6
     assert same_weights(one, four) and same_weights(one, two)
 
 
 def test_ranks_leave_out_the_same_clips_and_count_them(
-    grounded: ShardSet, launch: Any, train_here: Any, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, train_here: Any, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(grounded.folder, tmp_path / "train"))
     tar = folder / "shard-000001.tar"
@@ -220,7 +222,7 @@ def test_ranks_leave_out_the_same_clips_and_count_them(
     damaged = ShardSet(folder)
     keys = (*LAST, "data.max_bad_fraction=0.5", "data.heldout=0")
     train_here(damaged, tmp_path / "one", *keys)
-    code, err = start(launch, damaged, tmp_path / "two", *keys)
+    code, err = start(fork_ranks, damaged, tmp_path / "two", *keys)
     assert code == 0, err
     assert "left out (40 of 96 clips): shard " in err and "another SHA-256" in err
     for name in ("one", "two"):
