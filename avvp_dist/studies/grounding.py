@@ -284,7 +284,7 @@ def _line(
         job = jobs.get((row.name, seed))
         if job and job.finished == len(job.stages):
             first = job.stages[0]
-            auc = read_series(first.out).get("auc", {}) if first.kind == "pretrain" else {}
+            auc = read_series(first.out).get("val/auc", {}) if first.kind == "pretrain" else {}
             learnt = auc[max(auc)] if auc and not row.untrained else None
             seeds.append(SeedScores(seed, scores(job), learnt))
     return StudyRow(row.name, row.control, row.tags, _figures_of(row, figures), tuple(seeds))
