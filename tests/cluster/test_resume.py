@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.tracking.records import read_records, read_series
+from avvp_dist.tracking.records import MetricsRecord, read_records, read_series
 from tests.cluster.faulty_pretrain import SAVING
 from tests.tracking.servers import free_port
 
@@ -56,10 +56,8 @@ class Job:
 
     def losses(self) -> dict[int, float]:
         """The newest loss of each step; every computation of a step gave this one."""
-        metrics = (r for r, _ in read_records(self.out) if r["kind"] == "metrics")
-        found = [
-            (r["step"], r["values"]["train/loss"]) for r in metrics if "train/loss" in r["values"]
-        ]
+        metrics = [r for r, _ in read_records(self.out) if isinstance(r, MetricsRecord)]
+        found = [(r.step, r.values["train/loss"]) for r in metrics if "train/loss" in r.values]
         series = read_series(self.out)["train/loss"]
         assert all(series[step] == loss for step, loss in found)
         return series

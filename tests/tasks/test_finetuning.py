@@ -27,7 +27,7 @@ from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.shards.schema import LLP_CLASSES
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.finetuning import SELECT, ParsingTask, attach_encoder, find_encoder, finetune
-from avvp_dist.tracking.records import read_records, read_series
+from avvp_dist.tracking.records import RegisterRecord, read_records, read_series
 from avvp_dist.tracking.registry import Model
 from avvp_dist.tracking.run import stage_run
 
@@ -155,8 +155,8 @@ def weights_at(out: Path, step: int) -> dict[str, Tensor]:
     return {name.removeprefix("parser."): tensor for name, tensor in state.items()}
 
 
-def registered(out: Path) -> dict[str, Any]:
-    (record,) = (r for r, _ in read_records(out) if r["kind"] == "register")
+def registered(out: Path) -> RegisterRecord:
+    (record,) = (r for r, _ in read_records(out) if isinstance(r, RegisterRecord))
     return record
 
 
@@ -186,7 +186,7 @@ def test_the_best_or_the_last_epoch_is_exported(
         n == epoch for n in range(1, 5)
     ]
     # The score is the exported epoch's, not the best.
-    assert registered(tmp_path)["tags"][SELECT] == ("7" if export == "best" else "6")
+    assert registered(tmp_path).tags[SELECT] == ("7" if export == "best" else "6")
 
 
 def test_training_follows_refined_labels(

@@ -34,7 +34,7 @@ from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import PADDING, Clip
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.pretraining import PretrainingTask, pretrain
-from avvp_dist.tracking.records import read_records, read_series
+from avvp_dist.tracking.records import RegisterRecord, RunRecord, read_records, read_series
 from avvp_dist.training.task import StepInfo
 
 pytestmark = pytest.mark.launch
@@ -139,7 +139,7 @@ def test_the_validation_loss_is_that_of_the_exported_encoder(
     with torch.no_grad():
         expected, _ = grounding_loss(*encoder.eval()(streams), components, objective)
     assert losses[6] == pytest.approx(float(expected), rel=1e-4)
-    (tags,) = (r["tags"] for r, _ in read_records(tmp_path) if r["kind"] == "register")
+    (tags,) = (r.tags for r, _ in read_records(tmp_path) if isinstance(r, RegisterRecord))
     assert float(tags["val/loss"]) == pytest.approx(losses[6], rel=1e-5)
     assert float(tags["val/auc"]) == pytest.approx(read_series(tmp_path)["val/auc"][6], rel=1e-5)
     assert tags.keys() >= {"manifest", "grounding", "objective", "validated_on.clips", "digest"}
@@ -170,9 +170,9 @@ def test_the_epoch_of_the_lowest_validation_loss_is_exported(
     second = torch.load(file, map_location="cpu", weights_only=False)["module"]
     assert second.keys() == {f"encoder.{name}" for name in exported}
     assert all(torch.equal(exported[name], second[f"encoder.{name}"]) for name in exported)
-    (record,) = (r for r, _ in read_records(tmp_path) if r["kind"] == "register")
-    assert record["aliases"] == ["candidate", "cross"]
-    assert record["tags"]["objective"] == "cross"
+    (record,) = (r for r, _ in read_records(tmp_path) if isinstance(r, RegisterRecord))
+    assert record.aliases == ["candidate", "cross"]
+    assert record.tags["objective"] == "cross"
 
 
 LLP = ["4O9rI-FpqLg_1_11", "4YdbENYcIyE_0_10", "KSRjje7GH44_0_10"]
@@ -213,9 +213,12 @@ def test_contamination_that_is_allowed_is_on_record(
     config = config_of(contaminated, tmp_path)
     config.data.allow_contaminated, config.trainer.epochs = True, 1
     pretrain(config)
-    records = {r["kind"]: r for r, _ in read_records(tmp_path)}
-    assert records["run"]["tags"]["contaminated"] == "3"
-    assert records["register"]["tags"]["contaminated"] == "3"
+    counts = {
+        r.kind: r.tags["contaminated"]
+        for r, _ in read_records(tmp_path)
+        if isinstance(r, RunRecord | RegisterRecord)
+    }
+    assert counts == {"run": "3", "register": "3"}
 
 
 def test_a_grounding_without_negatives_needs_them_from_elsewhere(
@@ -254,8 +257,8 @@ def test_excluded_clips_are_neither_trained_on_nor_held_out(
     assert seen == set(range(93))
     config.trainer.epochs = 1
     pretrain(config)
-    (record,) = (r for r, _ in read_records(tmp_path / "run") if r["kind"] == "register")
-    assert "contaminated" not in record["tags"]
+    (record,) = (r for r, _ in read_records(tmp_path / "run") if isinstance(r, RegisterRecord))
+    assert "contaminated" not in record.tags
 
 
 @pytest.mark.parametrize("hidden", [["motion"], ["audio"], ["visual"], ["visual", "audio"]])

@@ -38,7 +38,7 @@ TIMED = {
     "train/data_wait",
     "train/checkpoint_seconds",
 }
-"""Not the same again in steps that are taken again after a kill."""
+"""Metrics that differ when a step is repeated after a kill."""
 
 
 def kill_ranks(process: Any) -> None:

@@ -168,7 +168,7 @@ def packed(folder: Path, csvs: Path) -> tuple[ShardSet, float]:
     shards = pack(
         PackConfig(str(folder), str(out), "han", annotations=str(csvs), tracking=untracked)
     )
-    times = {record["kind"]: record["time"] for record, _ in read_records(out)}
+    times = {record.kind: record.time for record, _ in read_records(out)}
     return shards, (times["end"] - times["run"]) / 1000
 
 
