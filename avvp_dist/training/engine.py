@@ -7,13 +7,13 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from avvp_dist.config import OptimizerConfig, TrainerConfig
+from avvp_dist.config.files import read_config
 from avvp_dist.errors import ConfigError, first_line
 from avvp_dist.models.encoder import EncoderLayer
 from avvp_dist.runtime.ranks import Ranks
@@ -208,8 +208,8 @@ def _extra_keys(path: str) -> dict[str, Any]:
     if not path:
         return {}
     try:
-        extra = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+        extra = json.loads(read_config(path, ".json"))
+    except (OSError, ValueError, ConfigError) as error:
         raise ConfigError(f"trainer.deepspeed={path}: {first_line(error)}") from None
     issues = []
     for key in extra:
