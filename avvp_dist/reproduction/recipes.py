@@ -42,7 +42,7 @@ def parent_run(experiment: str, out: Path, config: SweepConfig, shards: Splits) 
 
 def described_features(test: ShardSet) -> str:
     """Words for every title that say which features its numbers belong to."""
-    extractor = test.manifest["extractor"]
+    extractor = test.extractor
     if extractor == HAN_EXTRACTOR:
         return "HAN's features"
     if "simulated" in extractor:
