@@ -50,7 +50,7 @@ from avvp_dist.tracking.records import read_records, read_series
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.trainer import Trainer
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "finetune" / "han.yaml"
+CONFIG = "finetune/han"
 FILES = {"vggish": (10, 128), "res152": (80, 2048), "r2plus1d_18": (10, 512)}
 """Feature folders of HAN's release and the shape of a clip's float32 array in each."""
 BATCH, LR, WIDTH, SEED = 16, 3e-4, 512, 1
