@@ -230,8 +230,8 @@ def _extra_keys(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path:
         return {}, {}
     try:
-        extra = dict(json.loads(Path(path).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        extra = dict(json.loads(read_config(path, ".json")))
+    except (OSError, ValueError, TypeError, ConfigError) as error:
         raise ConfigError(f"trainer.deepspeed={path}: {first_line(error)}") from None
     issues = []
     for key in extra:

@@ -166,10 +166,7 @@ def test_a_command_is_one(command: str) -> None:
     [
         ("avvp pack source=a split=train out=b colour=red", "unknown key colour"),
         ("avvp pretrain --config pretrain/multy data.shards=a trainer.out=b", "pretrain/multi"),
-        (
-            "deepspeed --module avvp_dist pretrain data.shards=a trainer.out=b trainer.seed=x",
-            "seed",
-        ),
+        ("deepspeed --module avvp_dist pretrain data.shards=a trainer.seed=x", "trainer.seed"),
         ("sbatch --nodes=4 launch/slurm/ground.sbatch shards=a rule=xor", "rule"),
         ("avvp supervise --grace 5 torchrun launch/pretrain.py data.shards=a", "trainer.out"),
     ],
