@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from avvp_dist.config import (
     CalibrateConfig,
@@ -35,6 +35,9 @@ from avvp_dist.config import (
 )
 from avvp_dist.errors import KEPT_CHAMPION
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -45,7 +48,7 @@ class Stage:
     """
 
     name: str
-    config: type[object] | None
+    config: type[DataclassInstance] | None
     function: str
     help: str
     """One line that starts with a verb."""
@@ -210,7 +213,7 @@ STAGES = {stage.name: stage for stage in _TABLE}
 def _inspect(config: InspectConfig) -> None:
     from avvp_dist.shards.inspection import inspect
 
-    inspect(config.shards, deep=config.deep, reading=config)
+    inspect(config.shards, deep=config.deep, config=config)
 
 
 def _score(config: ScoreConfig) -> None:

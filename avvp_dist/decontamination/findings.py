@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from avvp_dist.annotations.video_ids import Names, videos
+from avvp_dist.annotations.video_ids import HeldOutVideos, videos
 from avvp_dist.errors import DataError
-from avvp_dist.shards.exclusion import REASONS, Exclusion
+from avvp_dist.shards.exclusion import Exclusion
+from avvp_dist.shards.manifest import REASONS
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.similarity import duplicates
 from avvp_dist.similarity.duplicates import Cosines, Rows
@@ -27,7 +28,7 @@ class Verdict:
     """
 
     def __init__(
-        self, shards: ShardSet, lists: list[Names], sets: list[ShardSet], limit: float
+        self, shards: ShardSet, lists: list[HeldOutVideos], sets: list[ShardSet], limit: float
     ) -> None:
         self.shards, self.lists, self.sets, self.limit = shards, lists, sets, limit
         self.reason = np.zeros(len(shards), np.int8)

@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from avvp_dist.annotations.video_ids import LLP, Names, llp_heldout, read_names
+from avvp_dist.annotations.video_ids import LLP, HeldOutVideos, llp_heldout, read_names
 from avvp_dist.commit import sha256
 from avvp_dist.config import DecontaminateConfig
 from avvp_dist.decontamination.findings import Verdict
 from avvp_dist.errors import DataError
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.exclusion import write_excluded
+from avvp_dist.shards.manifest import ComparedList
 from avvp_dist.shards.remote import is_url
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, read_config_of
+from avvp_dist.shards.verification import ignore_bad
+from avvp_dist.shards.worker import read_config_of
 from avvp_dist.similarity import duplicates
 from avvp_dist.similarity.embeddings import Embedded, embed_shard
 from avvp_dist.similarity.search import GPU
@@ -67,7 +69,7 @@ def decontaminate(config: DecontaminateConfig) -> Path:
             shards.manifest,
             verdict.exclusions(),
             list(shards.dims),
-            against=[{"name": one.name, "ids": one.ids, "sha256": one.sha256} for one in lists],
+            against=[ComparedList(one.name, one.ids, one.sha256) for one in lists],
             similarity=config.similarity,
         )
         counts = verdict.counts()
@@ -112,7 +114,9 @@ def compare(
     return comparison, tuple(clips[rows] for rows in duplicates.links(one, two, dims, limit))
 
 
-def _against(config: DecontaminateConfig, shards: ShardSet) -> tuple[list[Names], list[ShardSet]]:
+def _against(
+    config: DecontaminateConfig, shards: ShardSet
+) -> tuple[list[HeldOutVideos], list[ShardSet]]:
     """What `config.against` names, as lists of ids, and those that are shard sets."""
     lists, sets = [], []
     for place in config.against:
@@ -120,12 +124,12 @@ def _against(config: DecontaminateConfig, shards: ShardSet) -> tuple[list[Names]
             lists.append(llp_heldout())
         elif not is_url(place) and Path(place).suffix in (".csv", ".txt"):
             path = Path(place).absolute()
-            lists.append(Names.of(str(path), read_names(path), sha256(path)))
+            lists.append(HeldOutVideos.of(str(path), read_names(path), sha256(path)))
         else:
             other = ShardSet(place, config, ignore_bad)
             if config.embeddings:
                 _check_comparable(shards, other)
-            lists.append(Names.of(other.name, other.index["id"], other.content))
+            lists.append(HeldOutVideos.of(other.name, other.index["id"], other.content))
             sets.append(other)
     return lists, sets
 

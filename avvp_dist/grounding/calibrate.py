@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from avvp_dist.annotations.alignment import align
 from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.commit import staged
 from avvp_dist.config import CalibrateConfig, LinkConfig
@@ -141,15 +142,14 @@ def _dense(shards: ShardSet, config: CalibrateConfig) -> NDArray[np.bool_]:
         raise ConfigError("annotations must be given: target=labels needs dense labels")
     found = read_annotations(config.annotations, config.split, snippets=shards.snippets)
     assert found.events is not None
-    rows = {clip: row for row, clip in enumerate(found.ids)}
-    unknown = [clip for clip in shards.ids if clip not in rows]
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} of {len(shards)} clips of {shards.name} have no dense labels in "
-            f"split={config.split} of {config.annotations}, the first is {unknown[0]}",
-            remedy="Calibrate on the shard set of that split",
-        )
-    return np.asarray(found.events[[rows[clip] for clip in shards.ids]].any(2))
+    rows = align(
+        shards.ids,
+        found.ids,
+        place=f"split={config.split} of {config.annotations}",
+        what=f"clips of {shards.name}",
+        remedy="Calibrate on the shard set of that split",
+    )
+    return np.asarray(found.events[rows].any(2))
 
 
 def _best_f1(

@@ -24,12 +24,12 @@ from avvp_dist.errors import AvvpError, ClusterError, ConfigError, DataError
 from avvp_dist.evaluation.figures import component_figure
 from avvp_dist.grounding.labels import Profile, label, measure, silent_reference
 from avvp_dist.grounding.version import GROUNDINGS, SUMMARY
-from avvp_dist.loading.damage import raise_on_bad
 from avvp_dist.runtime.progress import Progress
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.schema import AUDIO, PADDING
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, open_once, read_config_of
+from avvp_dist.shards.verification import ignore_bad, raise_on_bad
+from avvp_dist.shards.worker import open_once, read_config_of
 from avvp_dist.tracking.run import Run, stage_run
 
 _CLIPS_AT_ONCE = 1024

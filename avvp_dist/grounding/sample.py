@@ -13,10 +13,11 @@ from tqdm import tqdm
 from avvp_dist.config import CalibrateConfig, ReadConfig
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.sketch import Sketch
-from avvp_dist.loading.order import mixed
+from avvp_dist.hashing import splitmix64
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, open_once, read_config_of
+from avvp_dist.shards.verification import ignore_bad
+from avvp_dist.shards.worker import open_once, read_config_of
 from avvp_dist.similarity.duplicates import near_duplicates
 from avvp_dist.similarity.search import MOST_NEIGHBOURS, nearest, unit
 
@@ -45,8 +46,8 @@ def draw(shards: ShardSet, config: CalibrateConfig) -> Sample:
     Raises:
         DataError: if fewer than two clips are left.
     """
-    key = mixed(np.array([config.seed + 1], np.uint64))
-    draws = mixed(shards.hashes ^ key)
+    key = splitmix64(np.array([config.seed + 1], np.uint64))
+    draws = splitmix64(shards.hashes ^ key)
     order = np.argsort(draws, kind="stable")
     order = order[(shards.lengths[order] > 0) & ~shards.excluded[order]][: config.clips]
     streams, found = _read(shards, np.sort(order), config)
@@ -133,8 +134,8 @@ def across(sample: Sample, streams: list[str]) -> Across:
     clips = len(sample.clips)
     rows = np.arange(clips)
     lengths = sample.lengths.astype(np.uint64)
-    asked = (mixed(sample.draws + np.uint64(1)) % lengths).astype(np.int64)
-    known = (mixed(sample.draws + np.uint64(2)) % lengths).astype(np.int64)[:MOST_NEIGHBOURS]
+    asked = (splitmix64(sample.draws + np.uint64(1)) % lengths).astype(np.int64)
+    known = (splitmix64(sample.draws + np.uint64(2)) % lengths).astype(np.int64)[:MOST_NEIGHBOURS]
     cosines = {}
     for name in streams:
         features = sample.streams[name]

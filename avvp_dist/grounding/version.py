@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.commit import check_sha256, sha256
 from avvp_dist.config.grounding import GROUPINGS
 from avvp_dist.errors import DataError
 from avvp_dist.shards.remote import is_url, read_url
@@ -61,8 +61,7 @@ class Grounding:
             files, contents, shards.shards, hashes, strict=True
         ):
             part = _labels(file, content)
-            if sha != wanted:
-                raise DataError(f"{file} has another SHA-256 than {SUMMARY} says", remedy=_REMEDY)
+            check_sha256(file, sha, wanted, _REMEDY)
             if part.shape != (shard.clips, shards.snippets) or part.dtype != np.uint8:
                 raise DataError(
                     f"{file} is {part.dtype} {list(part.shape)}, expected uint8 "
@@ -85,7 +84,7 @@ def _hashed(file: str) -> tuple[bytes, str]:
         content = _bytes(file)
     except FileNotFoundError as error:
         raise DataError(f"{file} is missing or damaged: {error}", remedy=_REMEDY) from None
-    return content, hashlib.sha256(content).hexdigest()
+    return content, sha256(content)
 
 
 def _labels(file: str, content: bytes) -> NDArray[Any]:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from avvp_dist.commit import staged
 from avvp_dist.config import ReadConfig
+from avvp_dist.shards.indexing import owners_of
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, open_once
+from avvp_dist.shards.verification import ignore_bad
+from avvp_dist.shards.worker import open_once
 from avvp_dist.similarity import duplicates
 from avvp_dist.similarity.duplicates import Rows
 
@@ -51,7 +53,7 @@ class Embedded:
     def read(self, clips: Rows, streams: Sequence[str]) -> NDArray[np.float32]:
         """Some streams of `clips [B]`, as `duplicates.concatenated`: `[B, sum of dims]`."""
         made = np.empty((len(clips), sum(self.dims.values())), np.float16)
-        owners = np.searchsorted(self.starts, clips, side="right") - 1
+        owners = owners_of(clips, self.starts)
         for shard in np.unique(owners).tolist():
             mine = owners == shard
             rows = np.load(self.file(shard), mmap_mode="r")

@@ -101,7 +101,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
     def broken(task: PretrainingTask, read: ClipBatch, *arguments: Any) -> Any:
         seen.append(read.clips)
         if len(seen) == 3:  # the first is only counted
-            read.room[5, 7] = float("nan")
+            read.buffer[5, 7] = float("nan")
         return batch(task, read, *arguments)
 
     monkeypatch.setattr(PretrainingTask, "batch", broken)
