@@ -8,13 +8,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from avvp_dist.config import OptimizerConfig, TrainerConfig
+from avvp_dist.config.files import read_config
 from avvp_dist.errors import ConfigError, first_line
 from avvp_dist.models.encoder import EncoderLayer
 from avvp_dist.runtime.ranks import Ranks
