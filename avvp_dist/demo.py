@@ -21,7 +21,7 @@ from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.config import DemoConfig
 from avvp_dist.config.files import load
 from avvp_dist.errors import AvvpError, ConfigError
-from avvp_dist.evaluation.figures import class_figure
+from avvp_dist.evaluation.parsing_figures import class_figure
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import score_per_class
 from avvp_dist.reproduction.jobs import Command, Job, run_missing

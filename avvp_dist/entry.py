@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError, Preempted, first_line
 from avvp_dist.runtime import membership
+from avvp_dist.runtime.launched import launched_rank
 
 _SECONDS_FOR_RANK_0 = 5.0
 
@@ -42,7 +43,7 @@ def run(main: Callable[[], None]) -> None:
     except (AvvpError, OSError, RuntimeError) as caught:
         error = _ours(caught)
         membership.leave(error.exit_code)
-        rank = int(os.environ.get("RANK", "0"))
+        rank = launched_rank()
         with suppress(BrokenPipeError):
             if rank == 0:
                 kind = "preempted" if isinstance(error, Preempted) else "error"

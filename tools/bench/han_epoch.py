@@ -168,7 +168,7 @@ def packed(folder: Path, csvs: Path) -> tuple[ShardSet, float]:
     shards = pack(
         PackConfig(str(folder), str(out), "han", annotations=str(csvs), tracking=untracked)
     )
-    times = {record["kind"]: record["time"] for record, _ in read_records(out)}
+    times = {record.kind: record.time for record, _ in read_records(out)}
     return shards, (times["end"] - times["run"]) / 1000
 
 
@@ -320,7 +320,7 @@ def our_epoch(
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
-    losses = list(read_series(out)["loss"].values())
+    losses = list(read_series(out)["train/loss"].values())
     return Epoch(seconds, trainer.step * config.trainer.batch_size, second_half(losses))
 
 
