@@ -158,7 +158,9 @@ class CalibrateConfig(LinkConfig, ReadConfig):
         maximum=1,
     )
     components_per_clip: float = option(3.0, "goal of target=components", minimum=1)
-    one_component_share: float = option(0.2, "goal of target=one-component", minimum=0, maximum=1)
+    one_component_fraction: float = option(
+        0.2, "goal of target=one-component", minimum=0, maximum=1
+    )
     annotations: str = option("", "folder of the AVVP_*.csv for target=labels")
     split: str = option("val", "split of the dense labels", choices=("val", "test"))
     other_clips: bool = option(

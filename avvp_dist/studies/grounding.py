@@ -6,11 +6,9 @@ on and parsed with, from several seeds, beside controls that look at no features
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from avvp_dist import __version__
 from avvp_dist.commit import digest, staged
@@ -23,7 +21,7 @@ from avvp_dist.config import (
 )
 from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.figures import seeds_figure
-from avvp_dist.grounding.version import SUMMARY
+from avvp_dist.grounding.summary import GroundingSummary
 from avvp_dist.reproduction.jobs import Job, Stage, raise_if_failed, run_here, run_jobs, scores
 from avvp_dist.reproduction.recipes import (
     CONFIGS,
@@ -247,8 +245,8 @@ def _labels(job: Job) -> Path:
 def _summary(job: Job) -> dict[str, float]:
     if job.stages[0].kind != "ground":
         return {}
-    found: dict[str, Any] = json.loads((_labels(job) / SUMMARY).read_text())
-    return {key: found[key] for key in FIGURES}
+    figures = GroundingSummary.read(_labels(job)).figures
+    return {key: figures[key] for key in FIGURES}
 
 
 def _figures_of(row: Point, figures: dict[str, dict[str, float]]) -> dict[str, float]:
