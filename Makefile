@@ -11,12 +11,24 @@ DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 WHEELS := $(if $(filter cpu,$(DEVICE)),$(PIP_FIND_LINKS))
 TORCH := $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
 
-.PHONY: demo test lint clean
+.PHONY: demo demo-wheel docs test lint clean
 demo: $(READY)
 	$(BIN)/python tools/demo.py $(if $(FEATURES),features=$(FEATURES) seeds=3) $(ARGS)
 
+# The demo as a user of the wheel runs it: in an empty folder, with nothing of the checkout.
+demo-wheel: $(READY)
+	rm -rf build/wheel
+	$(BIN)/uv build --quiet --wheel --out-dir build/wheel
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --reinstall build/wheel/*.whl
+	avvp=$$PWD/$(BIN)/avvp; folder=$$(mktemp -d); code=0; \
+	(cd $$folder && $$avvp demo $(ARGS)) || code=$$?; rm -rf $$folder; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . && exit $$code
+
+docs: $(READY)
+	$(BIN)/python -m mkdocs build --quiet --strict
+
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -28,8 +40,8 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
 	UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(BIN)/uv pip install --quiet --python $(BIN)/python \
-	  $(TORCH) -e '.[$(DEVICE),dev]'
+	  $(TORCH) -e '.[$(DEVICE),dev,docs]'
 	@touch $(READY)
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build runs site

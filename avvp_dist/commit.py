@@ -1,7 +1,7 @@
 """The one commit protocol: temporary name, fsync, manifest with digests, rename.
 
 A file or folder under its final name is whole. A folder counts as done when its `manifest.json`
-exists; nothing else does.
+exists, and by no other sign.
 """
 
 from __future__ import annotations
@@ -12,28 +12,42 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from avvp_dist.errors import StorageError
+from avvp_dist.errors import DataError, StorageError
 
 MANIFEST = "manifest.json"
 
+Described = Mapping[str, int | str]
+"""A file in a manifest: its `bytes` and its `sha256`."""
 
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+
+def sha256(content: Path | bytes) -> str:
+    """Hex SHA-256 of a file's content, or of bytes."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
     hasher, block = hashlib.sha256(), memoryview(bytearray(1 << 20))  # a core's cache holds it
-    with path.open("rb", buffering=0) as file:
+    with content.open("rb", buffering=0) as file:
         while count := file.readinto(block):
             hasher.update(block[:count])
     return hasher.hexdigest()
 
 
-def digest(value: Any) -> str:
+def check_sha256(name: str | Path, found: str, expected: str, remedy: str = "") -> None:
+    """Compare the SHA-256 of the file `name` with the one that its manifest records.
+
+    Raises:
+        DataError: naming the file, if they differ.
+    """
+    if found != expected:
+        raise DataError(f"{name} has another SHA-256 than its manifest says", remedy=remedy)
+
+
+def digest(value: object) -> str:
     """Hex SHA-256 of a plain value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(value, sort_keys=True).encode())
 
 
 def folder_digest(folder: Path) -> str:
@@ -45,7 +59,7 @@ def folder_digest(folder: Path) -> str:
 def staged(path: Path) -> Iterator[Path]:
     """Yield a temporary path; on success it is synced and renamed to `path`, else removed.
 
-    The temporary name is nobody else's, on no host.
+    The temporary name is unique across processes and hosts.
 
     Raises:
         StorageError: when the disk is full.
@@ -69,20 +83,25 @@ def staged(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
+def json_text(value: object) -> str:
+    """Text of a JSON file as it is written here."""
+    return json.dumps(value, indent=1) + "\n"
+
+
+def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON under `path`, whole or not at all."""
     with staged(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        temporary.write_text(json_text(value))
 
 
 def files_in(folder: Path) -> list[Path]:
-    """All files below a folder, in order."""
+    """All files below a folder, sorted."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def described(folder: Path, files: list[Path]) -> dict[str, dict[str, Any]]:
-    """The manifest's entries of some finished files of a folder, which are synced."""
-    entries = {}
+def described(folder: Path, files: list[Path]) -> dict[str, Described]:
+    """Sync finished files of a folder; returns their manifest entries by name."""
+    entries: dict[str, Described] = {}
     for file in files:
         _sync(file)
         name = file.relative_to(folder).as_posix()
@@ -93,15 +112,16 @@ def described(folder: Path, files: list[Path]) -> dict[str, dict[str, Any]]:
 def commit_folder(
     temporary: Path,
     final: Path,
-    meta: dict[str, Any],
-    files: dict[str, dict[str, Any]] | None = None,
+    meta: Mapping[str, object],
+    files: Mapping[str, Described] | None = None,
 ) -> None:
     """Turn a folder of finished files into `final`, with a manifest of sizes and digests.
 
     An older folder under the same name is replaced.
 
     Args:
-        files: `described` of all files, where several processes have shared that work.
+        meta: further entries of the manifest.
+        files: `described` of all files, if several processes have divided that work.
     """
     files = described(temporary, files_in(temporary)) if files is None else files
     write_json(temporary / MANIFEST, {**meta, "files": dict(sorted(files.items()))})
@@ -115,28 +135,33 @@ def commit_folder(
 
 
 def verify_folder(folder: Path, rank: int = 0, size: int = 1) -> list[str]:
-    """What is wrong with a committed folder, one line each; an empty list when it is whole.
+    """Faults of a committed folder, one line each; an empty list when it is whole.
 
-    Of several processes that share the work, each looks at every `size`-th file.
+    When `size` processes divide the work, each checks every `size`-th file from its `rank` on.
     """
     path = folder / MANIFEST
     if not path.is_file():
         return [f"{path} is missing"]
     try:
         entries = json.loads(path.read_text())["files"].items()
-        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in sorted(entries)}
+        files = [(name, entry["bytes"], entry["sha256"]) for name, entry in sorted(entries)]
     except (ValueError, KeyError, TypeError, AttributeError):
         return [f"{path} is not a manifest"]
-    wrong = []
-    for name, (length, sha) in list(files.items())[rank::size]:
-        file = folder / name
-        if not file.is_file():
-            wrong.append(f"{file} is missing")
-        elif file.stat().st_size != length:
-            wrong.append(f"{file} has {file.stat().st_size} bytes, not {length}")
-        elif sha256(file) != sha:
-            wrong.append(f"{file} has another SHA-256 than its manifest says")
-    return wrong
+    faults = []
+    for name, length, expected in files[rank::size]:
+        try:
+            _check_file(folder / name, length, expected)
+        except DataError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _check_file(file: Path, length: int, expected: str) -> None:
+    if not file.is_file():
+        raise DataError(f"{file} is missing")
+    if file.stat().st_size != length:
+        raise DataError(f"{file} has {file.stat().st_size} bytes, not {length}")
+    check_sha256(file, sha256(file), expected)
 
 
 def _sync(path: Path) -> None:

@@ -1,9 +1,9 @@
-"""The one record of what is finished, and of what it was made from.
+"""The one record of finished work, and of the inputs it was made from.
 
-A piece of work (a shard, a stage of a job) is made from inputs that a digest stands for. Its record
-is one JSON file, written whole after the piece itself. A piece is finished only while its record
-carries the digest that it would be made from now, so the same command again does what is missing,
-and a changed input makes its pieces anew.
+A piece of work (a shard, a stage of a job) is made from inputs that one digest identifies. Its
+record is one JSON file, written whole after the piece itself. A piece counts as finished only while
+its record has the digest of today's inputs. So the same command again makes the missing pieces, and
+after a change of inputs it makes the affected pieces anew.
 """
 
 from __future__ import annotations
@@ -18,45 +18,49 @@ _FINISHED, _BEGUN = "made_from", "begun_from"
 
 
 class Ledger:
-    """Records in one folder, `NAME.json` for each piece; several processes may share it.
+    """Records in one folder, `NAME.json` for each piece; several processes may use it.
 
     Args:
-        folder: made when the first record is written.
+        folder: created with the first record.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, name: str) -> Path:
-        """The record of a piece."""
+        """File of a piece's record."""
         return self.folder / f"{name}.json"
 
     def finished(self, name: str, made_from: str) -> dict[str, Any] | None:
-        """What was recorded with a finished piece; None unless it was made from this digest."""
+        """Values recorded with a finished piece; None unless it was made from this digest."""
         record = self._read(name)
         if record.pop(_FINISHED, None) != made_from:
             return None
         return record
 
+    def begun(self, name: str, made_from: str) -> bool:
+        """Whether an attempt from this digest was cut off."""
+        return self._read(name).get(_BEGUN) == made_from
+
     def begin(self, name: str, made_from: str) -> bool:
         """Record that a piece is being made.
 
         Returns:
-            Whether an earlier attempt from the same digest was cut off: what it left is of use.
-            Otherwise the caller removes what lies there.
+            True if an earlier attempt from the same digest was cut off, so that its remains are of
+            use. False if the caller must remove whatever lies there.
         """
-        resumes = self._read(name).get(_BEGUN) == made_from
+        resumes = self.begun(name, made_from)
         if not resumes:
             write_json(self.path(name), {_BEGUN: made_from})
         return resumes
 
-    def finish(self, name: str, made_from: str, **found: Any) -> None:
-        """Record that a piece is whole, with the plain values `found` that go with it.
+    def finish(self, name: str, made_from: str, **values: object) -> None:
+        """Record that a piece is whole, with plain `values` that go with it.
 
         Raises:
             StorageError: when the disk is full.
         """
-        write_json(self.path(name), {_FINISHED: made_from, **found})
+        write_json(self.path(name), {_FINISHED: made_from, **values})
 
     def _read(self, name: str) -> dict[str, Any]:
         try:

@@ -1,27 +1,6 @@
-r"""Train an audio-visual video parser on weak labels.
+"""`avvp finetune` in a checkout."""
 
-deepspeed launch/finetune.py --config configs/finetune/base_adv_skip_gcaa.yaml \
-    data.train=DIR data.val=DIR data.annotations=DIR trainer.out=RUN
-"""
-
-from avvp_dist.config import FinetuneConfig
-from avvp_dist.config.command_line import parse_training
-from avvp_dist.entry import run
-from avvp_dist.runtime.slurm import export_slurm_ranks
-
-
-def main() -> None:
-    export_slurm_ranks()
-    config, planned = parse_training(FinetuneConfig, __doc__)
-    if planned:
-        from avvp_dist.training.dry_run import plan_finetuning
-
-        plan_finetuning(config, planned)
-        return
-    from avvp_dist.tasks.finetuning import finetune
-
-    finetune(config)
-
+from avvp_dist.cli import run_stage
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("finetune")

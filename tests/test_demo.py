@@ -1,69 +1,64 @@
-"""The demo's chain: its commands are the ones a user would type, and what is done stays done."""
+"""The demo's chain: its commands are the ones a user would type, and their configs are valid."""
 
 from __future__ import annotations
 
 import json
-import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from avvp_dist import config as configs
+from avvp_dist import demo
 from avvp_dist.config import DemoConfig
-from avvp_dist.config.command_line import load
-from avvp_dist.demo import ROWS, Command, _run, stages
-from avvp_dist.errors import AvvpError
-
-KINDS = {
-    "simulate.py": configs.SimulateConfig,
-    "pack.py": configs.PackConfig,
-    "decontaminate.py": configs.DecontaminateConfig,
-    "calibrate.py": configs.CalibrateConfig,
-    "ground.py": configs.GroundConfig,
-    "pretrain.py": configs.PretrainConfig,
-    "finetune.py": configs.FinetuneConfig,
-    "evaluate.py": configs.EvaluateConfig,
-}
+from avvp_dist.config.command_line import parse
+from avvp_dist.demo import ROWS, command_line, demo_job
+from avvp_dist.errors import AvvpError, ConfigError
+from avvp_dist.reproduction.jobs import run_missing
+from avvp_dist.stages import STAGES
 
 
-def test_every_command_is_a_valid_one(root: Path, tmp_path: Path) -> None:
-    chain = stages(DemoConfig(seeds=2), tmp_path)
-    assert len(chain) == 8 + 2 * 2 * len(ROWS)
-    for stage in chain:
-        (script,) = (word for word in stage.command if word.endswith(".py"))
-        words = stage.command[stage.command.index(script) + 1 :]
-        file = None
-        if words[0] == "--config":
-            file, words = root / words[1], words[2:]
-        load(KINDS[Path(script).name], file, words)
-        assert (root / script).is_file()
+def test_what_is_shown_is_what_is_run(tmp_path: Path) -> None:
+    commands = demo_job(DemoConfig(seeds=2), tmp_path).commands
+    assert len(commands) == 8 + 2 * 2 * len(ROWS)
+    for command in commands:
+        words = command_line(command, ranks=2)
+        kind = STAGES[command.stage].config
+        assert kind is not None
+        launcher = ["deepspeed", "--num_accelerators"] if STAGES[command.stage].plan else ["avvp"]
+        assert words[: len(launcher)] == launcher
+        assert parse(kind, "", words[words.index(command.stage) + 1 :]) == command.config
+
+
+def test_every_command_has_a_record_and_an_output_of_its_own(tmp_path: Path) -> None:
+    commands = demo_job(DemoConfig(seeds=2), tmp_path).commands
+    assert len({command.name for command in commands}) == len(commands)
+    assert len({command.out for command in commands}) == len(commands)
+    assert all(command.out.is_relative_to(tmp_path) for command in commands)
 
 
 def test_real_features_are_not_simulated(tmp_path: Path) -> None:
-    chain = stages(DemoConfig(features=str(tmp_path / "mine")), tmp_path)
-    assert not [stage for stage in chain if stage.name == "simulate"]
-    (pack,) = (stage for stage in chain if stage.name == "pack val")
-    assert f"source={tmp_path / 'mine'}" in pack.command
+    commands = demo_job(DemoConfig(features=str(tmp_path / "mine")), tmp_path).commands
+    assert not [command for command in commands if command.stage == "simulate"]
+    (pack,) = (command for command in commands if command.name == "pack val")
+    assert f"source={tmp_path / 'mine'}" in pack.words
+    with pytest.raises(ConfigError, match=r"features: .*mine does not exist"):
+        demo.demo(DemoConfig(features=str(tmp_path / "mine")))
 
 
-def test_a_stage_runs_once_again_when_changed_and_after_a_failure(tmp_path: Path) -> None:
-    made = tmp_path / "made"
-
-    def stage(code: str) -> Command:
-        return Command("count", [sys.executable, "-c", code], made, 1)
-
-    count = f"import pathlib; p = pathlib.Path({str(made)!r}); p.open('a').write('x')"
-    key = _run(stage(count), tmp_path, "")
-    assert _run(stage(count), tmp_path, "") == key
-    assert made.read_text() == "x"
-    _run(stage(count + "; pass"), tmp_path, "")
-    assert made.read_text() == "x", "a changed command begins anew"
-    _run(stage(count + "; pass"), tmp_path, "another stage before it")
-    assert made.read_text() == "x", "and so does one whose input was made anew"
-    failing = stage(count + "; raise SystemExit(3)")
+def test_a_command_that_fails_ends_the_demo_with_its_code_and_is_run_again(
+    tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "_started", lambda words: ["false"])
+    job = demo_job(DemoConfig(), tmp_path)
+    job = replace(job, commands=job.commands[:2])
     for _ in range(2):
-        with pytest.raises(AvvpError) as error:
-            _run(failing, tmp_path, "")
-        assert error.value.exit_code == 3
-    assert made.read_text() == "xx", "a failed one goes on where it was"
-    assert json.loads((tmp_path / "stages.json").read_text())["count"]["done"] is False
+        with pytest.raises(AvvpError, match="stage simulate ended with exit code 1") as error:
+            run_missing(job, lambda command: demo._execute(command, 2))
+        assert error.value.exit_code == 1 and job.finished == 0
+    monkeypatch.setattr(demo, "_started", lambda words: ["true"])
+    run_missing(job, lambda command: demo._execute(command, 2))
+    assert job.is_finished
+    records = [json.loads(path.read_text()) for path in (tmp_path / "ledger").iterdir()]
+    assert sorted(record["made_from"] for record in records) == sorted(job.keys)
+    assert f"$ avvp simulate out={tmp_path}/features" in capsys.readouterr().out

@@ -22,15 +22,15 @@ AUDIO_FILES = {"2024": "AVVP_eval_audio.csv", "2020": "AVVP_eval_audio.orig2020.
 VISUAL_FILE = "AVVP_eval_visual.csv"
 
 FAULTS = ("decimal_id", "empty_event", "duplicate_row", "overlapping_row", "unknown_clip")
-"""The keys of `Annotations.faults`, see `read_annotations`."""
+"""Keys of `Annotations.faults`, see `read_annotations`."""
 
 
 @dataclass(frozen=True)
 class Annotations:
     """Weak and, for val and test, dense labels of one split, clips in csv order.
 
-    `weak` is float32 `[N, C]` of 0 and 1; `events` is bool `[N, T, 2, C]`, axis 2: 0 audio,
-    1 visual, and `None` for train. Row n belongs to the clip `ids[n]`.
+    `weak` is float32 `[N, C]` of 0 and 1. `events` is bool `[N, T, 2, C]`, with 0 audio and 1
+    visual on axis 2, and None for train. Row n belongs to the clip `ids[n]`.
     """
 
     split: str
@@ -57,23 +57,24 @@ def read_annotations(
     classes: Sequence[str] = LLP_CLASSES,
     snippets: int = 10,
 ) -> Annotations:
-    """The labels of `split` ('train', 'val' or 'test') from LLP's csv files in `folder`.
+    """Labels of `split` ('train', 'val' or 'test') from LLP's csv files in `folder`.
 
     Dense events are half-open spans of whole seconds. The audio events exist in two versions:
-    '2020', behind all numbers published before April 2024, and '2024', with three typing
+    '2020' is the one of all numbers published before April 2024, and '2024' has three typing
     errors fixed. `snippets` is T.
 
-    Known faults of the files are counted in `faults` and then treated as by the official
-    evaluator. `decimal_id` counts clips of the split; the others count rows of both dense
-    files, whatever split they belong to:
+    Known faults of the files are counted in `faults` and then treated as the official evaluator
+    treats them. `decimal_id` counts clips of the split. The others count rows of both dense
+    files, of all splits:
 
     - `empty_event`: onset >= offset, marks nothing
     - `duplicate_row`: repeats an earlier row
     - `overlapping_row`: shares a second with an earlier row of the same clip and class
     - `unknown_clip`: names a clip that is in neither val nor test, marks nothing
 
-    Raises `DataError` for an unknown split or version, a missing file or column, an unknown
-    class, a span that is not whole seconds within the clip, and a clip listed twice.
+    Raises:
+        DataError: for an unknown split or version, a missing file or column, an unknown class, a
+            span that is not whole seconds within the clip, or a clip listed twice.
     """
     folder = Path(folder)
     if split not in WEAK_FILES:
@@ -165,7 +166,7 @@ def _column(name: str, columns: dict[str, int], path: Path, line: int) -> int:
 
 
 def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Line number and the named `fields` of each row."""
+    """Line number and the values of `fields` of each row of a file."""
     try:
         file = path.open(encoding="utf-8", newline="")
     except OSError as error:

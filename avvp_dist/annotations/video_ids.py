@@ -1,13 +1,13 @@
-"""Which clips are cut from videos that must stay unseen, told by their ids.
+"""Video ids: which clips are cut from videos that must not be trained on.
 
-The same video goes by many names: `YTID_START_END` in seconds (LLP, with or without decimals) or
-in milliseconds (AudioSet's lists), with or without `.mp4`. What counts is the video, whatever
-part of it a clip is.
+One video has many names: `YTID_START_END` in seconds (LLP, with or without decimals) or in
+milliseconds (AudioSet's lists), with or without `.mp4`. Two clips match if they are cut from one
+video, whichever part of it they show.
 
-LLP's own held-out videos come with the package: `llp_heldout.npz` has a sorted uint64 array of
-what `videos` gives for the 649 clips of `AVVP_val_pd.csv` and one for the 1,200 of
-`AVVP_test_pd.csv` (https://github.com/YapengTian/AVVP-ECCV20), made by `fingerprints`. It holds
-no ids, so it can be shipped, and a clip is known by it without LLP's files at hand.
+LLP's own held-out videos come with the package. `llp_heldout.npz` has one sorted uint64 array of
+the `videos` of the 649 clips of `AVVP_val_pd.csv` and one of the 1,200 of `AVVP_test_pd.csv`
+(https://github.com/YapengTian/AVVP-ECCV20), made by `fingerprints`. It holds no ids, so it can be
+shipped, and LLP's files are not needed to recognise a clip.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ from numpy.typing import NDArray
 from avvp_dist.annotations.llp import WEAK_FILES
 from avvp_dist.commit import sha256
 from avvp_dist.errors import DataError
-from avvp_dist.loading.order import mixed
+from avvp_dist.hashing import splitmix64
 
 LLP = "llp"
-"""Names the built-in list wherever one is asked for."""
+"""Name of the built-in list, wherever a list is asked for."""
 
 _LLP_FILE = "llp_heldout.npz"
 _CLIPS_AT_ONCE = 1 << 16
 _NUMBER = rb"_\d+(?:\.\d+)?"
-# Ids hold no NUL: it separates those of a block, so that one substitution does for all of them.
+# Ids hold no NUL. It separates the ids of a block, so that one substitution handles all of them.
 _CUT = re.compile(
     rb"(?<![^\0])([\w-]{11})" + 2 * _NUMBER + rb"(?:\.[A-Za-z]\w{1,4})?(?![^\0])", re.ASCII
 )
 
 
 @dataclass(frozen=True)
-class Names:
-    """Clips, or whole videos, that must not be trained on.
+class HeldOutVideos:
+    """Videos that must not be trained on.
 
-    `videos` is sorted uint64 `[V]`, `shown` bytes `[V]` what to call each of them; `ids` counts
-    the names they came from and `sha256` is of the file or shard set these were read from.
+    `videos` is sorted uint64 `[V]`, `shown` bytes `[V]` a name of each for messages. `ids` is the
+    number of clip or video names that they came from. `sha256` is of the file or shard set that
+    these were read from.
     """
 
     name: str
@@ -55,45 +56,45 @@ class Names:
     shown: NDArray[np.bytes_]
 
     @classmethod
-    def of(cls, name: str, ids: NDArray[np.bytes_], sha256: str) -> Names:
-        """The names `ids [M]`, each called by itself."""
-        found, first = np.unique(videos(ids), return_index=True)
-        return cls(name, len(ids), sha256, found, ids[first])
+    def of(cls, name: str, ids: NDArray[np.bytes_], sha256: str) -> HeldOutVideos:
+        """Videos of the clips `ids [M]`, each shown as its first clip."""
+        unique, first = np.unique(videos(ids), return_index=True)
+        return cls(name, len(ids), sha256, unique, ids[first])
 
-    def find(self, of: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """For each video of `of [N]` its row in `videos`, or -1."""
+    def find(self, others: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Row in `videos` of each of the videos `others [N]`, or -1."""
         if not len(self.videos):
-            return np.full(len(of), -1)
-        rows = np.minimum(np.searchsorted(self.videos, of), len(self.videos) - 1)
-        return np.where(self.videos[rows] == of, rows, -1)
+            return np.full(len(others), -1)
+        rows = np.minimum(np.searchsorted(self.videos, others), len(self.videos) - 1)
+        return np.where(self.videos[rows] == others, rows, -1)
 
 
 def videos(ids: NDArray[np.bytes_]) -> NDArray[np.uint64]:
-    """A fingerprint of the video that each of `ids [N]` is cut from, `[N]`.
+    """Fingerprint of the video that each of the clips `ids [N]` is cut from, `[N]`.
 
-    An id of the form `YTID_number_number`, a YTID being 11 letters, digits, `_` and `-`, stands
-    for its YTID, any other id for itself as a whole.
+    An id of the form `YTID_number_number` stands for its YTID: 11 letters, digits, `_` and `-`.
+    Any other id stands for itself as a whole.
     """
-    found = np.empty(len(ids), np.uint64)
+    fingerprints = np.empty(len(ids), np.uint64)
     for start in range(0, len(ids), _CLIPS_AT_ONCE):
         block = ids[start : start + _CLIPS_AT_ONCE]
         names = _CUT.sub(rb"\1", b"\0".join(block.tolist())).split(b"\0")
-        found[start : start + len(block)] = _fingerprints(np.array(names, "S"))
-    return found
+        fingerprints[start : start + len(block)] = _hashes(np.array(names, "S"))
+    return fingerprints
 
 
-def _fingerprints(names: NDArray[np.bytes_]) -> NDArray[np.uint64]:
-    """A 64 bit hash of each of `names [N]`, whatever the width of the array."""
+def _hashes(names: NDArray[np.bytes_]) -> NDArray[np.uint64]:
+    """64 bit hash of each of `names [N]`, which does not depend on the width of the array."""
     width = -(-names.itemsize // 8) * 8
     words = np.ascontiguousarray(names.astype(f"S{width}")).view("<u8").reshape(len(names), -1)
-    found = np.zeros(len(names), np.uint64)
+    hashes = np.zeros(len(names), np.uint64)
     for word in words.T:
-        found = np.where(word != 0, mixed(found ^ word), found)
-    return found
+        hashes = np.where(word != 0, splitmix64(hashes ^ word), hashes)
+    return hashes
 
 
 def fingerprints(folder: Path) -> dict[str, NDArray[np.uint64]]:
-    """What `llp_heldout.npz` holds, from LLP's csv files in `folder`: sorted `[V]` by split.
+    """Content of `llp_heldout.npz`, made from LLP's csv files in `folder`: sorted `[V]` by split.
 
     Raises:
         DataError: for a file that is no list of names.
@@ -103,29 +104,29 @@ def fingerprints(folder: Path) -> dict[str, NDArray[np.uint64]]:
 
 
 def llp_file() -> Path:
-    """The built-in list."""
+    """File of the built-in list."""
     return Path(str(files("avvp_dist.annotations") / _LLP_FILE))
 
 
 @cache
-def llp_heldout() -> Names:
-    """LLP's validation and test videos, called `llp val` and `llp test`."""
+def llp_heldout() -> HeldOutVideos:
+    """LLP's validation and test videos, shown as `llp val` and `llp test`."""
     with np.load(llp_file(), allow_pickle=False) as held:
-        found = np.concatenate([held["val"], held["test"]])
+        both = np.concatenate([held["val"], held["test"]])
         shown = np.repeat([b"llp val", b"llp test"], [len(held["val"]), len(held["test"])])
-    order = np.argsort(found)
-    return Names(LLP, len(found), sha256(llp_file()), found[order], shown[order])
+    order = np.argsort(both)
+    return HeldOutVideos(LLP, len(both), sha256(llp_file()), both[order], shown[order])
 
 
 def read_names(path: Path) -> NDArray[np.bytes_]:
-    """The clips or videos that a list names, `[M]`.
+    """Names of clips or videos in a list, `[M]`.
 
-    The list is a csv file, of the column `filename` where there is one (LLP) and else of its first
-    (AudioSet), or a text file of one name a line.
+    The list is a text file with one name per line, or a csv file. The names of a csv file are in
+    its column `filename` (LLP), or in the first column if it has none (AudioSet).
 
     Raises:
-        DataError: naming the file, if it is missing, no text, empty, or has another number of
-            rows than its header counts, as a file that was cut off has.
+        DataError: naming the file, if it is missing, no text, empty, or cut off: then it has
+            another number of rows than its header says.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -1,36 +1,56 @@
-"""The structured config of every stage: each key with its type, default, range and line of help."""
+"""Typed configs of every stage: each key has a type, a default, a range and one line of help.
 
-from avvp_dist.config.data import (
+A stage's config is a dataclass in the file of its subject. A new key is a new field: `--help`,
+`--print-config`, checks and the documentation follow from it. How files and overrides are merged
+(`files.py`) and how words are parsed (`command_line.py`) knows no stage and no key.
+"""
+
+from avvp_dist.config.experiments import (
+    DemoConfig,
+    StudyConfig,
+    SweepConfig,
+    TablesConfig,
+)
+from avvp_dist.config.finetuning import (
+    FinetuneConfig,
+    FinetuneDataConfig,
+    ParserConfig,
+    ParsingLossConfig,
+    PretrainedEncoderConfig,
+)
+from avvp_dist.config.grounding import (
     CalibrateConfig,
     DecontaminateConfig,
     GroundConfig,
     LinkConfig,
+)
+from avvp_dist.config.parsers import (
+    EvaluateConfig,
+    ImportConfig,
+    RefineConfig,
+    ScoreConfig,
+)
+from avvp_dist.config.pretraining import (
+    SIZES,
+    EncoderConfig,
+    ObjectiveConfig,
+    PretrainConfig,
+    PretrainDataConfig,
+)
+from avvp_dist.config.shards import (
+    InspectConfig,
     LoaderConfig,
     PackConfig,
     ReadConfig,
     SimulateConfig,
 )
-from avvp_dist.config.results import (
-    DemoConfig,
-    EvaluateConfig,
-    RefineConfig,
-    StudyConfig,
-    SweepConfig,
-    TablesConfig,
+from avvp_dist.config.tracking import (
+    PromoteConfig,
+    SyncConfig,
+    TrackingConfig,
 )
-from avvp_dist.config.tracking import PromoteConfig, TrackingConfig
-from avvp_dist.config.training import (
-    SIZES,
-    EncoderConfig,
-    FinetuneConfig,
-    FinetuneDataConfig,
-    ObjectiveConfig,
+from avvp_dist.config.trainer import (
     OptimizerConfig,
-    ParserConfig,
-    ParsingLossConfig,
-    PretrainConfig,
-    PretrainDataConfig,
-    PretrainedEncoderConfig,
     TrainerConfig,
 )
 
@@ -44,6 +64,8 @@ __all__ = [
     "FinetuneConfig",
     "FinetuneDataConfig",
     "GroundConfig",
+    "ImportConfig",
+    "InspectConfig",
     "LinkConfig",
     "LoaderConfig",
     "ObjectiveConfig",
@@ -57,9 +79,11 @@ __all__ = [
     "PromoteConfig",
     "ReadConfig",
     "RefineConfig",
+    "ScoreConfig",
     "SimulateConfig",
     "StudyConfig",
     "SweepConfig",
+    "SyncConfig",
     "TablesConfig",
     "TrackingConfig",
     "TrainerConfig",

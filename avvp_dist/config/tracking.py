@@ -1,4 +1,4 @@
-"""MLflow's keys, the same in every stage."""
+"""Keys of MLflow tracking, which most stages have, and of the stages about it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ from avvp_dist.config.option import option
 
 @dataclass
 class TrackingConfig:
-    """MLflow: SQLite in the working folder, or the server in MLFLOW_TRACKING_URI."""
+    """Keys of MLflow tracking: SQLite in the working folder, or the server MLFLOW_TRACKING_URI."""
 
     enabled: bool = option(True, "log this run to MLflow")
-    name: str = option("", "name of the run; empty: named after the output folder")
-    register: bool = option(True, "register the exported model, alias `candidate`")
-    parent: str = option("", "output folder of the run that this one is a part of")
+    name: str = option("", "name of the run; empty: the name of the output folder")
+    register: bool = option(True, "register the exported model under the alias `candidate`")
+    parent: str = option("", "output folder of the run that this one is nested under")
 
 
 @dataclass
 class PromoteConfig:
-    """tools/promote.py: the alias `champion`, moved to a version that validates better."""
+    """Keys of `avvp promote`: the alias `champion` for a version that validates better."""
 
     model: str = option("", "registered model: avvp-encoder or avvp-parser", required=True)
     version: str = option("", "number of the version to promote; empty: alias `candidate`")
     metric: str = option(
         "",
-        "tag of the versions to go by; empty: val/segment_type_av of parsers, auc of encoders "
-        "(losses, of which less is better, are comparable under one objective only)",
+        "tag of the versions that is compared; empty: val/segment_type_av of parsers, auc of "
+        "encoders (losses, where lower is better, are comparable under one objective only)",
     )
-    margin: float = option(0.0, "the metric must be better by this much, and better", minimum=0)
+    margin: float = option(
+        0.0, "amount by which the metric must be better; equal is never enough", minimum=0
+    )
     force: bool = option(False, "compare although the versions were validated on other data")
+
+
+@dataclass
+class SyncConfig:
+    """Keys of `avvp sync`: records that MLflow has not received yet."""
+
+    runs: list[str] = option([], "output folders of runs", required=True, positional=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avvp_dist.annotations.video_ids import Names, videos
+from avvp_dist.annotations.video_ids import HeldOutVideos, videos
 from avvp_dist.errors import DataError
-from avvp_dist.shards.exclusion import REASONS, Exclusion
+from avvp_dist.shards.exclusion import Exclusion
+from avvp_dist.shards.manifest import REASONS
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.similarity.duplicates import Cosines, Rows, representatives
 from avvp_dist.similarity.embeddings import EmbeddingStore, stream_cosines
@@ -47,7 +48,7 @@ class Findings:
     """
 
     def __init__(
-        self, shards: ShardSet, lists: list[Names], sets: list[ShardSet], threshold: float
+        self, shards: ShardSet, lists: list[HeldOutVideos], sets: list[ShardSet], threshold: float
     ) -> None:
         self.shards, self.lists, self.sets, self.threshold = shards, lists, sets, threshold
         self.reason = np.zeros(len(shards), np.int8)

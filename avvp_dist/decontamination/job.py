@@ -14,16 +14,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tqdm import tqdm
 
-from avvp_dist.annotations.video_ids import LLP, Names, llp_heldout, read_names
+from avvp_dist.annotations.video_ids import LLP, HeldOutVideos, llp_heldout, read_names
 from avvp_dist.commit import sha256
 from avvp_dist.config import DecontaminateConfig
 from avvp_dist.decontamination.findings import Findings, Matches
 from avvp_dist.errors import DataError
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.exclusion import write_excluded
+from avvp_dist.shards.manifest import ComparedList
 from avvp_dist.shards.remote import is_url
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, read_config_of
+from avvp_dist.shards.verification import ignore_bad
+from avvp_dist.shards.worker import read_config_of
 from avvp_dist.similarity.duplicates import Rows, duplicate_links, merge, nearest_duplicates
 from avvp_dist.similarity.embeddings import EmbeddingStore, embed_shard
 from avvp_dist.similarity.search import GPU
@@ -78,7 +80,7 @@ def decontaminate(config: DecontaminateConfig) -> Path:
             shards.manifest,
             findings.exclusions(),
             list(shards.dims),
-            against=[{"name": one.name, "ids": one.ids, "sha256": one.sha256} for one in lists],
+            against=[ComparedList(one.name, one.ids, one.sha256) for one in lists],
             similarity=config.similarity,
         )
         counts = findings.counts()
@@ -119,7 +121,9 @@ def compare(
     return pair, (both[one_end], both[other_end])
 
 
-def _against(config: DecontaminateConfig, shards: ShardSet) -> tuple[list[Names], list[ShardSet]]:
+def _against(
+    config: DecontaminateConfig, shards: ShardSet
+) -> tuple[list[HeldOutVideos], list[ShardSet]]:
     """Everything that `config.against` names as lists of videos, and the shard sets among it."""
     lists, sets = [], []
     for place in config.against:
@@ -127,12 +131,12 @@ def _against(config: DecontaminateConfig, shards: ShardSet) -> tuple[list[Names]
             lists.append(llp_heldout())
         elif not is_url(place) and Path(place).suffix in (".csv", ".txt"):
             path = Path(place).absolute()
-            lists.append(Names.of(str(path), read_names(path), sha256(path)))
+            lists.append(HeldOutVideos.of(str(path), read_names(path), sha256(path)))
         else:
             other = ShardSet(place, config, ignore_bad)
             if config.embeddings:
                 _check_comparable(shards, other)
-            lists.append(Names.of(other.name, other.index["id"], other.content))
+            lists.append(HeldOutVideos.of(other.name, other.index["id"], other.content))
             sets.append(other)
     return lists, sets
 
@@ -183,7 +187,7 @@ def _embed(config: DecontaminateConfig, stores: list[EmbeddingStore], sets: list
             unreadable += bad
             bar.update(clips)
     if unreadable:
-        print(f"{unreadable} clips cannot be read: `avvp inspect` with deep=true names every fault")
+        print(f"{unreadable} clips cannot be read: `avvp inspect SHARDS --deep` names every fault")
     return unreadable
 
 

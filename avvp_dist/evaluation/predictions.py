@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.annotations.alignment import align
 from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.commit import staged, write_json
 from avvp_dist.errors import DataError
@@ -97,23 +98,13 @@ class Predictions:
             DataError: if an annotated clip is missing or doubled, or T or C is another.
         """
         assert annotations.events is not None
-        row = {clip: n for n, clip in enumerate(self.ids)}
-        if len(row) < len(self.ids):
-            twice = next(clip for n, clip in enumerate(self.ids) if row[clip] != n)
-            raise DataError(f"{path}: clip {twice} is predicted twice")
-        missing = [clip for clip in annotations.ids if clip not in row]
-        if missing:
-            raise DataError(
-                f"{path} lacks {len(missing)} of the {len(annotations.ids)} "
-                f"{annotations.split} clips, first {missing[0]}"
-            )
+        rows = align(annotations.ids, self.ids, place=path, what=f"{annotations.split} clips")
         if self.frame_prob.shape[1:] != annotations.events.shape[1:]:
             raise DataError(
                 f"{path}: frame_prob is [N, T, 2, C] with T, 2, C = "
                 f"{list(self.frame_prob.shape[1:])}, the annotations have "
                 f"{list(annotations.events.shape[1:])}"
             )
-        rows = [row[clip] for clip in annotations.ids]
         modality = None if self.modality_prob is None else self.modality_prob[rows]
         return Predictions(annotations.ids, self.frame_prob[rows], self.video_prob[rows], modality)
 

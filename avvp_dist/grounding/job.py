@@ -22,12 +22,12 @@ from avvp_dist.grounding.plan import Plan
 from avvp_dist.grounding.profile import ComponentProfile
 from avvp_dist.grounding.summary import GROUNDINGS, SUMMARY, GroundingSummary, ShardRecord
 from avvp_dist.ledger import Ledger
-from avvp_dist.loading.damage import raise_on_bad
 from avvp_dist.runtime.progress import Progress
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.schema import AUDIO, PADDING
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, open_once, read_config_of
+from avvp_dist.shards.verification import ignore_bad, raise_on_bad
+from avvp_dist.shards.worker import open_once, read_config_of
 from avvp_dist.tracking.run import Run, stage_run
 
 _CLIPS_PER_READ = 1024

@@ -12,10 +12,11 @@ from tqdm import tqdm
 from avvp_dist.config import CalibrateConfig, ReadConfig
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.histogram import CosineHistogram
-from avvp_dist.loading.order import mixed
+from avvp_dist.hashing import splitmix64
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, open_once, read_config_of
+from avvp_dist.shards.verification import ignore_bad
+from avvp_dist.shards.worker import open_once, read_config_of
 from avvp_dist.similarity.duplicates import near_duplicates
 from avvp_dist.similarity.search import MAX_NEIGHBOURS, nearest, unit
 
@@ -47,8 +48,8 @@ def sample_clips(shards: ShardSet, config: CalibrateConfig) -> Sample:
     Raises:
         DataError: if fewer than two clips are left.
     """
-    key = mixed(np.array([config.seed + 1], np.uint64))
-    hashes = mixed(shards.hashes ^ key)
+    key = splitmix64(np.array([config.seed + 1], np.uint64))
+    hashes = splitmix64(shards.hashes ^ key)
     order = np.argsort(hashes, kind="stable")
     order = order[(shards.lengths[order] > 0) & ~shards.excluded[order]][: config.clips]
     streams, readable = _read(shards, np.sort(order), config)
@@ -138,8 +139,8 @@ def cross_clip_cosines(sample: Sample, streams: Sequence[str]) -> CrossClipCosin
     clips = len(sample.clips)
     rows = np.arange(clips)
     lengths = sample.lengths.astype(np.uint64)
-    query_snippet = (mixed(sample.hashes + np.uint64(1)) % lengths).astype(np.int64)
-    known_snippet = (mixed(sample.hashes + np.uint64(2)) % lengths).astype(np.int64)
+    query_snippet = (splitmix64(sample.hashes + np.uint64(1)) % lengths).astype(np.int64)
+    known_snippet = (splitmix64(sample.hashes + np.uint64(2)) % lengths).astype(np.int64)
     known = rows[:MAX_NEIGHBOURS]
     tables = {}
     for name in streams:

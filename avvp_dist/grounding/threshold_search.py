@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.annotations.alignment import align
 from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.config import CalibrateConfig
-from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.errors import ConfigError
 from avvp_dist.grounding.histogram import CosineHistogram
 from avvp_dist.grounding.labels import ClipSimilarities, label
 from avvp_dist.grounding.profile import ComponentProfile
@@ -109,12 +110,11 @@ def dense_events(shards: ShardSet, config: CalibrateConfig) -> NDArray[np.bool_]
         raise ConfigError("annotations must be given: target=labels needs dense labels")
     annotated = read_annotations(config.annotations, config.split, snippets=shards.snippets)
     assert annotated.events is not None
-    rows = {clip: row for row, clip in enumerate(annotated.ids)}
-    unknown = [clip for clip in shards.ids if clip not in rows]
-    if unknown:
-        raise DataError(
-            f"{len(unknown)} of {len(shards)} clips of {shards.name} have no dense labels in "
-            f"split={config.split} of {config.annotations}, the first is {unknown[0]}",
-            remedy="Calibrate on the shard set of that split",
-        )
-    return np.asarray(annotated.events[[rows[clip] for clip in shards.ids]].any(2))
+    rows = align(
+        shards.ids,
+        annotated.ids,
+        place=f"split={config.split} of {config.annotations}",
+        what=f"clips of {shards.name}",
+        remedy="Calibrate on the shard set of that split",
+    )
+    return np.asarray(annotated.events[rows].any(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.config.data import GROUPINGS
+from avvp_dist.commit import check_sha256, sha256
+from avvp_dist.config.grounding import GROUPINGS
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.summary import GROUNDINGS, SUMMARY, GroundingSummary, read_bytes
 from avvp_dist.grounding.thresholds import Thresholds
@@ -68,8 +68,7 @@ class Grounding:
             # Not in the threads: numpy parses headers with `ast`, which fails now and then when
             # two threads of Python 3.11 use it.
             part = _parse(file, content)
-            if sha != entry.sha256:
-                raise DataError(f"{file} has another SHA-256 than {SUMMARY} says", remedy=_REMEDY)
+            check_sha256(file, sha, entry.sha256, _REMEDY)
             if part.shape != (shard.clips, shards.snippets) or part.dtype != np.uint8:
                 raise DataError(
                     f"{file} is {part.dtype} {list(part.shape)}, expected uint8 "
@@ -86,7 +85,7 @@ def _content(file: str) -> tuple[bytes, str]:
         content = read_bytes(file)
     except FileNotFoundError as error:
         raise DataError(f"{file} is missing or damaged: {error}", remedy=_REMEDY) from None
-    return content, hashlib.sha256(content).hexdigest()
+    return content, sha256(content)
 
 
 def _parse(file: str, content: bytes) -> NDArray[np.uint8]:

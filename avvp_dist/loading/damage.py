@@ -1,4 +1,4 @@
-"""Clips that cannot be read: named, counted, and borne up to a share of all clips."""
+"""Clips that cannot be read: named, counted, and tolerated up to a fraction of all clips."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from avvp_dist.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_NAMED = 20
-"""So many faults are logged in full; the others are counted."""
+_MAXIMUM_LOGGED = 20
+"""Number of faults that are logged in full; further ones are only counted."""
 
 
 class Damage:
-    """What is unreadable among `clips` clips.
+    """Unreadable clips of a data set; an instance is an `OnBad` callback.
 
     Args:
-        clips: how many there are.
-        most: the share of them that may be unreadable.
+        clips: number of all clips.
+        maximum: fraction of them that may be unreadable.
     """
 
     def __init__(self, clips: int, maximum: float) -> None:
@@ -29,10 +29,10 @@ class Damage:
         self._lock = threading.Lock()
 
     def __call__(self, numbers: Iterable[int], error: DataError) -> None:
-        """Take note of clips that cannot be read, and why.
+        """Record clips that cannot be read, and the reason.
 
         Raises:
-            DataError: `error` itself where nothing may be unreadable, else when it is too much.
+            DataError: `error` itself if no clip may be unreadable, else if too many are.
         """
         if not self.maximum:
             raise error
@@ -42,30 +42,25 @@ class Damage:
             if len(self.numbers) == before:
                 return
             self._faults += 1
-            if self._faults <= _NAMED:
+            if self._faults <= _MAXIMUM_LOGGED:
                 log.warning("left out (%d of %d clips): %s", len(self.numbers), self.clips, error)
             self.check(f", the last one: {error}")
 
     def merge(self, numbers: set[int]) -> None:
-        """Take note of what other ranks could not read.
+        """Record the clips that other ranks could not read.
 
         Raises:
-            DataError: when it is too much.
+            DataError: if too many clips are unreadable.
         """
         with self._lock:
             self.numbers |= numbers
             self.check()
 
     def check(self, last: str = "") -> None:
-        """Raise `DataError` if more clips are unreadable than may be."""
+        """Raise `DataError` if more clips are unreadable than `data.max_bad_fraction` allows."""
         if len(self.numbers) > self.maximum * self.clips + 1e-6:
             raise DataError(
                 f"{len(self.numbers)} of {self.clips} clips cannot be read, more than "
                 f"data.max_bad_fraction={self.maximum:g}{last}",
                 remedy="tools/inspect_shards.py --deep names every fault: mend the shard set",
             )
-
-
-def raise_on_bad(numbers: Iterable[int], error: DataError) -> None:
-    """Bear nothing."""
-    raise error

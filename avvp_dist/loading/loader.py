@@ -29,49 +29,46 @@ _SECONDS_TO_STOP = 5.0
 class ClipBatch:
     """One micro-batch as it was read.
 
-    `clips [B]` are clip numbers, `room [B, width]` float16 is the memory of all their streams.
-    Empty places of a last batch and clips that cannot be read are not among them; where none is
-    left, `count` is 0 and one row of zeros stands in.
+    `clips [B]` are clip numbers. `buffer [B, width]` is float16 memory that holds all their
+    streams. The empty places of a last batch and clips that cannot be read are left out. If none
+    is left, `count` is 0 and one row of zeros stands in.
     """
 
     clips: Numbers
-    room: Tensor
+    buffer: Tensor
     layout: Layout
     count: int
 
     @property
     def streams(self) -> dict[str, Tensor]:
-        """Float16 `[B, T, D]` by name, views of the room."""
-        return self._views(self.room)
+        """Features by stream, float16 `[B, T, D]`, as views of the buffer."""
+        return self.layout.views(self.buffer)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The streams on a device: one transfer, and the conversion is made there."""
-        moved = self._views(self.room.to(device, non_blocking=True))
+        """Streams on a device, `[B, T, D]`: one transfer, and a conversion to `dtype` there."""
+        moved = self.layout.views(self.buffer.to(device, non_blocking=True))
         return {name: stream.to(dtype).contiguous() for name, stream in moved.items()}
-
-    def _views(self, room: Tensor) -> dict[str, Tensor]:
-        sizes = {name: (self.layout.snippets, dim) for name, dim in self.layout.dims.items()}
-        return {
-            name: room[:, start : start + math.prod(sizes[name])].unflatten(1, sizes[name])
-            for name, start in self.layout.starts.items()
-        }
 
 
 def read_clips(
-    data: Mixture, clips: Numbers, room: NDArray[np.float16] | None = None
+    data: Mixture, clips: Numbers, buffer: NDArray[np.float16] | None = None
 ) -> tuple[ClipBatch, NDArray[np.bool_]]:
-    """All of `clips [B]`, and which of them could be read; the others are zeros."""
-    if room is None:
-        room = np.empty((len(clips), data.layout.width), np.float16)
-    _, good = data.read(clips, room)
-    return ClipBatch(clips, torch.from_numpy(room), data.layout, len(clips)), good
+    """A batch of all `clips [B]`, and which could be read, `[B]`; the rows of others are zeros.
+
+    Args:
+        buffer: memory `[B, layout.width]` to read into; by default fresh memory.
+    """
+    if buffer is None:
+        buffer = np.empty((len(clips), data.layout.width), np.float16)
+    good = data.read_into(buffer, clips)
+    return ClipBatch(clips, torch.from_numpy(buffer), data.layout, len(clips)), good
 
 
 class Loader:
-    """The steps of a stream as tensors, in pinned memory where there is an accelerator.
+    """Steps of a stream as tensors, in pinned memory if there is an accelerator.
 
-    Shards are opened ahead of need: those of the next block in block order, of the next batches
-    in global order. In block order those that are passed are closed again.
+    Shards are opened before they are needed: in block order those of the next block, in global
+    order those of the next batches. In block order, shards are closed after their block.
 
     Raises:
         ConfigError: if the cache cannot hold the remote shards that are needed at once.
@@ -94,45 +91,45 @@ class Loader:
         self._check_cache()
 
     def steps(self, first: int, end: int) -> Iterator[list[ClipBatch]]:
-        """This rank's micro-batches of the steps `first` to `end`, without the last.
+        """This rank's micro-batches, step by step from `first` to `end`, without the last.
 
         Raises:
-            DataError: for what cannot be read, beyond what the data may lack.
+            DataError: for more unreadable clips than `data.max_bad_fraction` allows.
         """
-        turn = self._read_in_turn(first, end)
+        batches = self._read_in_turn(first, end)
         ready: queue.SimpleQueue[list[ClipBatch] | BaseException | None] = queue.SimpleQueue()
-        room, stop = threading.Semaphore(self.config.prefetch), threading.Event()
+        slots, stop = threading.Semaphore(self.config.prefetch), threading.Event()
 
         def work() -> None:
             try:
                 while not stop.is_set():
-                    ready.put(next(turn, None))
-                    room.acquire()
-            except BaseException as error:  # it belongs to whoever waits for the batch
+                    ready.put(next(batches, None))
+                    slots.acquire()
+            except BaseException as error:  # raised where the batch is waited for
                 ready.put(error)
 
         thread = threading.Thread(target=work, name="loader", daemon=True)
         try:
             if not self.config.prefetch:
-                yield from turn
+                yield from batches
                 return
-            room.acquire()
+            slots.acquire()
             thread.start()
             while (item := ready.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                room.release()
+                slots.release()
                 yield item
         finally:
             stop.set()
-            room.release()
+            slots.release()
             if thread.ident:
-                thread.join(_SECONDS_TO_STOP)  # a fetch may hang for longer
+                thread.join(_SECONDS_TO_STOP)  # a fetch may hang for longer, in a daemon thread
             for part in self.data.sets:
                 part.close()
 
     def read(self, step: int) -> list[ClipBatch]:
-        """This rank's micro-batches of one step, read now."""
+        """Read this rank's micro-batches of one step now."""
         return [
             self._read(clips)
             for clips in np.split(self.stream.batch(step), self.stream.gradient_accumulation)
@@ -140,31 +137,31 @@ class Loader:
 
     def _read(self, clips: Numbers) -> ClipBatch:
         clips = clips[clips != EMPTY]
-        read, good = read_clips(self.data, clips, self._room(len(clips)))
+        batch, good = read_clips(self.data, clips, self._buffer(len(clips)))
         if len(clips) and good.all():
-            return read
+            return batch
         if good.any():
-            rows = torch.from_numpy(np.flatnonzero(good))
-            return replace(read, clips=clips[good], room=read.room[rows], count=int(good.sum()))
-        nothing = read.room.new_zeros(1, self.data.layout.width)
-        return replace(read, clips=np.zeros(1, np.int64), room=nothing, count=0)
+            rows = batch.buffer[torch.from_numpy(np.flatnonzero(good))]
+            return replace(batch, clips=clips[good], buffer=rows, count=int(good.sum()))
+        nothing = batch.buffer.new_zeros(1, self.data.layout.width)
+        return replace(batch, clips=np.zeros(1, np.int64), buffer=nothing, count=0)
 
-    def _room(self, count: int) -> NDArray[np.float16]:
+    def _buffer(self, count: int) -> NDArray[np.float16]:
         """Memory for `count` clips, pinned for an accelerator.
 
-        Fresh memory costs nearly as much as filling it, so it is used again once nobody holds a
-        tensor of it; torch does the same for pinned memory, when the device has read it.
+        Fresh memory costs nearly as much as filling it. So memory is used again as soon as no
+        tensor refers to it. Torch does the same for pinned memory after the device has read it.
         """
         shape = (self._clips, self.data.layout.width)
         if self.pin:
             return torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()[:count]
         whole = self._free.pop() if self._free else np.empty(shape, np.float16)
-        room = whole[:count]
-        weakref.finalize(room, self._free.append, whole).atexit = False
-        return room
+        buffer = whole[:count]
+        weakref.finalize(buffer, self._free.append, whole).atexit = False
+        return buffer
 
     def _read_in_turn(self, first: int, end: int) -> Iterator[list[ClipBatch]]:
-        """Each step's micro-batches, its shards opened `_ahead` steps before."""
+        """Micro-batches of each step, with shards opened `_ahead` steps before."""
         uses: Counter[tuple[int, int]] = Counter()
         window: deque[list[tuple[int, int]]] = deque()
         for step in range(first, end):
@@ -188,10 +185,10 @@ class Loader:
                         self.data.sets[number].release([shard])
 
     def _shards(self, step: int) -> list[tuple[int, int]]:
-        """Number of the set and of the shard, of all that this rank's clips of a step are in."""
+        """Shards that hold this rank's clips of a step, as numbers of the set and of the shard."""
         clips = self.stream.batch(step)
-        found = self.data.shards_of(clips[clips != EMPTY])
-        return [(n, int(shard)) for n, owners in enumerate(found) for shard in np.unique(owners)]
+        by_set = self.data.shards_of(clips[clips != EMPTY])
+        return [(n, int(shard)) for n, owners in enumerate(by_set) for shard in np.unique(owners)]
 
     def _check_cache(self) -> None:
         remote = [part for part in self.data.sets if part.remote]

@@ -1,4 +1,4 @@
-"""Several shard sets as one: their clips are numbered one set after the other."""
+"""Several shard sets as one data set; their clips are numbered one set after the other."""
 
 from __future__ import annotations
 
@@ -12,24 +12,31 @@ from avvp_dist.config import LoaderConfig
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.loading.damage import Damage
 from avvp_dist.loading.order import ClipPool, Numbers
+from avvp_dist.shards.indexing import owners_of
 from avvp_dist.shards.layout import side_by_side
-from avvp_dist.shards.shard_set import OnBad, ShardSet
+from avvp_dist.shards.mapping import Gather
+from avvp_dist.shards.shard_set import Part, ShardSet, read_parts
+from avvp_dist.shards.verification import OnBad
 
 
 class Mixture:
     """Shard sets that are read together, and the damage in them.
 
     Args:
-        weights: how often an epoch sees the clips of each set; once by default.
-        most_bad: the share of all clips that may be unreadable.
+        sets: shard sets of the same backbones.
+        weights: number of times that an epoch takes the clips of each set; by default once.
+        max_bad_fraction: fraction of all clips that may be unreadable.
 
     Raises:
-        DataError: if they differ in T, dims or extractor: their features are not comparable.
-        ConfigError: if there is not one weight a set.
+        DataError: if the sets differ in T, dims or extractor, so that features are not comparable.
+        ConfigError: if there is not one weight per set.
     """
 
     def __init__(
-        self, sets: Sequence[ShardSet], weights: Sequence[float] = (), most_bad: float = 0.0
+        self,
+        sets: Sequence[ShardSet],
+        weights: Sequence[float] = (),
+        max_bad_fraction: float = 0.0,
     ) -> None:
         if weights and (len(weights) != len(sets) or not all(weight >= 0 for weight in weights)):
             raise ConfigError(
@@ -52,23 +59,24 @@ class Mixture:
             first.layout if len(self.sets) == 1 else side_by_side(first.snippets, first.dims)
         )
         self.starts = np.cumsum([0] + [len(part) for part in self.sets])
-        self.damage = Damage(len(self), most_bad)
+        self.damage = Damage(len(self), max_bad_fraction)
+        self._gather = Gather()
 
     @classmethod
     def open(cls, places: Sequence[str], weights: Sequence[float], config: LoaderConfig) -> Mixture:
-        """The shard sets at `places`; missing and cut shards are noted as damage.
+        """Open the shard sets at `places`. Missing and cut shards are recorded as damage.
 
         Raises:
-            AvvpError: for sets that cannot be read or mixed, or more damage than may be.
+            AvvpError: for sets that cannot be read or mixed, or more damage than
+                `config.max_bad_fraction` allows.
         """
-        found: list[list[tuple[Iterable[int], DataError]]] = []
-        sets = []
-        for place in places:
-            notes: list[tuple[Iterable[int], DataError]] = []
-            sets.append(ShardSet(place, config, lambda *note, notes=notes: notes.append(note)))
-            found.append(notes)
+        bad: list[list[tuple[Iterable[int], DataError]]] = [[] for _ in places]
+        sets = [
+            ShardSet(place, config, lambda *one, notes=notes: notes.append(one))
+            for place, notes in zip(places, bad, strict=True)
+        ]
         mixture = cls(sets, weights, config.max_bad_fraction)
-        for start, notes in zip(mixture.starts.tolist(), found, strict=False):
+        for start, notes in zip(mixture.starts.tolist(), bad, strict=False):
             for numbers, error in notes:
                 mixture.damage((start + number for number in numbers), error)
         return mixture
@@ -78,31 +86,35 @@ class Mixture:
 
     @property
     def digests(self) -> list[str]:
-        """The digest of each set's manifest."""
+        """SHA-256 of each set's manifest."""
         return [part.digest for part in self.sets]
 
     @property
     def lengths(self) -> NDArray[np.uint8]:
-        """Real snippets of each clip, `[N]`."""
+        """Number of real snippets of each clip, `[N]`."""
         return np.concatenate([part.lengths for part in self.sets])
 
     @property
     def hashes(self) -> NDArray[np.uint64]:
-        """What `ShardSet.hashes` is, of all clips."""
+        """First 8 bytes of the SHA-256 of each clip's id, `[N]`."""
         return np.concatenate([part.hashes for part in self.sets])
 
     @cached_property
     def excluded(self) -> NDArray[np.bool_]:
-        """What `ShardSet.excluded` is, of all clips."""
+        """Mask of the clips that tools/decontaminate.py keeps out of training, `[N]`."""
         return np.concatenate([part.excluded for part in self.sets])
+
+    def owners(self, clips: Numbers) -> Numbers:
+        """Number of the shard set of each of `clips [B]`."""
+        return owners_of(clips, self.starts)
 
     def id(self, clip: int) -> str:
         """Source id of a clip."""
-        owner = int(np.searchsorted(self.starts, clip, side="right")) - 1
+        owner = int(self.owners(np.array([clip]))[0])
         return self.sets[owner].id(clip - int(self.starts[owner]))
 
     def pools(self, chosen: NDArray[np.bool_] | None = None) -> list[ClipPool]:
-        """The clips of each set for the order: all, or the `chosen [N]`, but for excluded ones."""
+        """Clips of each set for the order: all or those `chosen [N]`, without excluded ones."""
         pools = []
         taken = ~self.excluded if chosen is None else chosen & ~self.excluded
         for part, start, weight in zip(self.sets, self.starts, self.weights, strict=False):
@@ -112,39 +124,33 @@ class Mixture:
         return pools
 
     def shards_of(self, clips: Numbers) -> list[Numbers]:
-        """For each set, the shards that hold some of `clips`."""
-        return [part.owners(local) for part, _, local in self._shares(clips)]
+        """Per set, the shard of each of its clips among `clips`."""
+        return [part.shards.owners(part.clips) for part in self._split(clips)]
 
-    def read(
-        self,
-        clips: Numbers,
-        room: NDArray[np.float16] | None = None,
-    ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.bool_]]:
-        """As `ShardSet.read`; what cannot be read is noted in `damage`."""
-        if len(self.sets) == 1:
-            return self.sets[0].read(clips, self.damage, room)
-        if room is None:
-            room = np.empty((len(clips), self.layout.width), np.float16)
-        out = self.layout.views(room)
-        good = np.ones(len(clips), bool)
-        for number, (part, rows, local) in enumerate(self._shares(clips)):
-            if len(rows):
-                arrays, good[rows] = part.read(local, self._shifted(int(self.starts[number])))
-                for name, array in arrays.items():
-                    out[name][rows] = array
-        return out, good
+    def read_into(self, buffer: NDArray[np.float16], clips: Numbers) -> NDArray[np.bool_]:
+        """Fill a `buffer [B, layout.width]` with `clips [B]`; returns which could be read, `[B]`.
 
-    def _shares(self, clips: Numbers) -> list[tuple[ShardSet, Numbers, Numbers]]:
-        """Each set, the rows of `clips` that are its own, and their numbers in it."""
-        owners = np.searchsorted(self.starts, clips, side="right") - 1
-        shares: list[tuple[ShardSet, Numbers, Numbers]] = []
-        for number, part in enumerate(self.sets):
-            rows = np.flatnonzero(owners == number)
-            shares.append((part, rows, clips[rows] - self.starts[number]))
-        return shares
+        The rows of clips that cannot be read are zeros, and the clips are recorded in `damage`.
 
-    def _shifted(self, start: int) -> OnBad:
-        def note(numbers: Iterable[int], error: DataError) -> None:
+        Raises:
+            DataError: for more damage than is allowed.
+        """
+        parts = [part for part in self._split(clips) if len(part.rows)]
+        return read_parts(parts, self.layout, buffer, self._gather)
+
+    def _split(self, clips: Numbers) -> list[Part]:
+        """Per set, the rows and the numbers of its clips among `clips`."""
+        owners = self.owners(clips)
+        parts = []
+        for number, shards in enumerate(self.sets):
+            rows, start = np.flatnonzero(owners == number), int(self.starts[number])
+            parts.append(Part(shards, rows, clips[rows] - start, self._on_bad(start)))
+        return parts
+
+    def _on_bad(self, start: int) -> OnBad:
+        """Callback that records the clips of the set that begins at clip `start`."""
+
+        def record(numbers: Iterable[int], error: DataError) -> None:
             self.damage((number + start for number in numbers), error)
 
-        return note
+        return record

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,22 +12,22 @@ from avvp_dist.errors import CheckpointError, ConfigError
 from avvp_dist.loading.order import ClipPool, Numbers, epoch_order
 
 EMPTY = -1
-"""In the place of a clip: an incomplete last batch is filled up with these."""
+"""Clip number of an empty place: it fills an incomplete last batch."""
 
 
 class ClipStream:
-    """Global batches of clip numbers, the same ones for every number of ranks.
+    """Global batches of clip numbers, which do not depend on the number of ranks.
 
     Step s belongs to epoch s // steps_per_epoch and takes a slice of `batch_size` clips of that
-    epoch's order. Each micro-batch is the next part of the slice, and rank r takes the r-th part of
-    that: what is in it does not depend on the number of ranks. A stream has no state but the step,
-    so going on from any step costs nothing.
+    epoch's order. The slice is cut into micro-batches, and each micro-batch into one part per
+    rank. A stream has no state but the step, so that training resumes from any step at no cost.
 
     Args:
-        pools: the clips of each shard set, and how often an epoch sees them.
-        block: shards in a block, or 0 for a global order (`epoch_order`).
-        pad: fill the last incomplete batch of an epoch up with `EMPTY`; else it is dropped.
-        gradient_accumulation: micro-batches that each rank's part is cut into.
+        pools: the clips of each shard set, and their weight in an epoch.
+        seed: of the order.
+        block: number of shards in a block, or 0 for a global order (`epoch_order`).
+        pad: fill the incomplete last batch of an epoch with `EMPTY`; otherwise it is dropped.
+        gradient_accumulation: number of micro-batches in a step.
 
     Raises:
         ConfigError: if the ranks do not divide the batch, or an epoch has no batch.
@@ -50,9 +49,9 @@ class ClipStream:
             raise ConfigError(
                 f"trainer.batch_size={batch_size} is not a multiple of {world_size} ranks x "
                 f"trainer.gradient_accumulation={gradient_accumulation}",
-                remedy="The ranks share each batch evenly: change one of them",
+                remedy="Every rank takes an equal part of each batch: change one of them",
             )
-        self.clips_per_epoch = sum(pool.share for pool in pools)
+        self.clips_per_epoch = sum(pool.clips_per_epoch for pool in pools)
         if not self.clips_per_epoch:
             raise ConfigError("an epoch has no clips: data.weights are too small")
         if self.clips_per_epoch < batch_size and not pad:
@@ -74,23 +73,23 @@ class ClipStream:
         self._lock = threading.Lock()
 
     def global_batch(self, step: int) -> Numbers:
-        """The clips of one step over all ranks, `[batch_size]`."""
+        """Clips of one step over all ranks, `[batch_size]`."""
         epoch, within = divmod(step, self.steps_per_epoch)
         start = within * self.batch_size
         batch = self._order(epoch)[start : start + self.batch_size]
         return np.append(batch, np.full(self.batch_size - len(batch), EMPTY))
 
     def batch(self, step: int) -> Numbers:
-        """This rank's part of it, `[batch_size / ranks]`, one micro-batch after the other."""
+        """Clips of one step on this rank, `[batch_size / ranks]`, by micro-batch."""
         parts = self.global_batch(step).reshape(self.gradient_accumulation, self.world_size, -1)
         return parts[:, self.rank].ravel()
 
     def planned(self, step: int) -> int:
-        """Clips of the step over all ranks, without the empty places."""
+        """Number of clips of a step over all ranks, without the empty places."""
         within = step % self.steps_per_epoch
         return min(self.batch_size, self.clips_per_epoch - within * self.batch_size)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Everything the order depends on, as plain data."""
         return {
             "trainer.seed": self.seed,
@@ -103,11 +102,14 @@ class ClipStream:
             ),
         }
 
-    def check_same(self, saved: dict[str, Any], lineage: dict[str, list[str]]) -> None:
-        """Raise `CheckpointError` naming what changed since `saved`, the identity of a checkpoint.
+    def check_same(self, saved: Mapping[str, object], lineage: Mapping[str, list[str]]) -> None:
+        """Compare with `saved`, the identity and lineage in a checkpoint.
 
         Args:
-            lineage: digests and versions of what is read.
+            lineage: digests and versions of the data that are read now.
+
+        Raises:
+            CheckpointError: naming every entry that differs.
         """
         now = {**self.identity(), **lineage}
         changed = [
@@ -125,7 +127,7 @@ class ClipStream:
     def _order(self, epoch: int) -> Numbers:
         with self._lock:
             if epoch not in self._orders:
-                # The next epoch's is asked for while this one's is still needed.
+                # The loader asks for the next epoch while this one is still needed.
                 self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
                 self._orders[epoch] = epoch_order(self.pools, self.seed, epoch, self.block)
             return self._orders[epoch]

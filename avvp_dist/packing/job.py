@@ -25,8 +25,8 @@ from avvp_dist.ledger import Ledger
 from avvp_dist.packing.audioset import AudioSetSource
 from avvp_dist.packing.sources import ArraySource, HanSource, Source, SourcePart
 from avvp_dist.runtime.ray_tasks import map_tasks
-from avvp_dist.shards.indexing import PLAN
-from avvp_dist.shards.manifest import FORMAT, write_manifest
+from avvp_dist.shards.indexing import PLAN, write_manifest
+from avvp_dist.shards.manifest import FORMAT
 from avvp_dist.shards.remote import is_url
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet

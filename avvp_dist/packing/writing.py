@@ -9,8 +9,7 @@ from pathlib import Path
 
 from avvp_dist.commit import MANIFEST
 from avvp_dist.errors import DataError
-from avvp_dist.shards.indexing import PLAN
-from avvp_dist.shards.manifest import write_manifest
+from avvp_dist.shards.indexing import PLAN, write_manifest
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.shards.tars import Scan, write_tar

@@ -1,7 +1,7 @@
-"""Jobs: chains of stages that run on Ray, and go on where they were.
+"""Jobs: chains of commands that resume where they were cut off.
 
-A job keeps a ledger of the stages it has finished, by the hash of everything they were made from:
-the same command again does what is missing, and a changed key makes anew what depends on it.
+A job's ledger has a record of each finished command, under the hash of everything it was made from.
+Running the job again does what is missing, and a changed key makes anew what depends on it.
 """
 
 from __future__ import annotations
@@ -10,87 +10,125 @@ import contextlib
 import json
 import shutil
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from tqdm import tqdm
 
-from avvp_dist.commit import digest, write_json
+from avvp_dist.commit import digest
+from avvp_dist.config import TrackingConfig
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError
+from avvp_dist.ledger import Ledger
 from avvp_dist.runtime.ray_tasks import result, start_ray
+from avvp_dist.stages import STAGES
 from avvp_dist.tracking.run import Run
 
-LEDGER = "job.json"
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-_MODULES = {
-    "calibrate": "grounding.calibrate",
-    "ground": "grounding.job",
-    "pretrain": "tasks.pretraining",
-    "finetune": "tasks.finetuning",
-    "refine": "tasks.refinement",
-    "evaluate": "tasks.evaluation",
-}
-"""Where the function of each kind of stage is."""
+C = TypeVar("C", bound="DataclassInstance", covariant=True)
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage of a job: its config, and the folder that is its own."""
+class Command(Generic[C]):
+    """One command of a job: a stage of the table with its config."""
 
-    kind: str
-    """The function that does it, see `_MODULES`."""
-    config: Any
+    name: str
+    """Name within the job, and of its record in the ledger."""
+    stage: str
+    config: C
     out: Path
+    """Folder or file that the command alone makes."""
     prefix: str = ""
-    """Before the names of its scores in the job's run."""
+    """Prefix of its scores in the job's run."""
+    words: tuple[str, ...] = ()
+    """The config as words of a command line, for stages that run as processes."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Stages in one folder, tracked as one run with the stages nested under it."""
+    """Commands in one folder, tracked as one run with the commands' runs nested under it."""
 
     name: str
     folder: Path
-    before: str
-    """Hash of what its first stage reads."""
-    stages: tuple[Stage, ...]
+    inputs: str
+    """Hash of what its first command reads."""
+    commands: tuple[Command[DataclassInstance], ...]
     needs: Job | None = None
     """The job that must be done first."""
     experiment: str = "tables"
-    """Names the MLflow experiment."""
+    """Name of the MLflow experiment."""
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What its run says beside its scores."""
+    """Metrics of its run besides the scores."""
 
     @property
     def keys(self) -> list[str]:
-        """For each stage, the hash of everything it is made from."""
-        keys, key = [], digest([self.before, self.needs.keys if self.needs else []])
-        for stage in self.stages:
-            config = {k: v for k, v in asdict(stage.config).items() if k != "tracking"}
-            key = digest([key, stage.kind, config])
+        """For each command, the hash of everything it is made from."""
+        keys, key = [], digest([self.inputs, self.needs.keys if self.needs else []])
+        for command in self.commands:
+            config = {k: v for k, v in asdict(command.config).items() if k != "tracking"}
+            key = digest([key, command.stage, config])
             keys.append(key)
         return keys
 
     @property
+    def ledger(self) -> Ledger:
+        """Records of the finished commands."""
+        return Ledger(self.folder / "ledger")
+
+    @property
     def finished(self) -> int:
-        """How many of its stages are done, and were made from what they would be made from now."""
-        done = _ledger(self)["done"]
-        wanted = enumerate(self.keys)
-        return next((n for n, key in wanted if done[n : n + 1] != [key]), len(self.stages))
+        """Number of leading commands that are done and would be made from the same inputs now."""
+        made = zip(self.commands, self.keys, strict=True)
+        unfinished = (
+            number
+            for number, (command, key) in enumerate(made)
+            if self.ledger.finished(command.name, key) is None
+        )
+        return next(unfinished, len(self.commands))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all commands are done."""
+        return self.finished == len(self.commands)
+
+
+def run_missing(job: Job, execute: Callable[[Command[DataclassInstance]], None]) -> None:
+    """Execute the commands of a job that are not finished, in order.
+
+    A command that was cut off goes on with what it left. Outputs that were made from something
+    else are removed first, with those of all commands after it.
+    """
+    keys, ledger = job.keys, job.ledger
+    for number in range(job.finished, len(keys)):
+        command, key = job.commands[number], keys[number]
+        if not ledger.begun(command.name, key):
+            for stale in job.commands[number:]:
+                ledger.path(stale.name).unlink(missing_ok=True)
+                _remove(stale.out)
+        ledger.begin(command.name, key)
+        execute(command)
+        ledger.finish(command.name, key)
 
 
 def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError]:
-    """Run jobs on Ray, each after the one it needs; returns the errors of those that failed.
+    """Run jobs on Ray, each after the one it needs.
 
     Args:
         jobs: a job that another one needs stands before it.
-        cpus, gpus: of the cluster, for each job; GPUs only where there are any.
+        cpus: CPU cores of the cluster for each job.
+        gpus: GPUs for each job, if the cluster has any.
+
+    Returns:
+        The errors of the jobs that failed, by name.
+
+    Raises:
+        ConfigError: if no node has that many cores or GPUs.
     """
-    missing = [job for job in jobs if job.finished < len(job.stages)]
+    missing = [job for job in jobs if not job.is_finished]
     if not missing:
         return {}
     import ray  # takes a second, and finished jobs need none
@@ -98,18 +136,18 @@ def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError
     start_ray()
     failed: dict[str, AvvpError] = {}
     try:
-        _check_room(cpus, gpus)
-        # A process trains once: what it leaves behind in it must not reach the next job.
+        _check_nodes(cpus, gpus)
+        # A process trains once, so that what it leaves in memory cannot reach the next job.
         task = ray.remote(
             num_cpus=cpus,
             num_gpus=gpus if ray.cluster_resources().get("GPU") else 0,
             max_calls=1,
             max_retries=2,
         )(run_job)
-        references: dict[str, Any] = {}
+        references: dict[str, object] = {}
         for job in missing:
-            before = references.get(job.needs.name) if job.needs else None
-            references[job.name] = task.remote(job, *([before] if before else []))
+            needed = references.get(job.needs.name) if job.needs else None
+            references[job.name] = task.remote(job, *([needed] if needed else []))
         names = {reference: name for name, reference in references.items()}
         with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit=" jobs") as bar:
             while names:
@@ -128,11 +166,12 @@ def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError
 
 
 def run_here(jobs: Sequence[Job]) -> dict[str, AvvpError]:
-    """Run jobs in turn in this process, for stages that spread over Ray by themselves.
+    """Run jobs in turn in this process, for stages that use Ray themselves.
 
-    Returns the errors of those that failed; a job that needs one of them fails with it.
+    Returns:
+        The errors of the jobs that failed, by name. A job that needs one of them fails with it.
     """
-    missing = [job for job in jobs if job.finished < len(job.stages)]
+    missing = [job for job in jobs if not job.is_finished]
     failed: dict[str, AvvpError] = {}
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit=" jobs") as bar:
         for job in missing:
@@ -149,8 +188,84 @@ def run_here(jobs: Sequence[Job]) -> dict[str, AvvpError]:
     return failed
 
 
-def _check_room(cpus: int, gpus: float) -> None:
-    """Raise `ConfigError` where no node could ever run a job: Ray would wait for one."""
+def run_job(job: Job, *after: Path) -> Path:
+    """Do what is missing of a job in this process, with its output in `log.txt`.
+
+    Args:
+        after: folders of jobs that Ray makes this one wait for.
+
+    Returns:
+        The job's folder.
+    """
+    if job.is_finished:
+        return job.folder
+    job.folder.mkdir(parents=True, exist_ok=True)
+    last = job.commands[-1]
+    with (
+        (job.folder / "log.txt").open("a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+        Run(job.experiment, job.folder, _tracked(job, last), dict(job.tags), resume=True) as run,
+    ):
+
+        def finish(command: Command[DataclassInstance]) -> None:
+            try:
+                _call(command)
+            except BaseException:
+                traceback.print_exc()
+                raise
+            if command is last:
+                # The last command is finished once its scores are recorded.
+                run.log(run.attempt, **job.metrics, **scores(job))
+                if last.stage == "evaluate":
+                    run.artifact(last.out / "scores.json")
+
+        run_missing(job, finish)
+    return job.folder
+
+
+def scores(job: Job) -> dict[str, float]:
+    """Scores of a finished job's evaluations, each with its command's prefix."""
+    found = {}
+    for command in job.commands:
+        if command.stage == "evaluate":
+            judged = json.loads((command.out / "scores.json").read_text())["scores"]
+            found.update({f"{command.prefix}{key}": value for key, value in judged.items()})
+    return found
+
+
+def raise_if_failed(failed: Mapping[str, AvvpError], jobs: int, out: Path) -> None:
+    """Raise `ClusterError` if any job failed; it names the first.
+
+    Args:
+        jobs: number of all jobs.
+        out: folder of the jobs' folders.
+    """
+    if failed:
+        name, error = next(iter(failed.items()))
+        raise ClusterError(
+            f"{len(failed)} of {jobs} jobs failed, first {name}: {error}",
+            remedy=f"Their logs are {out}/*/*/log.txt; the same command goes on with them",
+        )
+
+
+class _Tracked(Protocol):
+    tracking: TrackingConfig
+
+
+def _tracked(job: Job, command: Command[DataclassInstance]) -> DataclassInstance:
+    """The command's config with the job's own name, nested under the run of all jobs."""
+    tracking = cast(_Tracked, command.config).tracking
+    parent = str(job.folder.parents[1])
+    return replace(command.config, tracking=replace(tracking, name=job.name, parent=parent))
+
+
+def _call(command: Command[DataclassInstance]) -> None:
+    STAGES[command.stage].run(command.config)
+
+
+def _check_nodes(cpus: int, gpus: float) -> None:
+    """Raise `ConfigError` if no node could ever run a job: Ray would wait for one."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -160,73 +275,8 @@ def _check_room(cpus: int, gpus: float) -> None:
             raise ConfigError(f"{key}={asked}: no node of the cluster has more than {maximum:g}")
 
 
-def run_job(job: Job, *after: Path) -> Path:
-    """Do what is missing of a job and return its folder; `after` is what Ray makes it wait for."""
-    keys, first, state = job.keys, job.finished, _ledger(job)
-    if first == len(keys):
-        return job.folder
-    if state["started"] != keys[first]:
-        for stage in job.stages[first:]:
-            shutil.rmtree(stage.out, ignore_errors=True)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    last = job.stages[-1]
-    with (
-        (job.folder / "log.txt").open("a") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-        Run(
-            job.experiment, job.folder, _tracked(last.config, job), dict(job.tags), resume=True
-        ) as run,
-    ):
-        for number in range(first, len(keys)):
-            write_json(job.folder / LEDGER, {"done": keys[:number], "started": keys[number]})
-            try:
-                _call(job.stages[number])
-            except BaseException:
-                traceback.print_exc()
-                raise
-        run.log(run.attempt, **job.metrics, **scores(job))
-        if last.kind == "evaluate":
-            run.artifact(last.out / "scores.json")
-        write_json(job.folder / LEDGER, {"done": keys, "started": ""})
-    return job.folder
-
-
-def scores(job: Job) -> dict[str, float]:
-    """What the evaluations of a finished job found, each score behind its stage's prefix."""
-    found = {}
-    for stage in job.stages:
-        if stage.kind == "evaluate":
-            judged = json.loads((stage.out / "scores.json").read_text())["scores"]
-            found.update({f"{stage.prefix}{key}": value for key, value in judged.items()})
-    return found
-
-
-def raise_if_failed(failed: Mapping[str, AvvpError], jobs: int, out: Path) -> None:
-    """Raise `ClusterError` if any of so many `jobs` failed, naming the first."""
-    if failed:
-        name, error = next(iter(failed.items()))
-        raise ClusterError(
-            f"{len(failed)} of {jobs} jobs failed, first {name}: {error}",
-            remedy=f"Their logs are {out}/*/*/log.txt; the same command goes on with them",
-        )
-
-
-def _ledger(job: Job) -> dict[str, Any]:
-    path = job.folder / LEDGER
-    found: dict[str, Any] = (
-        json.loads(path.read_text()) if path.exists() else {"done": [], "started": ""}
-    )
-    return found
-
-
-def _tracked(config: Any, job: Job) -> Any:
-    """The config with the job's own name, nested under all jobs' run."""
-    parent = str(job.folder.parents[1])
-    return replace(config, tracking=replace(config.tracking, name=job.name, parent=parent))
-
-
-def _call(stage: Stage) -> None:
-    # Imported where they run: a driver without torch at work stays light.
-    module = import_module(f"avvp_dist.{_MODULES[stage.kind]}")
-    getattr(module, stage.kind)(stage.config)
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

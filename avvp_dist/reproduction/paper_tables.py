@@ -1,15 +1,20 @@
-"""Tables 1 and 2 of the paper: its figures, and ours beside them, as Markdown and CSV."""
+"""Tables 1 and 2 of the paper: its numbers, and ours beside them."""
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-from avvp_dist.commit import staged
 from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES, Summary
+from avvp_dist.reproduction.table_format import (
+    MISSING,
+    decimals,
+    markdown_table,
+    spread_cell,
+    write_csv,
+)
 
 PAPER: dict[str, tuple[float, ...]] = {
     "HAN": (60.1, 52.9, 48.9, 54.0, 55.4, 51.3, 48.9, 43.0, 47.7, 48.0),
@@ -24,66 +29,64 @@ PAPER: dict[str, tuple[float, ...]] = {
 }
 """F in percent on the LLP test set, in the order of LEVELS x STREAM_SCORES (Tables 1 and 2)."""
 
+_KEYS = [f"{level}_{stream}" for level in LEVELS for stream in STREAM_SCORES]
 _HEADERS = ("Audio", "Visual", "AV", "Type@AV", "Event@AV")
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of the tables."""
+    """One row of both tables."""
 
     method: str
     paper: str
-    """The paper's name of it; empty: the paper has no such row."""
+    """Name of the row in the paper; empty: the paper has no such row."""
     seeds: int
     summary: Mapping[str, Summary]
-    """By `segment_audio` and so on; empty while no parser of it is finished."""
+    """By `segment_audio` and so on; empty while no parser of the row is finished."""
+
+    def cell(self, key: str) -> str:
+        """`mean ± deviation over seeds [95 % interval over clips] (the paper's number)`."""
+        cell = MISSING
+        if (found := self.summary.get(key)) is not None:
+            spread = spread_cell(found.mean, found.deviation)
+            cell = f"{spread} [{found.low:.1f}, {found.high:.1f}]"
+        published = self.published(key)
+        return cell if published is None else f"{cell} ({published:.1f})"
+
+    def published(self, key: str) -> float | None:
+        """The paper's number, F in percent; None if the paper has no such row."""
+        return PAPER[self.paper][_KEYS.index(key)] if self.paper else None
 
 
-def markdown(lines: Sequence[TableRow], caption: str) -> str:
-    """Both tables. A cell is mean ± deviation over seeds [95 % interval over clips] (paper)."""
-    parts = []
+def markdown(rows: Sequence[TableRow], caption: str) -> str:
+    """Both tables, segment level and event level."""
+    lines = []
     for number, level in enumerate(LEVELS, 1):
-        parts += [
+        cells = (
+            [row.method, str(row.seeds), *(row.cell(f"{level}_{s}") for s in STREAM_SCORES)]
+            for row in rows
+        )
+        lines += [
             f"**Table {number}. {level.capitalize()}-level F-scores (%). {caption}**",
             "",
-            "| method | seeds | " + " | ".join(_HEADERS) + " |",
-            "|---" * (len(_HEADERS) + 2) + "|",
+            *markdown_table(("method", "seeds", *_HEADERS), cells),
+            "",
         ]
-        for line in lines:
-            cells = [_cell(line, f"{level}_{stream}") for stream in STREAM_SCORES]
-            parts.append(f"| {line.method} | {line.seeds} | " + " | ".join(cells) + " |")
-        parts.append("")
-    return "\n".join(parts)
+    return "\n".join(lines)
 
 
-def write_csv(path: Path, lines: Sequence[TableRow], features: str) -> None:
-    """One row for each number: level, method, score, seeds, mean, deviation, interval, paper.
+def write_table(path: Path, rows: Sequence[TableRow], features: str) -> None:
+    """Write a CSV row for each number: level, method, score, seeds, mean, deviation, interval.
 
-    `features` says which features the numbers belong to, and stands in every row.
+    Args:
+        features: which features the numbers belong to; stands in every row.
     """
-    with staged(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        columns = ("mean", "deviation", "low_95", "high_95", "paper", "features")
-        writer.writerow(["level", "method", "score", "seeds", *columns])
-        for level in LEVELS:
-            for line in lines:
-                for stream in STREAM_SCORES:
-                    found = line.summary.get(f"{level}_{stream}")
-                    numbers = ["" if math.isnan(x) else f"{x:.4f}" for x in found or ()]
-                    paper = _paper(line, f"{level}_{stream}")
-                    filled = [*(numbers or [""] * 4), "" if paper is None else paper]
-                    writer.writerow([level, line.method, stream, line.seeds, *filled, features])
-
-
-def _cell(line: TableRow, key: str) -> str:
-    found, paper = line.summary.get(key), _paper(line, key)
-    cell = "-"
-    if found is not None:
-        spread = "" if math.isnan(found.deviation) else f" ± {found.deviation:.1f}"
-        cell = f"{found.mean:.1f}{spread} [{found.low:.1f}, {found.high:.1f}]"
-    return cell if paper is None else f"{cell} ({paper:.1f})"
-
-
-def _paper(line: TableRow, key: str) -> float | None:
-    keys = [f"{level}_{stream}" for level in LEVELS for stream in STREAM_SCORES]
-    return PAPER[line.paper][keys.index(key)] if line.paper else None
+    columns = ("mean", "deviation", "low_95", "high_95", "paper", "features")
+    lines = []
+    for level, row, score in product(LEVELS, rows, STREAM_SCORES):
+        key = f"{level}_{score}"
+        numbers = [decimals(number) for number in row.summary.get(key, [None] * 4)]
+        published = row.published(key)
+        paper = "" if published is None else published
+        lines.append([level, row.method, score, row.seeds, *numbers, paper, features])
+    write_csv(path, ("level", "method", "score", "seeds", *columns), lines)

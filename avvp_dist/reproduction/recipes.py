@@ -1,41 +1,48 @@
-"""What the tables and the study have in common: their data, and the stages of their jobs."""
+"""Recipes that the tables and the studies share: their data, and the commands of their jobs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from avvp_dist import __version__
 from avvp_dist.commit import digest, sha256
-from avvp_dist.config import EvaluateConfig, SweepConfig, TrackingConfig
-from avvp_dist.config.command_line import load
-from avvp_dist.reproduction.jobs import Stage
+from avvp_dist.config import (
+    EvaluateConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    SweepConfig,
+    TrackingConfig,
+)
+from avvp_dist.config.files import load
+from avvp_dist.reproduction.jobs import Command
 from avvp_dist.shards.schema import HAN_EXTRACTOR
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tracking.run import Run
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 UNTRAINED = ["optimizer.lr=0", "trainer.max_steps=1"]
-"""Keys that make an encoder a control: as it was drawn."""
+"""Keys that make an encoder a control: it keeps its random weights."""
 
 Splits = dict[str, ShardSet]
+TrainingConfig = TypeVar("TrainingConfig", PretrainConfig, FinetuneConfig)
 
 
 def open_splits(config: SweepConfig) -> Splits:
-    """The shard sets train, val and test, in this order."""
+    """Open the shard sets train, val and test, in this order."""
     return {split: ShardSet(Path(config.shards) / split) for split in ("train", "val", "test")}
 
 
 def parent_run(experiment: str, out: Path, config: SweepConfig, shards: Splits) -> Run:
-    """The run that all jobs' runs are nested under; the same command again goes on with it."""
+    """The run that the runs of all jobs are nested under; running again resumes it."""
     inputs = {one.name: one.digest for one in shards.values()}
     tags = {f"manifest.{split}": one.digest for split, one in shards.items()}
     return Run(experiment, out, config, tags, inputs=inputs, resume=True)
 
 
 def described_features(test: ShardSet) -> str:
-    """What the numbers belong to, for every title."""
-    extractor = test.manifest["extractor"]
+    """Words for every title that say which features its numbers belong to."""
+    extractor = test.extractor
     if extractor == HAN_EXTRACTOR:
         return "HAN's features"
     if "simulated" in extractor:
@@ -62,22 +69,32 @@ def parser_keys(config: SweepConfig, shards: Splits, seed: int) -> list[str]:
 
 
 def training(
-    kind: str, schema: type[Any], files: list[Path], keys: list[str], out: Path, config: SweepConfig
-) -> Stage:
-    """A training into `out`, in its job's folder, that goes on where it was.
+    stage: str,
+    kind: type[TrainingConfig],
+    files: Sequence[str],
+    keys: Sequence[str],
+    out: Path,
+    config: SweepConfig,
+) -> Command[TrainingConfig]:
+    """A training into `out`, a folder in its job's, that resumes where it was cut off.
+
+    Args:
+        stage: `pretrain` or `finetune`.
+        files: paths or names of configs, such as `finetune/han`.
+        keys: KEY=VALUE that count more than the files.
 
     Raises:
         ConfigError: for a wrong file, key or value.
     """
-    made = load(schema, files, [*keys, f"trainer.out={out}", "trainer.resume=auto"])
+    made = load(kind, files, [*keys, f"trainer.out={out}", "trainer.resume=auto"])
     made.tracking = nested(config, out.parent)
-    return Stage(kind, made, out)
+    return Command(out.name, stage, made, out)
 
 
 def evaluation(
     config: SweepConfig, parser: Path, shards: ShardSet, split: str, out: Path, prefix: str = ""
-) -> Stage:
-    """The scores of an exported parser on a split, into `out`, in its job's folder."""
+) -> Command[EvaluateConfig]:
+    """The scores of an exported parser on a split, into `out`, a folder in its job's."""
     judged = EvaluateConfig(
         parser=str(parser),
         shards=shards.name,
@@ -88,9 +105,9 @@ def evaluation(
         out=str(out),
         tracking=nested(config, out.parent),
     )
-    return Stage("evaluate", judged, out, prefix)
+    return Command(out.name, "evaluate", judged, out, prefix)
 
 
 def nested(config: SweepConfig, job: Path) -> TrackingConfig:
-    """Not registered: dozens of parsers for a table are not candidates for use."""
+    """Tracking under the job's run. Nothing is registered: a table's parsers are no candidates."""
     return TrackingConfig(enabled=config.tracking.enabled, register=False, parent=str(job))

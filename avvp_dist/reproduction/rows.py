@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avvp_dist import __version__
 from avvp_dist.commit import digest
@@ -18,10 +19,10 @@ from avvp_dist.config import (
 from avvp_dist.errors import ConfigError
 from avvp_dist.grounding.summary import SUMMARY
 from avvp_dist.grounding.version import Grounding
-from avvp_dist.reproduction.jobs import Job, Stage
+from avvp_dist.reproduction.jobs import Command, Job
 from avvp_dist.reproduction.recipes import (
-    CONFIGS,
     UNTRAINED,
+    Splits,
     evaluation,
     nested,
     parser_keys,
@@ -30,22 +31,27 @@ from avvp_dist.reproduction.recipes import (
 )
 from avvp_dist.shards.shard_set import ShardSet
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the tables: the config in configs/finetune that trains it, and what comes before."""
+    """A row of the tables: the config that trains it, and the trainings it needs before."""
 
     method: str
     paper: str
+    """Name of the row in the paper; empty: the paper has no such row."""
     file: str
+    """Name of its config in configs/finetune."""
     encoder: str = ""
-    """Name of the encoder it stands on."""
+    """Name of its pretrained encoder; empty: none."""
     refines: str = ""
-    """Config of the parser that refines its labels first."""
+    """Config of the parser that refines its labels first; empty: the labels are not refined."""
     released: str = "released"
-    """Config of what the authors' code does otherwise; empty: nothing."""
+    """Config of the differences of the authors' code; empty: there are none."""
     rule: str = "video"
-    """The decision rule that the paper's figures of it were made with."""
+    """The decision rule of the paper's numbers."""
 
 
 def _pretrained(objective: str) -> dict[str, Row]:
@@ -70,17 +76,15 @@ ROWS = {
     **_pretrained("multi"),
     "untrained": Row("control: untrained encoder", "", "pretrain_multi", "untrained"),
 }
-"""Every row, by the name that `rows=` knows."""
+"""Every row, by the name that `rows=` takes."""
 
 
 def chosen_rows(config: TablesConfig) -> dict[str, Row]:
     """The rows that `config` asks for.
 
     Raises:
-        ConfigError: for an unknown row, or outside a checkout.
+        ConfigError: for an unknown row.
     """
-    if not (CONFIGS / "finetune").is_dir():
-        raise ConfigError(f"{CONFIGS} does not exist: the tables are made from a checkout")
     for key, names in (("rows", config.rows), ("compare", config.compare)):
         unknown = [name for name in names if name not in ROWS]
         if unknown:
@@ -89,7 +93,10 @@ def chosen_rows(config: TablesConfig) -> dict[str, Row]:
 
 
 def encoder_jobs(config: TablesConfig, out: Path, rows: dict[str, Row]) -> dict[str, Job]:
-    """One job for each encoder that a row stands on; grounds its clips first if nobody did."""
+    """One job for each encoder that a row needs.
+
+    The clips that encoders train on are calibrated and grounded first if they have no grounding.
+    """
     names = sorted({row.encoder for row in rows.values() if row.encoder})
     if not names:
         return {}
@@ -105,18 +112,16 @@ def encoder_jobs(config: TablesConfig, out: Path, rows: dict[str, Row]) -> dict[
     for name in names:
         folder = out / "encoders" / name
         objective = "multi" if name == "untrained" else name
-        files = [CONFIGS / "pretrain" / f"{objective}.yaml"]
-        if config.released:
-            files.append(CONFIGS / "pretrain" / "released.yaml")
+        files = [f"pretrain/{objective}", *(["pretrain/released"] if config.released else [])]
         keys = [
             *config.pretrain,
             *(UNTRAINED if name == "untrained" else []),
             f"data.shards={shards.name}",
         ]
-        stage = training("pretrain", PretrainConfig, files, keys, folder / "pretrain", config)
-        grounding = Grounding(shards, next(iter(stage.config.data.grounding), ""))
-        read = digest([__version__, shards.digest, grounding.version])
-        jobs[name] = Job(f"encoder {name}", folder, read, (stage,))
+        encoder = training("pretrain", PretrainConfig, files, keys, folder / "pretrain", config)
+        grounding = Grounding(shards, next(iter(encoder.config.data.grounding), ""))
+        inputs = digest([__version__, shards.digest, grounding.version])
+        jobs[name] = Job(f"encoder {name}", folder, inputs, (encoder,))
     return jobs
 
 
@@ -124,53 +129,53 @@ def row_jobs(
     config: TablesConfig,
     out: Path,
     rows: dict[str, Row],
-    shards: dict[str, ShardSet],
+    shards: Splits,
     encoders: dict[str, Job],
 ) -> dict[tuple[str, int], Job]:
     """One job for each row and seed."""
-    read, jobs = parsing_digest(config, shards), {}
+    inputs, jobs = parsing_digest(config, shards), {}
     for seed in range(1, config.seeds + 1):
         for name, row in rows.items():
             folder = out / "rows" / f"{name}-seed{seed}"
-            stages = _stages(config, row, seed, folder, shards, encoders)
             jobs[name, seed] = Job(
                 f"{row.method}, seed {seed}",
                 folder,
-                read,
-                tuple(stages),
+                inputs,
+                _commands(config, row, seed, folder, shards, encoders),
                 encoders.get(row.encoder),
             )
     return jobs
 
 
-def _stages(
+def _commands(
     config: TablesConfig,
     row: Row,
     seed: int,
     folder: Path,
-    shards: dict[str, ShardSet],
+    shards: Splits,
     encoders: dict[str, Job],
-) -> list[Stage]:
-    """What trains and scores a row."""
+) -> tuple[Command[DataclassInstance], ...]:
+    """The commands that train and score a row."""
     keys = parser_keys(config, shards, seed)
-    released = [row.released] if config.released and row.released else []
-    stages = []
+    commands: list[Command[DataclassInstance]] = []
     if row.refines:
-        first, labels = folder / row.refines, folder / "refined" / "labels.npz"
-        files = [CONFIGS / "finetune" / f"{row.refines}.yaml"]
-        stages.append(training("finetune", FinetuneConfig, files, keys, first, config))
+        files = [f"finetune/{row.refines}"]
+        first = training("finetune", FinetuneConfig, files, keys, folder / row.refines, config)
+        labels = folder / "refined" / "labels.npz"
         refining = RefineConfig(
-            parser=str(first / "model"), shards=shards["train"].name, out=str(labels), seed=seed,
+            parser=str(first.out / "model"),
+            shards=shards["train"].name,
+            out=str(labels),
+            seed=seed,
             tracking=nested(config, folder),
-        )  # fmt: skip
-        stages.append(Stage("refine", refining, labels.parent))
-        keys = [*keys, f"data.refined_labels={labels}"]
+        )
+        commands += [first, Command("refined", "refine", refining, labels.parent)]
+        keys.append(f"data.refined_labels={labels}")
     if row.encoder:
-        keys = [
-            *keys,
-            f"pretrained.checkpoint={encoders[row.encoder].folder / 'pretrain' / 'model'}",
-        ]
-    files = [CONFIGS / "finetune" / f"{name}.yaml" for name in [row.file, *released]]
-    run, scores = folder / "parser", folder / "scores"
-    stages.append(training("finetune", FinetuneConfig, files, keys, run, config))
-    return [*stages, evaluation(config, run / "model", shards["test"], "test", scores)]
+        encoder = encoders[row.encoder].commands[-1]
+        keys.append(f"pretrained.checkpoint={encoder.out / 'model'}")
+    released = [row.released] if config.released and row.released else []
+    files = [f"finetune/{name}" for name in [row.file, *released]]
+    parser = training("finetune", FinetuneConfig, files, keys, folder / "parser", config)
+    judged = evaluation(config, parser.out / "model", shards["test"], "test", folder / "scores")
+    return (*commands, parser, judged)

@@ -1,4 +1,4 @@
-"""Tables 1 and 2 in one command: every row from several seeds, and the figures beside them."""
+"""Tables 1 and 2 in one command: every row from several seeds, and two figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from avvp_dist.evaluation.figures import comparison_figure, distribution_figure,
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import Mask, mean_per_class, summarise
 from avvp_dist.reproduction.jobs import Job, raise_if_failed, run_jobs
-from avvp_dist.reproduction.paper_tables import TableRow, markdown, write_csv
+from avvp_dist.reproduction.paper_tables import TableRow, markdown, write_table
 from avvp_dist.reproduction.recipes import described_features, open_splits, parent_run
 from avvp_dist.reproduction.rows import ROWS, Row, chosen_rows, encoder_jobs, row_jobs
 from avvp_dist.tracking.run import Run
@@ -26,7 +26,7 @@ def reproduce_tables(config: TablesConfig) -> Path:
     """Make what is missing, write `tables.md`, `tables.csv` and two figures into `config.out`.
 
     Raises:
-        ConfigError: for an unknown row, or outside a checkout.
+        ConfigError: for an unknown row.
         ClusterError: if trainings failed, after all others are done and the tables are written.
     """
     rows, out = chosen_rows(config), Path(config.out).absolute()
@@ -42,44 +42,44 @@ def reproduce_tables(config: TablesConfig) -> Path:
         jobs = row_jobs(config, out, rows, shards, encoders)
         failed = run_jobs([*encoders.values(), *jobs.values()], config.cpus, config.gpus)
         features = described_features(shards["test"])
-        _write(run, config, out, _lines(config, rows, jobs, annotations), features, annotations)
+        _write(run, config, out, _rows(config, rows, jobs, annotations), features, annotations)
         _draw(run, config, out, jobs, features, annotations)
         raise_if_failed(failed, len(encoders) + len(jobs), out)
     return out
 
 
 def _decided(jobs: Jobs, row: str, annotations: Annotations, rule: str) -> list[Mask]:
-    """What the finished parsers of a row predict, one a seed."""
+    """Predicted events of the finished parsers of a row, one mask per seed."""
     found = []
     for (name, _), job in jobs.items():
-        if name == row and job.finished == len(job.stages):
-            path = job.stages[-1].out / "predictions.npz"
+        if name == row and job.is_finished:
+            path = job.commands[-1].out / "predictions.npz"
             predictions = Predictions.load(path).ordered(annotations, path)
             found.append(predictions.decided(rule, THRESHOLD))
     return found
 
 
-def _lines(
+def _rows(
     config: TablesConfig, rows: dict[str, Row], jobs: Jobs, annotations: Annotations
 ) -> list[TableRow]:
-    """A line for each row; one more where the paper's figures were made under another rule."""
+    """The rows with their scores, twice for a row whose published numbers have another rule."""
     assert annotations.events is not None
-    lines = []
+    made = []
     for name, row in rows.items():
         for rule in dict.fromkeys((config.rule, row.rule)):
             masks = _decided(jobs, name, annotations, rule)
             summary = summarise(masks, annotations.events) if masks else {}
             method = row.method if rule == config.rule else f"{row.method}, rule {rule}"
             paper = row.paper if rule == row.rule else ""
-            lines.append(TableRow(method, paper, len(masks), summary))
-    return lines
+            made.append(TableRow(method, paper, len(masks), summary))
+    return made
 
 
 def _write(
     run: Run,
     config: TablesConfig,
     out: Path,
-    lines: list[TableRow],
+    rows: list[TableRow],
     features: str,
     annotations: Annotations,
 ) -> None:
@@ -87,22 +87,23 @@ def _write(
     caption = (
         f"{features}. {len(annotations.ids)} test clips, audio annotations "
         f"{annotations.audio_version}, rule {config.rule} unless said, threshold {THRESHOLD}; "
-        f"{code}. Mean ± deviation over seeds [95 % interval over clips] (the paper's figure)"
+        f"{code}. Mean ± standard deviation over seeds [95 % interval over clips] (the paper's "
+        "number)"
     )
     faults = {name: count for name, count in annotations.faults.items() if count}
-    text = markdown(lines, caption)
+    text = markdown(rows, caption)
     if faults:
         text += f"\nFaults in the annotation files, counted and handled: {faults}\n"
     with staged(out / "tables.md") as temporary:
         temporary.write_text(text)
-    write_csv(out / "tables.csv", lines, features)
+    write_table(out / "tables.csv", rows, features)
     for name in ("tables.md", "tables.csv"):
         run.artifact(out / name)
-    for line in lines:
+    for row in rows:
         # MLflow takes letters, digits and a few signs, no plus and no brackets.
-        method = re.sub(r"[^\w /-]", " ", line.method)
+        method = re.sub(r"[^\w /-]", " ", row.method)
         run.log(
-            run.attempt, **{f"{method}/{key}": found.mean for key, found in line.summary.items()}
+            run.attempt, **{f"{method}/{key}": found.mean for key, found in row.summary.items()}
         )
     print(f"\n{text}\n{out / 'tables.md'}\n{out / 'tables.csv'}")
 
@@ -115,7 +116,7 @@ def _draw(
     features: str,
     annotations: Annotations,
 ) -> None:
-    """Figure 1, and Figure 4 of the rows to compare that are there."""
+    """Draw Figure 1, and Figure 4 of the rows to compare that are finished."""
     truth = annotations.events
     assert truth is not None
     figures = [

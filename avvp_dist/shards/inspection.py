@@ -1,4 +1,4 @@
-"""What a shard set holds, and every fault in it."""
+"""Inspection of a shard set: its content, and every fault in it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tqdm import tqdm
 from avvp_dist.commit import MANIFEST
 from avvp_dist.config import ReadConfig
 from avvp_dist.errors import DataError
-from avvp_dist.shards.exclusion import ENTRY
 from avvp_dist.shards.indexing import index_tars
 from avvp_dist.shards.remote import is_url
-from avvp_dist.shards.shard_set import OnBad, ShardSet
+from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.verification import OnBad
 
 _CLIPS_AT_ONCE = 256
 
 
-def inspect(place: str, *, deep: bool = False, reading: ReadConfig | None = None) -> None:
-    """Print what a shard set holds, after a look at every shard's size.
+def inspect(place: str, *, deep: bool = False, config: ReadConfig | None = None) -> None:
+    """Print the content and the faults of a shard set, after a check of every shard's size.
 
-    Tars that somebody else wrote get their manifest and index first, by all cores.
+    Tars that others wrote get their manifest and index first, on all cores.
 
     Args:
-        deep: also read everything: every SHA-256, every number.
+        deep: also check every SHA-256 and every number.
 
     Raises:
-        DataError: with the number of faults, when there are any; each is printed.
+        DataError: with the number of faults, if there are any. Each fault is printed.
     """
     if not is_url(place) and not (Path(place) / MANIFEST).exists():
         index_tars(Path(place), os.cpu_count() or 1)
@@ -41,7 +41,7 @@ def inspect(place: str, *, deep: bool = False, reading: ReadConfig | None = None
         bad.update(clips)
         faults.setdefault(str(error))
 
-    shards = ShardSet(place, reading, note)
+    shards = ShardSet(place, config, note)
     _print_content(shards)
     try:
         _ = shards.excluded
@@ -70,26 +70,25 @@ def _print_content(shards: ShardSet) -> None:
     print(f"{shards.name}, digest {shards.digest[:12]}")
     print(f"{len(shards)} clips in {len(shards.shards)} shards, {size / 2**30:.2f} GiB")
     print(f"extractor: {shards.extractor or 'not known'}")
-    for name, spec in manifest["streams"].items():
-        low, high = spec["min"], spec["max"]
+    for name, stream in manifest.streams.items():
+        low, high = stream.min, stream.max
         values = "nothing finite" if low is None else f"{low:.4g} to {high:.4g}"
-        print(f"  {name}: [{shards.snippets}, {spec['dim']}] {spec['dtype']}, {values}")
+        print(f"  {name}: [{shards.snippets}, {stream.dim}] {stream.dtype}, {values}")
     lengths = np.bincount(shards.lengths, minlength=shards.snippets + 1)
     short = int(lengths[1:-1].sum())
     print(f"{short} clips with fewer than {shards.snippets} snippets, {lengths[0]} not finite")
-    for kind, count in manifest["source"].get("left_out", {}).items():
+    left_out = manifest.source.get("left_out")
+    for kind, count in left_out.items() if isinstance(left_out, dict) else ():
         if count:
             print(f"{count} {kind} clips were left out when it was packed")
-    if entry := manifest.get(ENTRY):
-        reasons = ", ".join(f"{reason} {count}" for reason, count in entry["reasons"].items())
-        against = ", ".join(one["name"] for one in entry["against"]) or "nothing else"
-        print(f"{entry['clips']} clips are excluded ({reasons}), compared with {against}")
+    if entry := manifest.excluded:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in entry.reasons.items())
+        against = ", ".join(one.name for one in entry.against) or "nothing else"
+        print(f"{entry.clips} clips are excluded ({reasons}), compared with {against}")
     known = [names for names in shards.labels if names is not None]
     counts = Counter(name for names in known for name in names).most_common(10)
     shown = ", ".join(f"{name} {count}" for name, count in counts)
-    print(
-        f"{len(known)} clips with labels of {len(manifest['classes'])} classes: {shown or 'none'}"
-    )
+    print(f"{len(known)} clips with labels of {len(manifest.classes)} classes: {shown or 'none'}")
 
 
 def _read_everything(shards: ShardSet, note: OnBad) -> None:

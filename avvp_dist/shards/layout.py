@@ -1,22 +1,30 @@
-"""Where a clip's streams lie in a batch: it is one float16 `[B, width]`, streams are views."""
+"""Places of a clip's streams in a batch, which is one float16 array `[B, width]`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_BETWEEN = 1.25
+if TYPE_CHECKING:
+    from torch import Tensor  # reading shard sets for grounding needs no torch at import
+
+Buffer = TypeVar("Buffer", NDArray[np.float16], "Tensor")
+
+_MAXIMUM_STRETCH = 1.25
+"""Width of a run with the tar's headers in it, over the width of the numbers alone."""
 _ROWS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`starts[name]` is the first of a stream's numbers among the `width` of a clip.
+    """Order of a clip's streams in a row of `width` numbers.
 
-    With `one_run` they lie in the tar as they lie here, headers between them included, so that a
-    clip is one copy.
+    `starts[name]` is the first number of a stream `[T, D]`. With `one_run` the streams lie in the
+    row as they lie in the tar, headers between them included, so that a clip is one copy.
     """
 
     snippets: int
@@ -25,33 +33,41 @@ class Layout:
     width: int
     one_run: bool
 
-    def views(self, room: NDArray[np.float16]) -> dict[str, NDArray[np.float16]]:
-        """The streams `[B, T, D]` of a room `[B, width]`."""
+    def views(self, buffer: Buffer) -> dict[str, Buffer]:
+        """Streams `[B, T, D]` by name, as views of a buffer `[B, width]` (NumPy or torch)."""
         return {
-            name: room[:, start : start + self.snippets * self.dims[name]].reshape(
-                len(room), self.snippets, self.dims[name]
+            name: buffer[:, start : start + self.snippets * dim].reshape(
+                len(buffer), self.snippets, dim
             )
-            for name, start in self.starts.items()
+            for (name, dim), start in zip(self.dims.items(), self.starts.values(), strict=True)
         }
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Start and length of each piece of a row that is contiguous in the tar."""
+        if self.one_run:
+            yield 0, self.width
+            return
+        for name, start in self.starts.items():
+            yield start, self.snippets * self.dims[name]
 
 
 def side_by_side(snippets: int, dims: dict[str, int]) -> Layout:
-    """The streams one after the other."""
+    """Streams one after the other, without gaps."""
     ends = np.cumsum([0, *(snippets * dim for dim in dims.values())]).tolist()
     return Layout(snippets, dims, dict(zip(dims, ends, strict=False)), ends[-1], one_run=False)
 
 
 def layout_of(index: NDArray[np.void], snippets: int, dims: dict[str, int]) -> Layout:
-    """One run, if all clips of an index have the same little between their streams."""
+    """Layout of a shard set: one run if all clips have equal, small gaps between their streams."""
     dense = side_by_side(snippets, dims)
     first = index["offsets"][0].astype(np.int64)
-    apart = first - first.min()
+    gaps = first - first.min()
     for start in range(0, len(index), _ROWS_AT_ONCE):
         offsets = index["offsets"][start : start + _ROWS_AT_ONCE].astype(np.int64)
-        if (offsets - offsets.min(1, keepdims=True) != apart).any():
+        if (offsets - offsets.min(1, keepdims=True) != gaps).any():
             return dense
-    starts = dict(zip(dims, (apart // 2).tolist(), strict=True))
+    starts = dict(zip(dims, (gaps // 2).tolist(), strict=True))
     width = max(start + snippets * dims[name] for name, start in starts.items())
-    if width > _MOST_BETWEEN * dense.width:
+    if width > _MAXIMUM_STRETCH * dense.width:
         return dense
     return Layout(snippets, dims, starts, width, one_run=True)

@@ -1,202 +1,221 @@
-"""What makes a folder of tars a shard set: `index.npy`, then `manifest.json`.
-
-The index is one row a clip, read as a memory map: it costs no memory however many there are.
-"""
+"""The manifest of a shard set as one value: `manifest.json`, parsed, validated and written."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-import numpy as np
-from numpy.typing import NDArray
-
-from avvp_dist.commit import MANIFEST, sha256, staged, write_json
+from avvp_dist.commit import MANIFEST, json_text, sha256, write_json
 from avvp_dist.errors import DataError
-from avvp_dist.shards.exclusion import check_entry
-from avvp_dist.shards.tars import Scan
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT = "avvp-shards-2"
 INDEX = "index.npy"
 
-COLUMNS = ("id", "hash", "length", "labels", "offsets")
-"""What the index knows of a clip: its id, the first 8 bytes of the id's SHA-256, its snippets,
-codes into the manifest's `classes`, and where in the tar each stream's numbers begin."""
-
-NO_LABEL, UNKNOWN = 0xFFFF, 0xFFFE
-"""In the index's `labels`: an empty slot; in the first slot: nobody knows this clip's labels."""
+REASONS = ("id", "embedding", "duplicate")
+"""Reasons to exclude a clip, in the order of the manifest's counts."""
 
 
-def write_manifest(
-    out: Path,
-    scans: Sequence[Scan],
-    *,
-    extractor: str,
-    source: dict[str, Any] | None = None,
-) -> None:
-    """Write `index.npy` and `manifest.json` of the tars in `out` that `scans` tell of.
+@dataclass(frozen=True)
+class StreamEntry:
+    """Width and element type of a stream, and its value range over all finite clips.
 
-    Raises:
-        DataError: for shards of unequal sizes, or a clip that occurs twice, naming it.
+    `min` and `max` are None if no clip is finite.
     """
-    check_alike(scans)
-    ids = [clip for scan in scans for clip in scan.ids]
-    twice = [clip for clip, count in Counter(ids).most_common(1) if count > 1]
-    if twice:
-        raise DataError(f"clip {twice[0]} occurs twice", remedy="Ids must be unique")
-    classes = sorted({c for scan in scans for names in scan.labels for c in names or ()})
-    if len(classes) > UNKNOWN:
-        raise DataError(
-            f"{out}: {len(classes)} different labels, more than {UNKNOWN}",
-            remedy="Labels are classes: write texts into another member of the clip",
-        )
-    with staged(out / INDEX) as temporary, temporary.open("wb") as file:
-        np.save(file, _index(scans, ids, classes), allow_pickle=False)
-    first = scans[0]
-    manifest = {
-        "format": FORMAT,
-        "clips": len(ids),
-        "snippets": first.snippets,
-        "streams": {
-            name: {
-                "dim": dim,
-                "dtype": "float16",
-                "min": min((s.ranges[name][0] for s in scans if name in s.ranges), default=None),
-                "max": max((s.ranges[name][1] for s in scans if name in s.ranges), default=None),
-            }
-            for name, dim in first.dims.items()
-        },
-        "extractor": extractor,
-        "classes": classes,
-        "source": source or {},
-        "index": {"bytes": (out / INDEX).stat().st_size, "sha256": sha256(out / INDEX)},
-        "shards": [
-            {"name": s.name, "clips": len(s.ids), "bytes": s.bytes, "sha256": s.sha256}
-            for s in scans
-        ],
-    }
-    write_json(out / MANIFEST, manifest)
+
+    dim: int
+    dtype: str
+    min: float | None
+    max: float | None
 
 
-def check_alike(scans: Sequence[Scan]) -> None:
-    """Raise `DataError` naming the first shard that differs from the first in T or dims."""
-    first = scans[0]
-    if first.snippets > 255:
-        raise DataError(f"{first.name}: clips of {first.snippets} snippets, more than 255")
-    for scan in scans:
-        if (scan.snippets, scan.dims) != (first.snippets, first.dims):
-            raise DataError(
-                f"{scan.name} holds {scan.dims} x {scan.snippets} snippets (first clip "
-                f"{scan.ids[0]}), {first.name} {first.dims} x {first.snippets}",
-                remedy="Clips of other sizes belong into a shard set of their own",
-            )
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 of a file."""
+
+    bytes: int
+    sha256: str
 
 
-def _index(scans: Sequence[Scan], ids: list[str], classes: list[str]) -> NDArray[np.void]:
-    rows = [names for scan in scans for names in scan.labels]
-    slots = max(1, *(len(names or ()) for names in rows)) if rows else 1
-    names = [clip.encode() for clip in ids]
-    index = np.zeros(
-        len(ids),
-        [
-            ("id", f"S{max(1, *map(len, names))}"),
-            ("hash", "<u8"),
-            ("length", "u1"),
-            ("labels", "<u2", (slots,)),
-            ("offsets", "<u8", (len(scans[0].dims),)),
-        ],
-    )
-    index["id"] = names
-    index["hash"] = [int.from_bytes(hashlib.sha256(name).digest()[:8], "big") for name in names]
-    index["length"] = [length for scan in scans for length in scan.lengths]
-    index["offsets"] = [starts for scan in scans for starts in scan.offsets]
-    index["labels"] = NO_LABEL
-    code = {name: number for number, name in enumerate(classes)}
-    for row, labels in zip(index["labels"], rows, strict=True):
-        if labels is None:
-            row[0] = UNKNOWN
-        else:
-            row[: len(labels)] = [code[name] for name in labels]
-    return index
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a shard set: its file name, number of clips, size in bytes and SHA-256."""
+
+    name: str
+    clips: int
+    bytes: int
+    sha256: str
+
+    @property
+    def stem(self) -> str:
+        """File name without its ending `.tar`."""
+        return self.name.removesuffix(".tar")
 
 
-def parse_manifest(text: bytes, path: str) -> dict[str, Any]:
-    """The manifest of a shard set, its entries of the right kinds.
+@dataclass(frozen=True)
+class ComparedList:
+    """A list of held-out clips, or a shard set of them, that a corpus was compared with.
+
+    `ids` is the number of its names. `sha256` is of the file, or of the shard set's manifest.
+    """
+
+    name: str
+    ids: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ExcludedEntry:
+    """The list of excluded clips: its file, their number, and how they were found.
+
+    `reasons` counts clips by `REASONS`. `similarity` is the cosine from which two clips counted as
+    one.
+    """
+
+    name: str
+    bytes: int
+    sha256: str
+    clips: int
+    reasons: Mapping[str, int]
+    against: tuple[ComparedList, ...]
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A shard set: T, its streams by name, the index and the shards.
+
+    `classes` are the label names that the index codes. `source` is where the clips came from, as
+    plain values. `excluded` names the clips that are not for training, if there is such a list.
+    """
+
+    clips: int
+    snippets: int
+    streams: Mapping[str, StreamEntry]
+    extractor: str
+    classes: tuple[str, ...]
+    source: Mapping[str, object]
+    index: FileEntry
+    shards: tuple[Shard, ...]
+    excluded: ExcludedEntry | None = None
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Feature dimension D of each stream."""
+        return {name: stream.dim for name, stream in self.streams.items()}
+
+    @property
+    def content_digest(self) -> str:
+        """Hex SHA-256 of the manifest without its entry `excluded`.
+
+        Whatever is made of all clips, such as a grounding, goes by this digest.
+        """
+        return sha256(json_text(replace(self, excluded=None).as_json()).encode())
+
+    def as_json(self) -> dict[str, object]:
+        """The manifest as plain values, keys in the order of the file."""
+        entries = {"format": FORMAT, **asdict(self)}
+        if self.excluded is None:
+            del entries["excluded"]
+        return entries
+
+    def save(self, folder: Path) -> None:
+        """Write `manifest.json` into a folder, whole or not at all."""
+        write_json(folder / MANIFEST, self.as_json())
+
+
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """The manifest in a file's `text`, every entry checked.
 
     Raises:
-        DataError: naming `path`, if it is no such manifest.
+        DataError: naming `path` and the entry, if it is no manifest of this format, an entry is
+            missing, unknown or of another type, or a file name leaves the shard set's folder.
     """
     try:
-        manifest = json.loads(text)
+        entries = json.loads(text)
     except (ValueError, RecursionError):
         raise DataError(f"{path} is not JSON") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(entries, dict) or entries.pop("format", None) != FORMAT:
         raise DataError(
             f"{path} is no manifest of the format {FORMAT}",
             remedy="Remove the set and pack it again",
         )
     try:
-        shards, index = manifest["shards"], manifest["index"]
-        counts = [
-            *(manifest[key] for key in ("clips", "snippets")),
-            *(spec["dim"] for spec in manifest["streams"].values()),
-            *(entry["bytes"] for entry in (*shards, index)),
-            *(entry["clips"] for entry in shards),
-        ]
-        texts = [
-            manifest["extractor"],
-            *manifest["classes"],
-            *(entry["sha256"] for entry in (*shards, index)),
-            *(entry["name"] for entry in shards),
-        ]
-        keys = {frozenset(entry) for entry in shards}
-    except (KeyError, TypeError, AttributeError):
-        counts, texts, keys = [-1], [], set()
-    if not (
-        all(type(count) is int and count >= 0 for count in counts)
-        and all(type(text) is str for text in texts)
-        and keys <= {frozenset(("name", "clips", "bytes", "sha256"))}
-    ):
-        raise DataError(f"{path} is damaged: entries are missing or of other kinds")
-    for entry in shards:
-        if "/" in entry["name"] or entry["name"].startswith("."):
-            raise DataError(f"{path}: {entry['name']!r} is no name of a shard")
-    check_entry(manifest, path)
+        manifest = _parsed(Manifest, entries, "")
+        for number, shard in enumerate(manifest.shards):
+            _check_file_name(shard.name, f"shards[{number}]")
+        if "excluded" in entries:
+            _check_excluded(manifest.excluded)
+    except ValueError as error:
+        again = "make it anew with tools/decontaminate.py"
+        remedy = again if str(error).startswith("excluded") else "pack the set again"
+        raise DataError(
+            f"{path} is damaged: {error}", remedy=f"Copy it again, or {remedy}"
+        ) from None
     return manifest
 
 
-def load_index(path: Path, manifest: dict[str, Any]) -> NDArray[np.void]:
-    """The rows of a shard set's index, as a memory map.
+def _check_excluded(entry: ExcludedEntry | None) -> None:
+    if entry is None:
+        raise ValueError("excluded is null")
+    if set(entry.reasons) != set(REASONS):
+        raise ValueError(f"excluded.reasons has {sorted(entry.reasons)}, not {sorted(REASONS)}")
+    _check_file_name(entry.name, "excluded")
 
-    Raises:
-        DataError: naming the file, if it is not the manifest's, or points outside of the shards.
-    """
-    entry, shards = manifest["index"], manifest["shards"]
-    clips = [shard["clips"] for shard in shards]
-    try:
-        if path.stat().st_size != entry["bytes"]:
-            raise ValueError(f"it has {path.stat().st_size} bytes, not {entry['bytes']}")
-        if sha256(path) != entry["sha256"]:
-            raise ValueError("it has another SHA-256 than the manifest says")
-        index = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-        if len(index) != sum(clips):
-            raise ValueError(f"it has {len(index)} rows for {sum(clips)} clips")
-        if index.dtype.names != COLUMNS:
-            raise ValueError(f"it has the columns {index.dtype.names}")
-        sizes = np.repeat(np.array([shard["bytes"] for shard in shards], np.int64), clips)
-        for column, spec in enumerate(manifest["streams"].values()):
-            starts = index["offsets"][:, column].astype(np.int64)
-            last = sizes - 2 * manifest["snippets"] * spec["dim"]
-            # What lies outside would not be an error but the end of the process.
-            if ((starts < 0) | (starts > last) | (starts % 2 != 0)).any():
-                raise ValueError("it points outside of its shards")
-    except Exception as error:  # of many kinds: NumPy parses Python in a file's header
-        raise DataError(
-            f"{path} is missing or damaged: {error}",
-            remedy="Copy it again, or remove it with manifest.json to make both anew",
-        ) from None
-    return index
+
+def _check_file_name(name: str, where: str) -> None:
+    """Raise `ValueError` for a name that leads out of the shard set or to a hidden file."""
+    if "/" in name or name.startswith("."):
+        raise ValueError(f"{where}: {name!r} is no name of a file in the shard set")
+
+
+T = TypeVar("T", bound="DataclassInstance")
+V = TypeVar("V")
+_types = cache(get_type_hints)
+
+
+def _parsed(kind: type[T], value: object, where: str) -> T:
+    """A JSON object as the dataclass `kind`: all its fields and no others, each of its type."""
+    entries = _of_type(dict, value, where)
+    types = _types(kind)
+    required = {field.name for field in fields(kind) if field.default is MISSING}
+    for name in sorted(required - entries.keys()) + sorted(entries.keys() - types.keys()):
+        state = "missing" if name in types else "unknown"
+        raise ValueError(f"{_joined(where, name)} is {state}")
+    return kind(**{key: _field(types[key], entries[key], _joined(where, key)) for key in entries})
+
+
+def _field(annotation: Any, value: object, where: str) -> Any:
+    """A JSON value as the type that annotates a dataclass's field."""
+    arguments = get_args(annotation)
+    if isinstance(annotation, UnionType):  # X | None
+        return None if value is None else _field(arguments[0], value, where)
+    if get_origin(annotation) is tuple:
+        items = _of_type(list, value, where)
+        return tuple(_field(arguments[0], item, f"{where}[{n}]") for n, item in enumerate(items))
+    if get_origin(annotation) is Mapping:
+        entries = _of_type(dict, value, where)
+        return {key: _field(arguments[1], entries[key], _joined(where, key)) for key in entries}
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return _parsed(annotation, value, where)
+    return value if annotation is object else _of_type(annotation, value, where)
+
+
+def _of_type(kind: type[V], value: object, where: str) -> V:
+    """The value, if it is of a type. An int passes as a float; an int may not be negative."""
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"{where} is {value!r}, expected {kind.__name__}")
+    if isinstance(value, int) and kind is int and value < 0:
+        raise ValueError(f"{where} is {value}, expected 0 or more")
+    return cast("V", value)
+
+
+def _joined(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name

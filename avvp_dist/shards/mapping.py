@@ -1,4 +1,4 @@
-"""Files side by side in one range of addresses, so that a batch is one gather over all of them."""
+"""Files mapped into memory, and copies of equal size gathered from them without Python per clip."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 _MADV_POPULATE_READ = 22
 _MEMORY_SPEED = 1e9
-"""Bytes a second: what is slower comes from a disk."""
+"""Bytes per second; a slower copy comes from a disk."""
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -30,111 +29,129 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class Mapping:
-    """Room for files of the given `sizes` in bytes; they are mapped into it one by one.
+    """One range of addresses for files of the given `sizes` in bytes, which are mapped one by one.
 
-    `starts[n]` is where file n lies in the range. Room without a file costs no memory; reading
-    there ends the process, so whoever gathers must know what is mapped.
+    Addresses without a file cost no memory. Reading there ends the process, so whoever gathers
+    must know which files are mapped.
 
     Raises:
-        OSError: if the addresses cannot be had.
+        OSError: if the system has no range of that length.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
         granule = mmap.ALLOCATIONGRANULARITY
-        self._sizes = list(sizes)
-        self.starts: NDArray[np.int64] = np.cumsum(
-            [0, *(-(-size // granule) * granule for size in sizes)], dtype=np.int64
-        )
-        self._bytes = max(granule, int(self.starts[-1]))
-        self._base = _map(None, self._bytes, -1)
-        self._finalizer = weakref.finalize(self, _libc.munmap, self._base, self._bytes)
+        self._sizes = np.array(sizes, np.int64)
+        starts = np.cumsum([0, *(-(-size // granule) * granule for size in sizes)], dtype=np.int64)
+        length = max(granule, int(starts[-1]))
+        base = _map(None, length, -1)
+        self._starts = base + starts
+        self._finalizer = weakref.finalize(self, _libc.munmap, base, length)
         # At exit daemon threads may still read here, or map a file at a fixed address.
         self._finalizer.atexit = False
-        room = (ctypes.c_uint8 * self._bytes).from_address(self._base)
-        self._halves: NDArray[np.float16] = np.ctypeslib.as_array(room).view("<f2")
-        self._from_disk = True
 
     def map(self, number: int, path: Path) -> None:
-        """Map the file `path` at its place."""
+        """Map the file `path` as file `number`."""
+        at, size = self._place(number)
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            at = _map(self._base + int(self.starts[number]), self._sizes[number], descriptor)
+            _map(at, size, descriptor)
         finally:
             os.close(descriptor)
-        # Else each page that is missed brings megabytes of its neighbours, which nobody wants.
-        _libc.madvise(at, self._sizes[number], mmap.MADV_RANDOM)
+        # Without this, each page fault also reads megabytes around it, which are not needed.
+        _libc.madvise(at, size, mmap.MADV_RANDOM)
 
     def unmap(self, number: int) -> None:
-        """Give the file's memory back; its place stays."""
-        _map(self._base + int(self.starts[number]), self._sizes[number], -1)
+        """Free the file's memory; its addresses stay reserved."""
+        at, size = self._place(number)
+        _map(at, size, -1)
 
     def populate(self, number: int) -> None:
         """Read a mapped file into memory, from its first byte to its last.
 
         Raises:
-            OSError: if the disk cannot give it.
+            OSError: if the disk cannot be read.
         """
-        at, size = self._base + int(self.starts[number]), self._sizes[number]
+        at, size = self._place(number)
         _libc.madvise(at, size, mmap.MADV_SEQUENTIAL)
         failed = _libc.madvise(at, size, _MADV_POPULATE_READ)
         error = ctypes.get_errno()
         _libc.madvise(at, size, mmap.MADV_RANDOM)
-        if failed and error != errno.EINVAL:  # a kernel before 5.14 reads when it must
+        if failed and error != errno.EINVAL:  # a kernel before 5.14 cannot read ahead of need
             raise OSError(error, os.strerror(error))
 
-    def gather(
-        self, offsets: NDArray[np.integer], count: int, out: NDArray[np.float16] | None = None
-    ) -> NDArray[np.float16]:
-        """`count` numbers from each of `offsets [B]` (even, in bytes): float16 `[B, count]`.
+    def addresses(
+        self, numbers: NDArray[np.integer], offsets: NDArray[np.integer], size: int
+    ) -> NDArray[np.int64]:
+        """Addresses of `size` bytes at each of `offsets [B]` in the files `numbers [B]`, `[B]`.
 
-        One copy, without Python per clip: each item is a void of `2 * count` bytes in an array
-        whose items overlap. While that runs at a disk's speed, the disk is told beforehand of all
-        that the batch needs, so that it reads many clips at once.
+        Raises:
+            IndexError: if any of them do not lie within their file.
         """
-        size, started = 2 * count, time.monotonic()
+        at: NDArray[np.int64] = offsets.astype(np.int64, copy=False)
+        if ((at < 0) | (at + size > self._sizes[numbers])).any():
+            raise IndexError(f"{size} bytes are not all within their file")
+        return at + self._starts[numbers]
+
+    def _place(self, number: int) -> tuple[int, int]:
+        return int(self._starts[number]), int(self._sizes[number])
+
+
+class Gather:
+    """Copies of equal size from addresses in any mappings into the rows of one array.
+
+    There is no Python per clip: one `index_select` runs over an array whose items overlap. While
+    that runs at a disk's speed, the kernel is told beforehand of all that a batch needs, so that
+    the disk reads many clips at once.
+    """
+
+    def __init__(self) -> None:
+        self._from_disk = True
+
+    def __call__(self, addresses: NDArray[np.int64], out: NDArray[np.float16]) -> None:
+        """Fill `out [B, count]` with `count` numbers from each of `addresses [B]`, all even.
+
+        The rows of `out` may be columns of a wider array. Every address must be mapped.
+        """
+        import torch  # only reading needs it, and it takes seconds
+
+        count, started = out.shape[1], time.monotonic()
+        size = out.itemsize * count
+        if not len(addresses):
+            return
         if self._from_disk:
-            for at in (self._base + offsets).tolist():
-                _libc.madvise(
-                    at - at % mmap.PAGESIZE, size + at % mmap.PAGESIZE, mmap.MADV_WILLNEED
-                )
-        if out is not None:
-            chosen = self._gather_into(offsets // 2, count, out)
-        else:
-            chosen = self._gather_new(offsets // 2, count)
-        seconds = time.monotonic() - started
-        self._from_disk = seconds > 1e-3 + len(offsets) * size / _MEMORY_SPEED
-        return chosen
-
-    def _gather_new(self, places: NDArray[np.integer], count: int) -> NDArray[np.float16]:
-        size = 2 * count
-        items = as_strided(
-            self._halves.view(np.uint8)[:size].view(f"V{size}"),
-            ((self._bytes - size) // 2 + 1,),
-            (2,),
-            writeable=False,
-        )
-        chosen: NDArray[np.float16] = items[places].view("<f2").reshape(len(places), count)
-        return chosen
-
-    def _gather_into(
-        self, places: NDArray[np.integer], count: int, out: NDArray[np.float16]
-    ) -> NDArray[np.float16]:
-        import torch  # only training needs it, and it takes seconds
-
-        numbers = torch.from_numpy(self._halves)
-        items = numbers.as_strided((len(numbers) - count + 1, count), (1, 1))
-        index = torch.from_numpy(places.astype(np.int64, copy=False))
+            for at in addresses.tolist():
+                page = at - at % mmap.PAGESIZE
+                _libc.madvise(page, size + at - page, mmap.MADV_WILLNEED)
+        first = int(addresses.min())
+        numbers = (int(addresses.max()) - first) // 2 + count
+        memory = torch.from_numpy(np.asarray(_Memory(first, numbers)))
+        items = memory.as_strided((numbers - count + 1, count), (1, 1))
+        index = torch.from_numpy((addresses - first) // 2)
         torch.index_select(items, 0, index, out=torch.from_numpy(out))
-        return out
+        seconds = time.monotonic() - started
+        self._from_disk = seconds > 1e-3 + len(addresses) * size / _MEMORY_SPEED
+
+
+class _Memory:
+    """Float16 numbers from an address on, for NumPy."""
+
+    def __init__(self, address: int, numbers: int) -> None:
+        # As writable, because torch warns of other arrays. It is never written to.
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": (numbers,),
+            "typestr": "<f2",
+            "version": 3,
+        }
 
 
 def _map(address: int | None, size: int, descriptor: int) -> int:
-    """A read-only mapping of a file, or with descriptor -1 room without memory."""
+    """Map a file read-only, or with descriptor -1 reserve addresses; returns the first address."""
     flags = mmap.MAP_SHARED if descriptor >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     flags |= (_MAP_FIXED if address is not None else 0) | (_MAP_NORESERVE if descriptor < 0 else 0)
     protection = mmap.PROT_READ if descriptor >= 0 else 0
-    found: int | None = _libc.mmap(address, size, protection, flags, descriptor, 0)
-    if found is None or found == _FAILED:
+    start: int | None = _libc.mmap(address, size, protection, flags, descriptor, 0)
+    if start is None or start == _FAILED:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
-    return found
+    return start

@@ -1,4 +1,4 @@
-"""Files at a URL: any protocol of fsspec, with bounded patience."""
+"""Files at a URL: any protocol of fsspec, with a limit on attempts and waiting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 6
 STALLED_SECONDS = 60.0
-"""A request without an answer for so long is given up and made again."""
+"""Time without an answer after which a request is given up and made again."""
 _LONGEST_PAUSE = 20.0
 
 
@@ -24,8 +24,8 @@ def is_url(place: str) -> bool:
     """Whether `place` is a URL of fsspec, such as `s3://BUCKET/FOLDER`.
 
     Raises:
-        DataError: for a `pipe:` URL, which would start a shell, or one with a password in it, which
-            would stand in every message and record.
+        DataError: for a `pipe:` URL, because it would start a shell, or a URL with a password,
+            because it would appear in every message and record.
     """
     if place.startswith("pipe:"):
         raise DataError(f"{place}: pipe: URLs are refused: they start a shell")
@@ -38,10 +38,12 @@ def is_url(place: str) -> bool:
 
 
 def read_url(url: str, start: int | None = None, end: int | None = None) -> bytes:
-    """The bytes of a URL; what fails or stalls is tried again, after growing pauses.
+    """Bytes of a URL, from `start` to `end` without the last, or all.
+
+    A request that fails or stalls is made again, after growing pauses.
 
     Raises:
-        FileNotFoundError: if the server says that there is none.
+        FileNotFoundError: if the server has no such file.
         StorageError: naming the URL, if it cannot be read.
     """
     try:
@@ -50,14 +52,14 @@ def read_url(url: str, start: int | None = None, end: int | None = None) -> byte
         raise StorageError(
             f"{url} cannot be read: {error}", remedy="Install avvp-dist[s3], [gcs] or [http]"
         ) from None
-    except (ValueError, TypeError, OSError) as error:  # some connect at once
+    except (ValueError, TypeError, OSError) as error:  # some file systems connect here
         raise StorageError(f"{url} cannot be read: {error}") from None
     for attempt in range(ATTEMPTS):
         try:
             return _answer(lambda: filesystem.cat_file(path, start=start, end=end))
         except FileNotFoundError:
             raise
-        except Exception as error:  # every kind of server has errors of its own
+        except Exception as error:  # each file system has error types of its own
             failure = f"{type(error).__name__}: {first_line(error)}"
         if attempt < ATTEMPTS - 1:
             time.sleep(min(_LONGEST_PAUSE, 0.5 * 2**attempt) * random.uniform(0.5, 1))
@@ -68,7 +70,7 @@ def read_url(url: str, start: int | None = None, end: int | None = None) -> byte
 
 
 def _answer(request: Callable[[], T]) -> T:
-    """The value of `request()`, which may stall: it runs in a thread that can be left behind."""
+    """Value of `request()`, which runs in a thread that is abandoned if it stalls."""
     answer: Future[T] = Future()
 
     def work() -> None:
@@ -84,11 +86,11 @@ def _answer(request: Callable[[], T]) -> T:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """The file system of a URL, its host included, and the path in it."""
+    """File system of a URL, including its host, and the path in it."""
     from fsspec.core import url_to_fs  # takes a while, and local shard sets need none
 
     protocol = url.partition("://")[0]
-    # Our own attempts are counted; a library's must not multiply them.
+    # A library's own retries would multiply the attempts that are counted here.
     options = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}.get(protocol, {})
     filesystem, path = url_to_fs(url, **options)
     if protocol == "s3":

@@ -1,4 +1,4 @@
-"""The one record that travels: a clip's id, its named streams, its labels."""
+"""The record of a clip: its id, its named streams, its labels; and its key in a tar."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PADDING = 255
 """Component id of a snippet that is padding."""
 
 HAN_EXTRACTOR = "VGGish, ResNet-152, R(2+1)D-18 (HAN)"
-"""What made the features of HAN's release."""
+"""Extractors of the features of HAN's release."""
 
 AUDIOSET_EXTRACTOR = "VGGish, PCA whitened, 8 bit (AudioSet)"
-"""What made AudioSet's official embeddings; other values than plain VGGish has."""
+"""Extractor of AudioSet's official embeddings, whose values differ from plain VGGish."""
 
 LLP_CLASSES = (
     "Speech",
@@ -56,8 +56,8 @@ LLP_CLASSES = (
 class Clip:
     """One clip: `streams[name]` is float `[t, D]`, row n describes second n.
 
-    `length` is the number of real snippets, the rows that all streams have unless it is told;
-    `labels` are weak (video-level) class names, `None` when unknown.
+    `length` is the number of real snippets. If it is None, it is the number of rows that all
+    streams have. `labels` are weak (video-level) class names, None when unknown.
     """
 
     id: str
@@ -66,10 +66,10 @@ class Clip:
     length: int | None = None
 
     def padded(self, snippets: int, dims: dict[str, int]) -> Clip:
-        """The clip as float16 `[snippets, D]`, zeros behind its `length`.
+        """The clip as float16 `[snippets, D]`, with zeros after its `length`.
 
         Raises:
-            DataError: naming the clip, unless it is finite, of these streams and dims, and no
+            DataError: naming the clip, if it is not finite, has other streams or dims, or is
                 longer than `snippets`.
         """
         if not self.id or not re.fullmatch("[^\0\ud800-\udfff]+", self.id):
@@ -115,9 +115,9 @@ class Clip:
 
 
 def finite(half: NDArray[np.floating]) -> bool:
-    """Whether a float16 array is finite; NumPy's own test takes one number at a time.
+    """Whether all values of a float16 array are finite, many times faster than `np.isfinite`.
 
-    Infinity and NaN are the largest of the positive numbers' bits, and of the negative ones'.
+    Compared as integers, the bits of infinity and NaN are the largest ones of either sign.
     """
     return not half.size or bool(
         half.view(np.int16).max() < 0x7C00 and half.view(np.uint16).max() < 0xFC00
@@ -125,13 +125,14 @@ def finite(half: NDArray[np.floating]) -> bool:
 
 
 def encode_key(clip_id: str) -> str:
-    """A clip id as a WebDataset key: letters, digits, `_` and `-` stay, others become `=XX`.
+    """Encode a clip id as a WebDataset key: letters, digits, `_` and `-` stay, others become `=XX`.
 
-    WebDataset cuts a key at its first dot and a path at a slash; `decode_key` undoes this.
+    This is needed because WebDataset cuts a key at its first dot and a path at a slash.
+    `decode_key` is the inverse.
     """
     return re.sub(rb"[^A-Za-z0-9_-]", lambda m: b"=%02X" % m.group()[0], clip_id.encode()).decode()
 
 
 def decode_key(key: str) -> str:
-    """The clip id of a key made by `encode_key`."""
+    """Clip id of a key that `encode_key` made."""
     return re.sub(rb"=([0-9A-F]{2})", lambda m: bytes([int(m.group(1), 16)]), key.encode()).decode()

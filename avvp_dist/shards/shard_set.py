@@ -6,85 +6,73 @@ before its first clip is read: fetched if it is remote, verified against the man
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import threading
-import weakref
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.commit import MANIFEST
+from avvp_dist.commit import MANIFEST, sha256
 from avvp_dist.config import ReadConfig
-from avvp_dist.errors import DataError, StorageError
-from avvp_dist.loading.damage import raise_on_bad
+from avvp_dist.errors import DataError
 from avvp_dist.shards.cache import Cache
-from avvp_dist.shards.exclusion import content_digest, read_excluded
-from avvp_dist.shards.indexing import index_tars
-from avvp_dist.shards.layout import layout_of
-from avvp_dist.shards.manifest import INDEX, NO_LABEL, UNKNOWN, load_index, parse_manifest
-from avvp_dist.shards.mapping import Mapping
-from avvp_dist.shards.opening import OpenerThreads
+from avvp_dist.shards.exclusion import read_excluded
+from avvp_dist.shards.indexing import NO_LABEL, UNKNOWN, index_tars, load_index, owners_of
+from avvp_dist.shards.layout import Layout, layout_of
+from avvp_dist.shards.manifest import INDEX, parse_manifest
+from avvp_dist.shards.mapping import Gather
+from avvp_dist.shards.opening import OpenShards
 from avvp_dist.shards.remote import is_url, read_url
 from avvp_dist.shards.schema import finite
-from avvp_dist.shards.verification import REMEDY, Shard, check_size, verify
+from avvp_dist.shards.verification import OnBad, check_size, raise_on_bad
 
-OnBad = Callable[[Iterable[int], DataError], None]
-"""Is told which clips cannot be read and why; it may raise."""
-
-_OPENERS = 8
+Streams = dict[str, NDArray[np.float16]]
+"""Features of B clips: float16 `[B, T, D]` by stream."""
 
 
 class ShardSet:
     """A shard set opened for reading; clips are numbered 0..len-1 in shard order.
 
-    A folder of tars that somebody else wrote becomes one at first sight: its index and manifest
-    are made beside the tars. `digest` is of the whole manifest, `content` of all but the list of
-    excluded clips.
+    A folder of tars that others wrote becomes a shard set when it is first opened: index and
+    manifest are written beside the tars. `digest` is the SHA-256 of the manifest, `content` that
+    of the manifest without the list of excluded clips.
 
     Args:
         place: folder, or URL of fsspec.
-        reading: how its shards are verified, and where remote ones are kept.
-        on_bad: is told of local shards that are missing or have another size than their manifest
-            says, by the numbers of their clips; without it they are an error.
+        config: how its shards are verified, and where remote ones are kept.
+        on_bad: called with the clip numbers of a local shard that is missing or not of the size
+            that its manifest says. By default this is an error.
 
     Raises:
-        DataError: if the manifest or the index is missing or damaged, or `on_bad` says so.
+        DataError: if the manifest or the index is missing or damaged, or `on_bad` raises it.
     """
 
     def __init__(
-        self, place: str | Path, reading: ReadConfig | None = None, on_bad: OnBad = raise_on_bad
+        self, place: str | Path, config: ReadConfig | None = None, on_bad: OnBad = raise_on_bad
     ) -> None:
-        self.reading = reading or ReadConfig()
+        self.config = config or ReadConfig()
         self.remote = is_url(str(place))
         self.name = str(place).rstrip("/") if self.remote else str(Path(place).absolute())
-        self._cache = _cache(self.reading)
+        self._cache = _cache(self.config)
         text = self._manifest_text()
-        self.digest = hashlib.sha256(text).hexdigest()
+        self.digest = sha256(text)
         self.manifest = parse_manifest(text, f"{self.name}/{MANIFEST}")
-        self.content = content_digest(self.manifest)
-        self.snippets: int = self.manifest["snippets"]
-        self.dims = {name: spec["dim"] for name, spec in self.manifest["streams"].items()}
-        self.extractor: str = self.manifest["extractor"]
-        self.shards = [Shard(**entry) for entry in self.manifest["shards"]]
+        self.content = self.manifest.content_digest
+        self.snippets, self.dims = self.manifest.snippets, self.manifest.dims
+        self.extractor, self.shards = self.manifest.extractor, self.manifest.shards
         self.starts = np.cumsum([0] + [shard.clips for shard in self.shards])
         self.index = self._load_index()
         self.layout = layout_of(self.index, self.snippets, self.dims)
-        self._mapping = Mapping([shard.bytes for shard in self.shards])
-        self._opening: dict[int, Future[None]] = {}
-        self._open = np.zeros(len(self.shards), bool)
-        self._readers = np.zeros(len(self.shards), np.int64)
-        self._verified: set[int] = set()
-        self._lock = threading.Lock()
-        self._openers: OpenerThreads | None = None
+        cache = self._cache if self.remote else None
+        self._opening = OpenShards(self.name, self.shards, self.config.verify, cache)
+        self._gather = Gather()
         for number in range(0 if self.remote else len(self.shards)):
             try:
-                check_size(self.shards[number], self._path(number))
+                check_size(self.shards[number], self._opening.path(number))
             except DataError as error:
                 on_bad(self.clips_of(number), error)
 
@@ -93,7 +81,7 @@ class ShardSet:
 
     @property
     def folder(self) -> Path:
-        """Where a local shard set lies.
+        """Folder of a local shard set.
 
         Raises:
             DataError: for a remote one.
@@ -102,16 +90,10 @@ class ShardSet:
             raise DataError(f"{self.name} is no local folder", remedy="Give out= a local one")
         return Path(self.name)
 
-    def clips_of(self, shard: int) -> range:
-        """Numbers of the clips of a shard."""
-        return range(int(self.starts[shard]), int(self.starts[shard + 1]))
+    # Reading
 
-    def owners(self, clips: NDArray[np.integer]) -> NDArray[np.integer]:
-        """The shard of each of `clips [B]`."""
-        return np.searchsorted(self.starts, clips, side="right") - 1
-
-    def gather(self, clips: NDArray[np.integer]) -> dict[str, NDArray[np.float16]]:
-        """The features of `clips [B]`: one float16 `[B, T, D]` per stream, in that order.
+    def gather(self, clips: NDArray[np.integer]) -> Streams:
+        """Features of `clips [B]`: one float16 `[B, T, D]` by stream, rows in the order of `clips`.
 
         Raises:
             DataError: for a shard or a clip that cannot be read, naming it.
@@ -119,54 +101,76 @@ class ShardSet:
         return self.read(clips)[0]
 
     def read(
-        self,
-        clips: NDArray[np.integer],
-        on_bad: OnBad = raise_on_bad,
-        room: NDArray[np.float16] | None = None,
-    ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.bool_]]:
-        """As `gather`, and which of the clips could be read, `[B]`; the others are zeros.
+        self, clips: NDArray[np.integer], on_bad: OnBad = raise_on_bad
+    ) -> tuple[Streams, NDArray[np.bool_]]:
+        """Features of `clips [B]`, and which clips could be read, `[B]`; the others are zeros.
 
         Args:
-            on_bad: is told of each shard and each clip that cannot be read, and why.
-            room: float16 `[B, layout.width]` to read into; the arrays are views of it.
+            on_bad: called with each shard's or clip's numbers that cannot be read, and why.
         """
-        if room is None:
-            room = np.empty((len(clips), self.layout.width), np.float16)
-        owners = self.owners(clips)
-        with self._lock:  # until they are copied nobody may unmap them: validation reads, too
-            np.add.at(self._readers, owners, 1)
-        try:
-            good = self._open_owners(clips, on_bad)
-            good &= self._whole(clips, good, on_bad)
-            if good.any():
-                self._gather_into(room, clips, good)
-        finally:
-            with self._lock:
-                np.subtract.at(self._readers, owners, 1)
-        arrays = self.layout.views(room)
-        if self.reading.verify == "size":  # no hash vouches for them
-            good &= self._finite(clips, arrays, good, on_bad)
-        if not good.all():
-            room[~good] = 0
-        return arrays, good
+        buffer = np.empty((len(clips), self.layout.width), np.float16)
+        good = self.read_into(buffer, clips, on_bad)
+        return self.layout.views(buffer), good
 
-    def _gather_into(
-        self, room: NDArray[np.float16], clips: NDArray[np.integer], good: NDArray[np.bool_]
-    ) -> None:
-        starts = self._mapping.starts[self.owners(clips)]
-        offsets = self.index["offsets"][clips].astype(np.int64) + starts[:, None]
-        # Where nothing may be read, something else is, and wiped again.
-        offsets[~good] = offsets[np.argmax(good)]
-        if self.layout.one_run:
-            self._mapping.gather(offsets.min(1), self.layout.width, room)
-            return
-        for column, (name, dim) in enumerate(self.dims.items()):
-            count, start = self.snippets * dim, self.layout.starts[name]
-            room[:, start : start + count] = self._mapping.gather(offsets[:, column], count)
+    def read_into(
+        self,
+        buffer: NDArray[np.float16],
+        clips: NDArray[np.integer],
+        on_bad: OnBad = raise_on_bad,
+    ) -> NDArray[np.bool_]:
+        """Fill a `buffer [B, layout.width]` with `clips [B]`; returns which could be read, `[B]`.
+
+        The rows of clips that cannot be read are zeros.
+        """
+        part = Part(self, np.arange(len(clips)), clips, on_bad)
+        return read_parts([part], self.layout, buffer, self._gather)
+
+    @contextmanager
+    def opened(self, clips: NDArray[np.integer], on_bad: OnBad) -> Iterator[NDArray[np.bool_]]:
+        """Open the shards of `clips [B]`, hold them open, and yield which clips are in good ones.
+
+        Clips that were not finite when the index was made count as bad.
+        """
+        owners = self.owners(clips)
+        with self._opening.held(owners):  # while the loader closes what it has passed
+            good = np.ones(len(clips), bool)
+            for number, error in self._opening.open(owners).items():
+                on_bad(self.clips_of(number), error)
+                good &= owners != number
+            whole = self.index["length"][clips] > 0
+            for clip in clips[good & ~whole]:
+                on_bad([int(clip)], DataError(f"{self.name}: clip {self.id(clip)} is not finite"))
+            yield good & whole
+
+    def addresses(self, clips: NDArray[np.integer], layout: Layout) -> NDArray[np.int64]:
+        """Addresses of the runs of `layout` in the shards of `clips [B]`, `[B, runs]`."""
+        owners, offsets = self.owners(clips), self.index["offsets"][clips].astype(np.int64)
+        if layout.one_run:
+            offsets = offsets.min(1, keepdims=True)
+        columns = [
+            self._opening.addresses(owners, offsets[:, run], 2 * count)
+            for run, (_, count) in enumerate(layout.runs())
+        ]
+        return np.stack(columns, 1)
+
+    # What the index knows
+
+    def clips_of(self, shard: int) -> range:
+        """Numbers of the clips of a shard."""
+        return range(int(self.starts[shard]), int(self.starts[shard + 1]))
+
+    def owners(self, clips: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Shard of each of `clips [B]`."""
+        return owners_of(clips, self.starts)
 
     def id(self, clip: int) -> str:
         """Source id of a clip."""
         return bytes(self.index["id"][clip]).decode()
+
+    def where(self, clip: int) -> str:
+        """Shard and id of a clip, for messages."""
+        shard = self.shards[int(self.owners(np.array([clip]))[0])]
+        return f"{self.name}/{shard.name}: clip {self.id(clip)}"
 
     @cached_property
     def ids(self) -> list[str]:
@@ -175,18 +179,18 @@ class ShardSet:
 
     @property
     def hashes(self) -> NDArray[np.uint64]:
-        """The first 8 bytes of the SHA-256 of each clip's id, `[N]`."""
+        """First 8 bytes of the SHA-256 of each clip's id, `[N]`."""
         return self.index["hash"]
 
     @property
     def lengths(self) -> NDArray[np.uint8]:
-        """Real snippets of each clip, `[N]`; the rest up to T is padding."""
+        """Number of real snippets of each clip, `[N]`; the rest up to T is padding."""
         return self.index["length"]
 
     @cached_property
     def labels(self) -> list[tuple[str, ...] | None]:
         """Weak labels of each clip, `None` where unknown."""
-        classes = self.manifest["classes"]
+        classes = self.manifest.classes
         return [
             None if row[0] == UNKNOWN else tuple(classes[code] for code in row if code != NO_LABEL)
             for row in self.index["labels"].tolist()
@@ -194,159 +198,32 @@ class ShardSet:
 
     @cached_property
     def excluded(self) -> NDArray[np.bool_]:
-        """Clips that tools/decontaminate.py keeps out of training, `[N]`.
+        """Mask of the clips that tools/decontaminate.py keeps out of training, `[N]`.
 
         Raises:
             DataError: if the list of them is missing or damaged.
         """
         return read_excluded(self.name, self.manifest)
 
-    # Opening
-
     @property
     def all_open(self) -> bool:
         """Whether every shard is open."""
-        return bool(self._open.all())
+        return self._opening.all_open
 
     def prepare(self, shards: Iterable[int], *, warm: bool = False) -> None:
-        """Begin to open shards in the background; `warm`: and to read them from the disk."""
-        for number in shards:
-            future = self._future(int(number))
-            openers = self._openers
-            if warm and openers is not None:
-                openers.submit(self._warm, int(number), future)
+        """Begin to open shards in the background; with `warm` also read them from the disk."""
+        self._opening.prepare(shards, warm=warm)
 
     def release(self, shards: Iterable[int]) -> None:
-        """Close shards: their addresses and their places on the disk become free.
+        """Close shards, which frees their memory and lets the cache drop them.
 
-        One that another thread reads just now stays open.
+        A shard that another thread reads at this moment stays open.
         """
-        with self._lock:
-            for number in map(int, shards):
-                if self._readers[number]:
-                    continue
-                if number in self._opening and self._opening[number].done():
-                    self._opening.pop(number)
-                    self._open[number] = False
-                    self._mapping.unmap(number)
+        self._opening.release(shards)
 
     def close(self) -> None:
-        """Stop opening shards; what is open stays so."""
-        with self._lock:
-            if self._openers is not None:
-                self._openers.close()
-                self._openers = None
-            for number in [n for n, future in self._opening.items() if future.cancelled()]:
-                self._opening.pop(number)
-
-    def _future(self, number: int) -> Future[None]:
-        with self._lock:
-            if number not in self._opening:
-                if self._openers is None:
-                    self._openers = OpenerThreads(min(_OPENERS, (os.cpu_count() or 1) + 2))
-                    weakref.finalize(self, self._openers.close).atexit = False
-                self._opening[number] = self._openers.submit(self._open_shard, number)
-            return self._opening[number]
-
-    def _open_shard(self, number: int) -> None:
-        shard = self.shards[number]
-        for last in (False, True):
-            path = self._fetched(number)
-            try:
-                check_size(shard, path)  # a map of a cut file would end the process
-                if number not in self._verified:
-                    verify(shard, path, self.reading.verify)
-                self._mapping.map(number, path)
-                self._verified.add(number)
-                self._open[number] = True
-                return
-            except FileNotFoundError:  # another process made room in the cache just now
-                if last:
-                    raise DataError(f"shard {path} is missing", remedy=REMEDY) from None
-            except StorageError:
-                raise
-            except DataError:
-                if not self.remote or last:
-                    raise
-                self._cache.remove(path)  # the copy went bad, not the shard
-            except OSError as error:
-                if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
-                    raise StorageError(f"shard {path} cannot be opened: {error}") from None
-                raise DataError(f"shard {path} cannot be read: {error}", remedy=REMEDY) from None
-
-    def _fetched(self, number: int) -> Path:
-        if not self.remote:
-            return self._path(number)
-        shard = self.shards[number]
-        return self._cache.fetch(f"{self.name}/{shard.name}", shard.bytes, shard.sha256)
-
-    def _warm(self, number: int, opened: Future[None]) -> None:
-        if opened.exception() is not None:
-            return
-        try:
-            self._mapping.populate(number)
-        except OSError as error:
-            if error.errno == errno.ENOMEM:
-                return  # it was closed meanwhile, or memory is short: the clips are read when met
-            path = self._path(number) if not self.remote else self.shards[number].name
-            failed: Future[None] = Future()
-            failed.set_exception(DataError(f"shard {path} cannot be read: {error}", remedy=REMEDY))
-            with self._lock:
-                if self._opening.get(number) is opened:  # else it was closed meanwhile
-                    self._opening[number] = failed
-                    self._open[number] = False
-
-    def _open_owners(self, clips: NDArray[np.integer], on_bad: OnBad) -> NDArray[np.bool_]:
-        """Open the shards of `clips`; which of the clips lie in good ones."""
-        owners = self.owners(clips)
-        good: NDArray[np.bool_] = self._open[owners]
-        if good.all():
-            return good
-        good[:] = True
-        needed = np.unique(owners)
-        for number in needed:
-            self._future(int(number))
-        for number in needed:
-            error = self._future(int(number)).exception()
-            if isinstance(error, DataError) and not isinstance(error, StorageError):
-                on_bad(self.clips_of(int(number)), error)
-                good &= owners != number
-            elif error is not None:
-                raise error
-        return good
-
-    def _whole(
-        self, clips: NDArray[np.integer], good: NDArray[np.bool_], on_bad: OnBad
-    ) -> NDArray[np.bool_]:
-        """Which clips were finite when the index was made."""
-        whole = self.index["length"][clips] > 0
-        for clip in clips[good & ~whole]:
-            on_bad([int(clip)], DataError(f"{self.name}: clip {self.id(clip)} is not finite"))
-        return whole
-
-    def _finite(
-        self,
-        clips: NDArray[np.integer],
-        arrays: dict[str, NDArray[np.float16]],
-        good: NDArray[np.bool_],
-        on_bad: OnBad,
-    ) -> NDArray[np.bool_]:
-        fine = np.ones(len(clips), bool)
-        for name, array in arrays.items():
-            if finite(array):
-                continue
-            for row in np.flatnonzero(good & fine):
-                if not finite(array[row]):
-                    fine[row] = False
-                    shard = self.shards[int(self.owners(clips[row : row + 1])[0])]
-                    where = f"{self.name}/{shard.name}: clip {self.id(clips[row])}"
-                    on_bad([int(clips[row])], DataError(f"{where}: {name} is not finite"))
-        return fine
-
-    # The manifest and the index
-
-    def _path(self, number: int) -> Path:
-        return Path(self.name) / self.shards[number].name
+        """Stop opening shards. Open shards stay open."""
+        self._opening.close()
 
     def _manifest_text(self) -> bytes:
         if self.remote:
@@ -364,21 +241,73 @@ class ShardSet:
         return path.read_bytes()
 
     def _load_index(self) -> NDArray[np.void]:
-        entry = self.manifest["index"]
         if not self.remote:
             return load_index(Path(self.name) / INDEX, self.manifest)
-        url = f"{self.name}/{INDEX}"
-        path = self._cache.fetch(url, entry["bytes"], entry["sha256"])
+        url, entry = f"{self.name}/{INDEX}", self.manifest.index
+        path = self._cache.fetch(url, entry.bytes, entry.sha256)
         try:
             return load_index(path, self.manifest)
-        except DataError:  # the copy went bad, or another process made room
+        except DataError:  # the copy went bad, or another process freed space in the cache
             self._cache.remove(path)
-            return load_index(
-                self._cache.fetch(url, entry["bytes"], entry["sha256"]), self.manifest
-            )
+            return load_index(self._cache.fetch(url, entry.bytes, entry.sha256), self.manifest)
 
 
-def _cache(reading: ReadConfig) -> Cache:
+@dataclass(frozen=True)
+class Part:
+    """Clips of one shard set in a batch: their `rows [n]` and their numbers in the set, `[n]`."""
+
+    shards: ShardSet
+    rows: NDArray[np.integer]
+    clips: NDArray[np.integer]
+    on_bad: OnBad
+
+
+def read_parts(
+    parts: Sequence[Part], layout: Layout, buffer: NDArray[np.float16], gather: Gather
+) -> NDArray[np.bool_]:
+    """Fill a `buffer [B, layout.width]` with clips of one or several shard sets.
+
+    All rows are gathered at once, straight from the mapped shards into their places.
+
+    Args:
+        parts: one per shard set; together they have every row once.
+        layout: that of the buffer: the set's own, or `side_by_side` for any sets.
+
+    Returns:
+        Which rows could be read, `[B]`. The others are zeros.
+    """
+    good = np.ones(len(buffer), bool)
+    addresses = np.empty((len(buffer), sum(1 for _ in layout.runs())), np.int64)
+    with ExitStack() as stack:
+        for part in parts:
+            good[part.rows] = stack.enter_context(part.shards.opened(part.clips, part.on_bad))
+            addresses[part.rows] = part.shards.addresses(part.clips, layout)
+        if good.any():
+            addresses[~good] = addresses[np.argmax(good)]  # rows of bad clips are wiped below
+            for run, (start, count) in enumerate(layout.runs()):
+                gather(addresses[:, run], buffer[:, start : start + count])
+    unverified = [part for part in parts if part.shards.config.verify == "size"]
+    if unverified:  # no hash vouches for the values
+        streams = layout.views(buffer)
+        suspect = {name: stream for name, stream in streams.items() if not finite(stream)}
+        for part in unverified:
+            _drop_not_finite(part, suspect, good)
+    if not good.all():
+        buffer[~good] = 0
+    return good
+
+
+def _drop_not_finite(part: Part, streams: Streams, good: NDArray[np.bool_]) -> None:
+    """Report clips with values that are not finite, and mark their rows as bad in `good [B]`."""
+    for name, stream in streams.items():
+        for row, clip in zip(part.rows.tolist(), part.clips.tolist(), strict=True):
+            if good[row] and not finite(stream[row]):
+                good[row] = False
+                where = part.shards.where(clip)
+                part.on_bad([clip], DataError(f"{where}: {name} is not finite"))
+
+
+def _cache(config: ReadConfig) -> Cache:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(reading.cache) if reading.cache else Path(home) / "avvp_dist"
-    return Cache(folder, int(reading.cache_gib * 2**30))
+    folder = Path(config.cache) if config.cache else Path(home) / "avvp_dist"
+    return Cache(folder, int(config.cache_gib * 2**30))

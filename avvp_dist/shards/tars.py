@@ -1,8 +1,8 @@
 """The tar of a shard: how it is written, and how one of unknown origin is read with suspicion.
 
-A clip is `KEY.STREAM.npy` (float16 `[T, D]`) per stream and one `KEY.json`. What is written here
-is regular: uncompressed members of fixed sizes, so that record i starts at i times its stride.
-Others may order and size their members as they like.
+A clip is `KEY.STREAM.npy` (float16 `[T, D]`) per stream and one `KEY.json`. Tars written here are
+regular: members are uncompressed and of fixed size, so that record i starts at i times the record
+size. Tars of others may order and size their members differently.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -22,19 +22,19 @@ from avvp_dist.errors import DataError
 from avvp_dist.shards.schema import Clip, decode_key, encode_key, finite
 
 _PICKLES = ("pyd", "pkl", "pickle", "pth", "pt", "npz")
-_LARGEST_JSON = 1 << 20
+_MAXIMUM_JSON = 1 << 20
 _END = 2 * tarfile.BLOCKSIZE
-"""A tar ends with at least so many zeros."""
+"""Minimum number of zero bytes at the end of a tar."""
 _REMEDY = "Copy it again, or pack the shard set again"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scan:
-    """What is in a tar: its bytes, its clips in order, and where their arrays are.
+    """Content of a tar: size, SHA-256, T, its clips in order, and the places of their arrays.
 
-    `offsets[clip][stream]` is the byte at which the `[T, D]` numbers begin, streams sorted by
-    name; a `length` of 0 marks a clip that is not finite; `ranges` are the least and the largest
-    value of each stream.
+    `offsets[clip][stream]` is the byte at which the numbers `[T, D]` begin, streams sorted by
+    name. A `length` of 0 marks a clip that is not finite. `ranges` are minimum and maximum of each
+    stream. The values are plain, so that a scan can be kept as JSON.
     """
 
     name: str
@@ -47,6 +47,55 @@ class Scan:
     labels: list[list[str] | None]
     offsets: list[list[int]]
     ranges: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class ClipJson:
+    """Content of a clip's `KEY.json`; None for what is unknown."""
+
+    id: str | None = None
+    length: int | None = None
+    labels: list[str] | None = None
+
+    @classmethod
+    def parse(cls, text: bytes) -> ClipJson:
+        """The entries known here of a JSON object.
+
+        Raises:
+            ValueError: if it is no JSON object, or an entry is of another type.
+        """
+        entries = json.loads(text)
+        if not isinstance(entries, dict):
+            raise ValueError("it is no mapping")
+        clip, length, labels = (entries.get(name) for name in ("id", "length", "labels"))
+        if not (labels is None or (type(labels) is list and all(type(x) is str for x in labels))):
+            raise ValueError("labels are no list of names")
+        if not (clip is None or type(clip) is str):
+            raise ValueError("id is no text")
+        (clip or "").encode()  # half a surrogate pair is no text either
+        if not (length is None or type(length) is int):
+            raise ValueError("length is no whole number")
+        return cls(clip, length, labels)
+
+
+@dataclass(frozen=True)
+class _Array:
+    """First byte of an npy member's numbers in the tar, and their shape."""
+
+    start: int
+    shape: tuple[int, ...]
+
+
+@dataclass
+class _Members:
+    """Members of one clip as they are met in a tar."""
+
+    arrays: dict[str, _Array] = field(default_factory=dict)
+    meta: ClipJson | None = None
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        return {name: list(array.shape) for name, array in sorted(self.arrays.items())}
 
 
 def write_tar(clips: list[Clip], path: Path) -> Scan:
@@ -73,16 +122,16 @@ def write_tar(clips: list[Clip], path: Path) -> Scan:
             file.write(bytes(_END + -(at + _END) % tarfile.RECORDSIZE))
         size, digest = temporary.stat().st_size, sha256(temporary)
     return Scan(
-        path.name,
-        size,
-        digest,
-        next(iter(clips[0].streams.values())).shape[0],
-        dims,
-        [clip.id for clip in clips],
-        [clip.length or 0 for clip in clips],
-        [None if clip.labels is None else list(clip.labels) for clip in clips],
-        offsets,
-        {
+        name=path.name,
+        bytes=size,
+        sha256=digest,
+        snippets=next(iter(clips[0].streams.values())).shape[0],
+        dims=dims,
+        ids=[clip.id for clip in clips],
+        lengths=[clip.length or 0 for clip in clips],
+        labels=[None if clip.labels is None else list(clip.labels) for clip in clips],
+        offsets=offsets,
+        ranges={
             name: [
                 min(float(clip.streams[name].min()) for clip in clips),
                 max(float(clip.streams[name].max()) for clip in clips),
@@ -93,7 +142,7 @@ def write_tar(clips: list[Clip], path: Path) -> Scan:
 
 
 def _record(clip: Clip, dims: dict[str, int], meta: bytes) -> tuple[bytes, list[int]]:
-    """The bytes of a clip's members, and where in them its numbers begin."""
+    """Bytes of a clip's members, and the offset in them of each stream's numbers."""
     key = encode_key(clip.id)
     if len(key) + max(map(len, dims)) + len("..npy") > 100:
         raise DataError(f"clip {clip.id}: its id is too long for a tar")
@@ -116,35 +165,35 @@ def _member(name: str, data: bytes) -> list[bytes]:
 
 
 def scan_tar(path: Path) -> Scan:
-    """Read a tar of unknown origin once and tell what is in it.
+    """Read a tar of unknown origin once and describe its content.
 
-    Members of a clip may lie anywhere in it; those of other kinds than ours are left alone. The
-    first clip fixes the streams, T and the dims.
+    The members of a clip may lie anywhere in it. Members of other kinds are ignored. The first
+    clip fixes the streams, T and the dims.
 
     Raises:
         DataError: naming tar, clip and member, for anything damaged, incomplete or hostile: a cut
             tar, a broken header, links, absolute or upward paths, pickles, object arrays, other
             dtypes and dims, a member or a clip that occurs twice.
     """
-    arrays: dict[str, dict[str, tuple[int, tuple[int, ...]]]] = {}
-    metas: dict[str, dict[str, Any]] = {}
+    clips: dict[str, _Members] = {}
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in _members(tar, path):
+            for member in _plain_files(tar, path):
                 folder, slash, base = member.name.removeprefix("./").rpartition("/")
                 stem, _, suffix = base.partition(".")
                 key = folder + slash + stem
-                _add(tar, member, path, arrays.setdefault(key, {}), metas, key, suffix)
+                _add(tar, member, path, clips.setdefault(key, _Members()), key, suffix)
             _check_end(path, tar.offset)
     except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}", remedy=_REMEDY) from None
-    arrays = {key: found for key, found in arrays.items() if found or key in metas}
-    if not arrays:
+    clips = {key: found for key, found in clips.items() if found.arrays or found.meta}
+    if not any(members.arrays for members in clips.values()):
         raise DataError(f"{path} holds no clips: no member is named KEY.STREAM.npy")
-    return _scan(path, arrays, metas)
+    return _scan(path, clips)
 
 
-def _members(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+def _plain_files(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+    """Members that are files; raise `DataError` for those that are hostile."""
     size = path.stat().st_size
     for member in tar:
         if member.isdir():
@@ -165,65 +214,52 @@ def _add(
     tar: tarfile.TarFile,
     member: tarfile.TarInfo,
     path: Path,
-    found: dict[str, tuple[int, tuple[int, ...]]],
-    metas: dict[str, dict[str, Any]],
+    clip: _Members,
     key: str,
     suffix: str,
 ) -> None:
-    """Take one member of a clip: an array, its JSON, or something that is left alone."""
+    """Add a member to its clip: an array or its JSON. Other members are ignored."""
     if suffix.rpartition(".")[2] in _PICKLES:
         raise DataError(f"{path}: {member.name} may hold a pickle, which is never opened")
     stream, _, kind = suffix.rpartition(".")
     if kind == "npy" and stream:
-        if stream in found:
+        if stream in clip.arrays:
             raise DataError(f"{path}: clip {decode_key(key)} has {member.name} twice")
-        found[stream] = _array(tar, member, path)
+        clip.arrays[stream] = _array(tar, member, path)
     elif suffix == "json":
-        if key in metas:
+        if clip.meta is not None:
             raise DataError(f"{path}: clip {decode_key(key)} occurs twice")
-        metas[key] = _meta(tar, member, path)
+        clip.meta = _meta(tar, member, path)
 
 
-def _array(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path
-) -> tuple[int, tuple[int, ...]]:
-    """Where the numbers of an npy member begin in the tar, and their shape."""
+def _array(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> _Array:
     file = _file(tar, member)
     try:
         version = np.lib.format.read_magic(file)
-        read = {
+        read_header = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
-        shape, fortran, dtype = read(file)
-    except Exception as error:  # of many kinds: numpy parses Python there
+        shape, fortran, dtype = read_header(file)
+    except Exception as error:  # of many types, because NumPy parses Python there
         raise DataError(f"{path}: {member.name} is no whole npy file: {error}") from None
-    at = member.offset_data + file.tell()
-    if dtype != np.dtype("<f2") or len(shape) != 2 or min(shape) < 1 or fortran or at % 2:
+    start = member.offset_data + file.tell()
+    if dtype != np.dtype("<f2") or len(shape) != 2 or min(shape) < 1 or fortran or start % 2:
         raise DataError(
             f"{path}: {member.name} is {dtype} {list(shape)}, expected float16 [T, D]",
             remedy="Write the features as C-ordered float16 matrices",
         )
     if file.tell() + 2 * shape[0] * shape[1] != member.size:
-        raise DataError(f"{path}: {member.name} has not the size that its header says")
-    return at, shape
+        raise DataError(f"{path}: {member.name} is not of the size that its header says")
+    return _Array(start, shape)
 
 
-def _meta(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> dict[str, Any]:
-    if member.size > _LARGEST_JSON:
+def _meta(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> ClipJson:
+    if member.size > _MAXIMUM_JSON:
         raise DataError(f"{path}: {member.name} has {member.size} bytes, no JSON of a clip")
     try:
-        meta = json.loads(_file(tar, member).read())
-        labels, length = meta.get("labels"), meta.get("length")
-        if not (labels is None or (type(labels) is list and all(type(x) is str for x in labels))):
-            raise ValueError("labels are no list of names")
-        if not (meta.get("id") is None or type(meta["id"]) is str):
-            raise ValueError("id is no text")
-        (meta.get("id") or "").encode()
-        if not (length is None or type(length) is int):
-            raise ValueError("length is no whole number")
-        return {"id": meta.get("id"), "labels": labels, "length": length}
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        return ClipJson.parse(_file(tar, member).read())
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: {member.name} is damaged or foreign: {error}") from None
 
 
@@ -234,7 +270,7 @@ def _file(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _check_end(path: Path, offset: int) -> None:
-    """tarfile stops in silence at a cut or at a broken header: here there must be zeros."""
+    """Raise `DataError` unless only zeros follow, because tarfile stops silently at bad headers."""
     with path.open("rb") as file:
         file.seek(offset)
         if len(rest := file.read(_END)) < _END:
@@ -245,66 +281,69 @@ def _check_end(path: Path, offset: int) -> None:
             rest = file.read(1 << 20)
 
 
-def _scan(
-    path: Path,
-    arrays: dict[str, dict[str, tuple[int, tuple[int, ...]]]],
-    metas: dict[str, dict[str, Any]],
-) -> Scan:
-    first = next(iter(arrays.values()))
-    shapes = {name: shape for name, (_, shape) in sorted(first.items())}
+def _scan(path: Path, clips: dict[str, _Members]) -> Scan:
+    first = next(members for members in clips.values() if members.arrays)
+    shapes = first.shapes
     heights = {shape[0] for shape in shapes.values()}
     if len(heights) != 1:
         raise DataError(f"{path}: the streams of its first clip differ in length: {shapes}")
     snippets = heights.pop()
     ids, lengths, labels, offsets = [], [], [], []
-    for key, found in arrays.items():
-        meta = metas.get(key, {"id": None, "labels": None, "length": None})
-        try:
-            clip = meta["id"] or decode_key(key)
-        except ValueError as error:
-            raise DataError(f"{path}: {key!a} is no key of a clip: {error}") from None
-        if "\0" in clip:  # the index could not tell it from the same id without
-            raise DataError(f"{path}: {clip!a} is no id of a clip")
-        if {name: shape for name, (_, shape) in found.items()} != shapes:
+    for key, members in clips.items():
+        meta = members.meta or ClipJson()
+        clip = _clip_id(path, key, meta)
+        if members.shapes != shapes:
             raise DataError(
-                f"{path}: clip {clip} has { ({n: list(s) for n, (_, s) in found.items()}) }, the "
-                f"first one { {name: list(shape) for name, shape in shapes.items()} }",
+                f"{path}: clip {clip} has {members.shapes}, the first one {shapes}",
                 remedy="Clips of other sizes belong into a shard set of their own",
             )
-        length = snippets if meta["length"] is None else meta["length"]
+        length = snippets if meta.length is None else meta.length
         if not 0 < length <= snippets:
             raise DataError(f"{path}: clip {clip}: length {length} is not within {snippets}")
         ids.append(clip)
         lengths.append(length)
-        labels.append(meta["labels"])
-        offsets.append([found[name][0] for name in shapes])
+        labels.append(meta.labels)
+        offsets.append([members.arrays[name].start for name in shapes])
     dims = {name: shape[1] for name, shape in shapes.items()}
-    ranges = _read_all(path, snippets, dims, lengths, offsets)
-    size = path.stat().st_size
+    whole, ranges = _read_values(path, snippets, dims, offsets)
     return Scan(
-        path.name, size, sha256(path), snippets, dims, ids, lengths, labels, offsets, ranges
+        name=path.name,
+        bytes=path.stat().st_size,
+        sha256=sha256(path),
+        snippets=snippets,
+        dims=dims,
+        ids=ids,
+        lengths=[length if fine else 0 for length, fine in zip(lengths, whole, strict=True)],
+        labels=labels,
+        offsets=offsets,
+        ranges=ranges,
     )
 
 
-def _read_all(
-    path: Path,
-    snippets: int,
-    dims: dict[str, int],
-    lengths: list[int],
-    offsets: list[list[int]],
-) -> dict[str, list[float]]:
-    """The range of each stream; the length of a clip that is not finite becomes 0."""
+def _clip_id(path: Path, key: str, meta: ClipJson) -> str:
+    try:
+        clip = meta.id or decode_key(key)
+    except ValueError as error:
+        raise DataError(f"{path}: {key!a} is no key of a clip: {error}") from None
+    if "\0" in clip:  # the index could not tell it from the same id without
+        raise DataError(f"{path}: {clip!a} is no id of a clip")
+    return clip
+
+
+def _read_values(
+    path: Path, snippets: int, dims: dict[str, int], offsets: list[list[int]]
+) -> tuple[list[bool], dict[str, list[float]]]:
+    """Whether each clip is finite, and minimum and maximum of each stream over finite clips."""
     data = np.memmap(path, np.uint8, "r")
+    whole = []
     ranges: dict[str, list[float]] = {}
-    for clip, starts in enumerate(offsets):
+    for starts in offsets:
         views = [
             data[start : start + 2 * snippets * dim].view("<f2")
             for start, dim in zip(starts, dims.values(), strict=True)
         ]
-        if not all(finite(view) for view in views):
-            lengths[clip] = 0
-            continue
-        for name, view in zip(dims, views, strict=True):
+        whole.append(all(finite(view) for view in views))
+        for name, view in zip(dims, views, strict=True) if whole[-1] else ():
             low, high = ranges.get(name, [np.inf, -np.inf])
             ranges[name] = [min(low, float(view.min())), max(high, float(view.max()))]
-    return ranges
+    return whole, ranges

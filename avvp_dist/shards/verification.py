@@ -1,53 +1,55 @@
-"""A shard as its manifest has it, and whether a file is that shard."""
+"""Checks of a shard's file against the manifest, and what happens with clips that fail them."""
 
 from __future__ import annotations
 
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from avvp_dist.commit import sha256
+from avvp_dist.commit import check_sha256, sha256
 from avvp_dist.errors import DataError
+from avvp_dist.shards.manifest import Shard
 
 REMEDY = "It was cut off or changed: copy it again, or pack the shard set again"
 
+OnBad = Callable[[Iterable[int], DataError], None]
+"""Called with the numbers of clips that cannot be read and the reason; it may raise."""
 
-@dataclass(frozen=True)
-class Shard:
-    """One tar of a shard set, as its manifest has it."""
 
-    name: str
-    clips: int
-    bytes: int
-    sha256: str
+def raise_on_bad(clips: Iterable[int], error: DataError) -> None:
+    """Raise on the first bad clip."""
+    raise error
 
-    @property
-    def stem(self) -> str:
-        return self.name.removesuffix(".tar")
+
+def ignore_bad(clips: Iterable[int], error: DataError) -> None:
+    """Go on without the bad clips; the caller counts them by the mask that reading returns."""
 
 
 def check_size(shard: Shard, path: Path) -> None:
-    """Raise `DataError` if the file at `path` is missing or has another size."""
+    """Raise `DataError` if the file at `path` is missing or of another size than the shard."""
     try:
-        found = path.stat().st_size
+        size = path.stat().st_size
     except OSError:
         raise DataError(
             f"shard {path} is missing", remedy="Copy it again, or pack the shard set again"
         ) from None
-    if found != shard.bytes:
+    if size != shard.bytes:
         raise DataError(
-            f"shard {path} has {found} bytes, its manifest says {shard.bytes}", remedy=REMEDY
+            f"shard {path} has {size} bytes, its manifest says {shard.bytes}", remedy=REMEDY
         )
 
 
 def verify(shard: Shard, path: Path, mode: str) -> None:
-    """Raise `DataError` unless the file has the shard's SHA-256 (`mode` "sha256") or at least
-    begins like a tar ("size")."""
+    """Check the content of the file at `path`.
+
+    Args:
+        mode: "sha256" hashes the whole file. "size" reads the first tar header alone.
+
+    Raises:
+        DataError: if the file has another SHA-256 than the shard, or does not begin like a tar.
+    """
     if mode == "sha256":
-        if sha256(path) != shard.sha256:
-            raise DataError(
-                f"shard {path} has another SHA-256 than its manifest says", remedy=REMEDY
-            )
+        check_sha256(f"shard {path}", sha256(path), shard.sha256, REMEDY)
         return
     with path.open("rb") as file:
         header = file.read(tarfile.BLOCKSIZE)

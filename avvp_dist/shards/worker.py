@@ -1,15 +1,18 @@
-"""Shard sets in the tasks of a job: a worker opens one once, however many tasks come its way."""
+"""Shard sets in the tasks of a job: a worker process opens a set once and keeps it for all tasks.
+
+Tasks get the place of a shard set and its digest, not the opened set, which cannot be sent to
+another process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import lru_cache
-from typing import Any
 
 from avvp_dist.config import ReadConfig
 from avvp_dist.errors import DataError
 from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.verification import ignore_bad
 
 
 def read_config_of(config: ReadConfig) -> ReadConfig:
@@ -17,22 +20,20 @@ def read_config_of(config: ReadConfig) -> ReadConfig:
     return ReadConfig(**{field.name: getattr(config, field.name) for field in fields(ReadConfig)})
 
 
-def open_once(place: str, digest: str, reading: ReadConfig) -> ShardSet:
-    """The shard set at `place`, whose shards that are missing or cut are met when they are read.
+def open_once(place: str, digest: str, config: ReadConfig) -> ShardSet:
+    """The shard set at `place`, opened at the first call in this process.
+
+    A shard that is missing or cut off is no error here. It is reported when its clips are read.
 
     Raises:
-        DataError: if it is another than that of the manifest's `digest`.
+        DataError: if the manifest there has another SHA-256 than `digest`.
     """
-    return _opened(place, digest, tuple(asdict(reading).items()))
+    return _opened(place, digest, config.verify, config.cache, config.cache_gib)
 
 
 @lru_cache(maxsize=1)
-def _opened(place: str, digest: str, reading: tuple[tuple[str, Any], ...]) -> ShardSet:
-    shards = ShardSet(place, ReadConfig(**dict(reading)), ignore_bad)
+def _opened(place: str, digest: str, verify: str, cache: str, cache_gib: float) -> ShardSet:
+    shards = ShardSet(place, ReadConfig(verify, cache, cache_gib), ignore_bad)
     if shards.digest != digest:
         raise DataError(f"{place} changed during the job", remedy="Run the same command again")
     return shards
-
-
-def ignore_bad(clips: Iterable[int], error: DataError) -> None:
-    """What cannot be read is no error yet: who reads it counts it."""

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from avvp_dist.commit import staged
 from avvp_dist.config import ReadConfig
+from avvp_dist.shards.indexing import owners_of
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad, open_once
+from avvp_dist.shards.verification import ignore_bad
+from avvp_dist.shards.worker import open_once
 from avvp_dist.similarity.search import unit
 
 BLOCK = 16384
@@ -116,7 +118,7 @@ class EmbeddingStore:
     def load(self, clips: NDArray[np.int64], streams: Sequence[str]) -> NDArray[np.float32]:
         """Joint vectors of `clips [B]` over some streams, `[B, sum of their dims]`."""
         embeddings = np.empty((len(clips), sum(self.dims.values())), np.float16)
-        owners = np.searchsorted(self.starts, clips, side="right") - 1
+        owners = owners_of(clips, self.starts)
         for shard in np.unique(owners).tolist():
             in_shard = owners == shard
             rows = np.load(self.file(shard), mmap_mode="r")

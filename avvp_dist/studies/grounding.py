@@ -1,14 +1,16 @@
-"""What a good grounding is, decided downstream: by the parsers over encoders trained on it.
+"""The grounding study: groundings judged by the parsers over encoders that are trained on them.
 
-Every point of a grid of rules, false-link rates, groupings and objectives is grounded, pretrained
-on and parsed with, from several seeds, beside controls that look at no features or no grounding.
+Every point of a grid of rules, false-link rates, groupings and objectives gets a grounding, and
+encoders and parsers from several seeds. Controls use no features or no grounding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avvp_dist import __version__
 from avvp_dist.commit import digest, staged
@@ -22,9 +24,8 @@ from avvp_dist.config import (
 from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.figures import seeds_figure
 from avvp_dist.grounding.summary import GroundingSummary
-from avvp_dist.reproduction.jobs import Job, Stage, raise_if_failed, run_here, run_jobs, scores
+from avvp_dist.reproduction.jobs import Command, Job, raise_if_failed, run_here, run_jobs, scores
 from avvp_dist.reproduction.recipes import (
-    CONFIGS,
     UNTRAINED,
     Splits,
     described_features,
@@ -37,25 +38,30 @@ from avvp_dist.reproduction.recipes import (
     training,
 )
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.studies.grounding_table import SeedScores, StudyRow, markdown, ordered, write_csv
+from avvp_dist.studies.grounding_table import SeedScores, StudyRow, markdown, ordered, write_table
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import Run
 
-FIGURES = ("components_per_clip", "one_component_share", "positive_pair_share")
-"""What a grounding's summary says of it."""
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
+FIGURES = ("components_per_clip", "one_component_share", "positive_pair_share")
+"""Statistics of a grounding that its summary holds."""
+
+Figures = Mapping[str, float]
 Jobs = dict[tuple[str, int], Job]
-"""By point and seed."""
+"""Jobs by name of the point and seed."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row of the study; which encoder its parsers stand on."""
+    """A row of the study: the grounding and the encoder that its parsers are trained on."""
 
     name: str
-    """For the reader, and for its jobs' folders in small."""
+    """Name for the reader, and in lower case for the folders of its jobs."""
     rule: str
     rate: float
+    """False-link rate that the thresholds are calibrated for."""
     grouping: str
     """Empty: no encoder."""
     objective: str
@@ -64,13 +70,13 @@ class Point:
 
     @property
     def grounding(self) -> str:
-        """Name of its grounding; a control's looks at no threshold."""
+        """Name of its grounding; that of a control depends on no threshold."""
         free = self.grouping in ("clip", "snippet")
         return self.grouping if free else f"{self.rule}-{self.rate:g}-{self.grouping}"
 
     @property
     def tags(self) -> dict[str, str]:
-        """What its runs can be found by; what it does not depend on is left out."""
+        """Tags of its runs; settings that it does not depend on are left out."""
         if not self.grouping or self.untrained:
             return {"control": self.name}
         tags = {"grouping": self.grouping, "objective": self.objective}
@@ -86,28 +92,30 @@ def study(config: StudyConfig) -> Path:
         ConfigError: for fewer than two seeds, an empty grid, or a wrong key of a training.
         ClusterError: if jobs failed, after all others are done and the table is written.
     """
-    rows, out = points(config), Path(config.out).absolute()
+    points, out = study_points(config), Path(config.out).absolute()
     shards = open_splits(config)
-    grounding = grounding_jobs(config, out, rows, shards["train"])
-    jobs = point_jobs(config, out, rows, shards, grounding)
+    groundings = grounding_jobs(config, out, points, shards["train"])
+    jobs = point_jobs(config, out, points, shards, groundings)
     with parent_run("study", out, config, shards) as run:
-        failed = run_here(list(grounding.values()))
-        figures = {name: _summary(job) for name, job in grounding.items() if job.name not in failed}
-        ready = _ready(rows, jobs, figures)
+        failed = run_here(list(groundings.values()))
+        figures = {
+            point.grounding: _figures(_labels(out, point))
+            for point in points
+            if point.grouping and groundings[point.grounding].name not in failed
+        }
+        ready = _ready(points, jobs, figures)
         trained = run_jobs(list(ready.values()), config.cpus, config.gpus)
-        lines = [_line(config, row, ready, figures) for row in rows]
-        _write(run, config, out, lines, shards)
-        raise_if_failed(
-            _blocked(jobs, ready, grounding, failed) | trained, len(grounding) + len(jobs), out
-        )
+        rows = [_row(config, point, ready, figures) for point in points]
+        _write(run, config, out, rows, shards)
+        raise_if_failed(_blocked(jobs, ready, failed) | trained, len(groundings) + len(jobs), out)
     return out
 
 
-def points(config: StudyConfig) -> list[Point]:
+def study_points(config: StudyConfig) -> list[Point]:
     """The grid that `config` asks for, then the controls.
 
     Raises:
-        ConfigError: for fewer than two seeds, or a list that is empty.
+        ConfigError: for fewer than two seeds, or an empty list.
     """
     if config.seeds < 2:
         raise ConfigError(
@@ -123,11 +131,11 @@ def points(config: StudyConfig) -> list[Point]:
             config.rules, config.false_link_rates, config.groupings, config.objectives
         )
     ]
-    # Controls look at no threshold; the highest rate is the last that could fail to calibrate.
-    first = (config.rules[0], max(config.false_link_rates))
+    # Controls depend on no threshold. The highest rate is the least likely to fail to calibrate.
+    settings = (config.rules[0], max(config.false_link_rates))
     controls = [
-        Point(f"{what} {objective}", *first, grouping, objective, control=True)
-        for grouping, what in (
+        Point(f"{name} {objective}", *settings, grouping, objective, control=True)
+        for grouping, name in (
             ("clip", "everything in a clip is one component"),
             ("snippet", "every snippet is its own"),
         )
@@ -136,179 +144,180 @@ def points(config: StudyConfig) -> list[Point]:
     objective = config.objectives[0]
     return [
         *dict.fromkeys([*grid, *controls]),
-        Point("untrained encoder", *first, "clip", objective, control=True, untrained=True),
-        Point("no encoder", *first, "", "", control=True),
+        Point("untrained encoder", *settings, "clip", objective, control=True, untrained=True),
+        Point("no encoder", *settings, "", "", control=True),
     ]
 
 
 def grounding_jobs(
-    config: StudyConfig, out: Path, rows: list[Point], train: ShardSet
+    config: StudyConfig, out: Path, points: list[Point], train: ShardSet
 ) -> dict[str, Job]:
-    """A job for each grounding, by its name, each after the one that calibrates its rate.
+    """One job per grounding, by its name, each after the job that calibrates its rate.
 
-    Thresholds depend on the rate alone, so that one file serves every rule and grouping. All lies
-    in `out`: a study leaves nothing beside the user's shards.
+    Thresholds depend on the rate alone, so that one file serves every rule and grouping. All
+    results lie in `out`: a study leaves nothing beside the user's shards.
     """
-    read = digest([__version__, train.digest])
-    rates, jobs = {}, {}
-    for row in rows:
-        if row.rate not in rates:
-            folder = out / "groundings" / f"rate-{row.rate:g}"
-            thresholds = CalibrateConfig(
+    inputs = digest([__version__, train.digest])
+    rates: dict[float, Job] = {}
+    jobs: dict[str, Job] = {}
+    for point in points:
+        folder = out / "groundings" / f"rate-{point.rate:g}"
+        thresholds = folder / "calibration" / "thresholds.yaml"
+        if point.rate not in rates:
+            calibrated = CalibrateConfig(
                 shards=train.name,
-                false_link_rate=row.rate,
-                out=str(folder / "calibration" / "thresholds.yaml"),
+                false_link_rate=point.rate,
+                out=str(thresholds),
                 tracking=nested(config, folder),
             )
-            stage = Stage("calibrate", thresholds, folder / "calibration")
-            rates[row.rate] = Job(f"rate {row.rate:g}", folder, read, (stage,), experiment="study")
-        if row.grouping and row.grounding not in jobs:
-            folder, rate = out / "groundings" / row.grounding, rates[row.rate]
-            made = GroundConfig(
+            command = Command("calibration", "calibrate", calibrated, thresholds.parent)
+            rates[point.rate] = Job(
+                f"rate {point.rate:g}", folder, inputs, (command,), experiment="study"
+            )
+        if point.grouping and point.grounding not in jobs:
+            labels = _labels(out, point)
+            folder = out / "groundings" / point.grounding
+            grounded = GroundConfig(
                 shards=train.name,
-                thresholds=rate.stages[0].config.out,
-                rule=row.rule,
-                grouping=row.grouping,
-                version=row.grounding,
-                out=str(folder / "labels"),
+                thresholds=str(thresholds),
+                rule=point.rule,
+                grouping=point.grouping,
+                version=labels.name,
+                out=str(labels.parent),
                 tracking=nested(config, folder),
             )
-            jobs[row.grounding] = Job(
-                f"grounding {row.grounding}",
+            jobs[point.grounding] = Job(
+                f"grounding {point.grounding}",
                 folder,
-                read,
-                (Stage("ground", made, folder / "labels"),),
-                rate,
+                inputs,
+                (Command("labels", "ground", grounded, labels.parent),),
+                rates[point.rate],
                 experiment="study",
             )
     return {**{job.name: job for job in rates.values()}, **jobs}
 
 
 def point_jobs(
-    config: StudyConfig, out: Path, rows: list[Point], shards: Splits, grounding: dict[str, Job]
+    config: StudyConfig,
+    out: Path,
+    points: list[Point],
+    shards: Splits,
+    groundings: dict[str, Job],
 ) -> Jobs:
     """One job for each point and seed: encoder, parser, its scores on val and test.
 
     Raises:
         ConfigError: for a wrong file or key, before anything is made.
     """
-    read, jobs = parsing_digest(config, shards), {}
+    inputs, jobs = parsing_digest(config, shards), {}
     for seed in range(1, config.seeds + 1):
-        for row in rows:
-            folder = out / "points" / f"{row.name.replace(' ', '-')}-seed{seed}"
-            needs = grounding[row.grounding] if row.grouping else None
-            jobs[row.name, seed] = Job(
-                f"{row.name}, seed {seed}",
+        for point in points:
+            folder = out / "points" / f"{point.name.replace(' ', '-')}-seed{seed}"
+            jobs[point.name, seed] = Job(
+                f"{point.name}, seed {seed}",
                 folder,
-                read,
-                tuple(_stages(config, row, seed, folder, shards, needs)),
-                needs,
+                inputs,
+                _commands(config, point, seed, folder, shards, _labels(out, point)),
+                groundings[point.grounding] if point.grouping else None,
                 experiment="study",
-                tags={**row.tags, "seed": str(seed)},
+                tags={**point.tags, "seed": str(seed)},
             )
     return jobs
 
 
-def _stages(
-    config: StudyConfig, row: Point, seed: int, folder: Path, shards: Splits, needs: Job | None
-) -> list[Stage]:
-    stages, checkpoint = [], ""
-    if needs:
+def _commands(
+    config: StudyConfig, point: Point, seed: int, folder: Path, shards: Splits, labels: Path
+) -> tuple[Command[DataclassInstance], ...]:
+    commands: list[Command[DataclassInstance]] = []
+    checkpoint = ""
+    if point.grouping:
         keys = [
-            f"objective.name={row.objective}",
+            f"objective.name={point.objective}",
             *config.pretrain,
-            *(UNTRAINED if row.untrained else []),
+            *(UNTRAINED if point.untrained else []),
             f"data.shards={shards['train'].name}",
-            f"data.grounding={_labels(needs)}",
+            f"data.grounding={labels}",
             f"trainer.seed={seed}",
         ]
-        file = Path(config.encoder_config or CONFIGS / "pretrain" / "demo.yaml")
-        made = training("pretrain", PretrainConfig, [file], keys, folder / "encoder", config)
-        stages.append(made)
-        checkpoint = str(made.out / "model")
+        files, run = [config.encoder_config], folder / "encoder"
+        commands.append(training("pretrain", PretrainConfig, files, keys, run, config))
+        checkpoint = str(run / "model")
     keys = [*parser_keys(config, shards, seed), f"pretrained.checkpoint={checkpoint}"]
-    file = Path(config.parser_config or CONFIGS / "finetune" / "demo_pretrain_multi.yaml")
-    parser = training("finetune", FinetuneConfig, [file], keys, folder / "parser", config)
-    judged = [
-        evaluation(config, parser.out / "model", shards[split], split, folder / split, f"{split}/")
-        for split in ("val", "test")
-    ]
-    return [*stages, parser, *judged]
+    files, run = [config.parser_config], folder / "parser"
+    commands.append(training("finetune", FinetuneConfig, files, keys, run, config))
+    for split in ("val", "test"):
+        out = folder / split
+        commands.append(evaluation(config, run / "model", shards[split], split, out, f"{split}/"))
+    return tuple(commands)
 
 
-def _labels(job: Job) -> Path:
-    """Where the grounding of a job lies."""
-    made: GroundConfig = job.stages[0].config
-    return Path(made.out) / made.version
+def _labels(out: Path, point: Point) -> Path:
+    """Folder of a point's grounding."""
+    return out / "groundings" / point.grounding / "labels" / point.grounding
 
 
-def _summary(job: Job) -> dict[str, float]:
-    if job.stages[0].kind != "ground":
-        return {}
-    figures = GroundingSummary.read(_labels(job)).figures
+def _figures(labels: Path) -> Figures:
+    figures = GroundingSummary.read(labels).figures
     return {key: figures[key] for key in FIGURES}
 
 
-def _figures_of(row: Point, figures: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Of the grounding that its encoder learnt from."""
-    learns = row.grouping and not row.untrained
-    return figures.get(row.grounding, {}) if learns else {}
+def _figures_of(point: Point, figures: Mapping[str, Figures]) -> Figures:
+    """Statistics of the grounding that the point's encoder learnt from."""
+    learns = point.grouping and not point.untrained
+    return figures.get(point.grounding, {}) if learns else {}
 
 
-def _ready(rows: list[Point], jobs: Jobs, figures: dict[str, dict[str, float]]) -> Jobs:
-    """The jobs whose grounding is there, with what it is like."""
-    by_name = {row.name: row for row in rows}
+def _ready(points: list[Point], jobs: Jobs, figures: Mapping[str, Figures]) -> Jobs:
+    """The jobs whose grounding is made, with its statistics as metrics."""
+    by_name = {point.name: point for point in points}
     ready = {}
     for (name, seed), job in jobs.items():
-        row = by_name[name]
-        if not row.grouping or row.grounding in figures:
-            ready[name, seed] = replace(job, metrics=_figures_of(row, figures))
+        point = by_name[name]
+        if not point.grouping or point.grounding in figures:
+            ready[name, seed] = replace(job, metrics=_figures_of(point, figures))
     return ready
 
 
-def _blocked(
-    jobs: Jobs, ready: Jobs, grounding: dict[str, Job], failed: dict[str, AvvpError]
-) -> dict[str, AvvpError]:
+def _blocked(jobs: Jobs, ready: Jobs, failed: Mapping[str, AvvpError]) -> dict[str, AvvpError]:
     """The errors of groundings, and of the jobs that could not start for them."""
     waiting = [job for key, job in jobs.items() if key not in ready]
-    return failed | {job.name: failed[job.needs.name] for job in waiting if job.needs}
+    return {**failed, **{job.name: failed[job.needs.name] for job in waiting if job.needs}}
 
 
-def _line(
-    config: StudyConfig, row: Point, jobs: Jobs, figures: dict[str, dict[str, float]]
-) -> StudyRow:
+def _row(config: StudyConfig, point: Point, jobs: Jobs, figures: Mapping[str, Figures]) -> StudyRow:
     seeds = []
     for seed in range(1, config.seeds + 1):
-        job = jobs.get((row.name, seed))
-        if job and job.finished == len(job.stages):
-            first = job.stages[0]
-            auc = read_series(first.out).get("auc", {}) if first.kind == "pretrain" else {}
-            learnt = auc[max(auc)] if auc and not row.untrained else None
-            seeds.append(SeedScores(seed, scores(job), learnt))
-    return StudyRow(row.name, row.control, row.tags, _figures_of(row, figures), tuple(seeds))
+        job = jobs.get((point.name, seed))
+        if job and job.is_finished:
+            trains = point.grouping and not point.untrained
+            auc = read_series(job.commands[0].out).get("auc", {}) if trains else {}
+            seeds.append(SeedScores(seed, scores(job), auc[max(auc)] if auc else None))
+    return StudyRow(
+        point.name, point.control, point.tags, _figures_of(point, figures), tuple(seeds)
+    )
 
 
-def _write(run: Run, config: StudyConfig, out: Path, lines: list[StudyRow], shards: Splits) -> None:
+def _write(run: Run, config: StudyConfig, out: Path, rows: list[StudyRow], shards: Splits) -> None:
     features = described_features(shards["test"])
     counts = ", ".join(f"{len(shards[split])} {split}" for split in shards)
     caption = (
         f"{features}. {counts} clips, {config.seeds} seeds of encoder and parser, audio "
-        f"annotations {config.audio_annotations}, rule {config.rule}. Mean ± deviation over "
-        "seeds, F in %. Choose a point by validation, test is for reporting; differences below "
-        "the deviation are noise"
+        f"annotations {config.audio_annotations}, rule {config.rule}. Mean ± standard deviation "
+        "over seeds, F in %. Choose a point by validation, test is for reporting; differences "
+        "below the standard deviation are noise"
     )
-    text = markdown(lines, caption)
+    text = markdown(rows, caption)
     with staged(out / "study.md") as temporary:
         temporary.write_text(text)
-    write_csv(out / "study.csv", lines, features)
+    write_table(out / "study.csv", rows, features)
     for name in ("study.md", "study.csv"):
         run.artifact(out / name)
     print(f"\n{text}\n{out / 'study.md'}\n{out / 'study.csv'}")
     panels = {
-        split: {line.name: line.values(f"{split}/segment_type_av") for line in ordered(lines)}
+        split: {row.name: row.values(f"{split}/segment_type_av") for row in ordered(rows)}
         for split in ("val", "test")
     }
-    controls = [line.name for line in lines if line.control]
+    controls = [row.name for row in rows if row.control]
     figure = seeds_figure(out / "study.png", panels, controls, "segment Type@AV (%)", features)
     run.figure(figure)
     print(figure)

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avvp_dist.annotations.alignment import align
 from avvp_dist.annotations.llp import Annotations
-from avvp_dist.errors import CheckpointError, DataError
+from avvp_dist.errors import CheckpointError
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.models.parser import Parser
 from avvp_dist.runtime.ranks import Ranks
@@ -84,12 +85,11 @@ def match_clips(
         DataError: if annotated clips are missing from the shard set, with their number.
     """
     assert annotations.events is not None
-    number = {clip: n for n, clip in enumerate(shards.ids)}
-    missing = [clip for clip in annotations.ids if clip not in number]
-    if missing:
-        raise DataError(
-            f"{shards.name} lacks {len(missing)} of the {len(annotations.ids)} "
-            f"{annotations.split} clips, first {missing[0]}",
-            remedy="Scores over fewer clips are not comparable: pack the whole split",
-        )
-    return np.array([number[clip] for clip in annotations.ids]), annotations.events
+    clips = align(
+        annotations.ids,
+        shards.ids,
+        place=shards.name,
+        what=f"{annotations.split} clips",
+        remedy="Scores over fewer clips are not comparable: pack the whole split",
+    )
+    return clips, annotations.events

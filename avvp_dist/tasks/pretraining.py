@@ -19,9 +19,10 @@ from avvp_dist.decontamination.contamination import contaminated
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.hashing import hash_uniform
+from avvp_dist.loading.heldout import training_clips, validation_clips
 from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
-from avvp_dist.loading.order import hash_uniform
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import read_meta, validated_tags
 from avvp_dist.objectives.grounding import clip_losses, grounding_loss, pair_masks, unit
@@ -139,9 +140,9 @@ class PretrainingTask:
         self.module: nn.Module = GroundingModel(
             self.encoder, config, self.link_rules, ranks or single_rank()
         )
-        trained = _trained(data, config.data.heldout)
+        trained = training_clips(data, config.data.heldout)
         self.pools = data.pools(trained)
-        self.heldout = _heldout(data, trained, config.data.heldout_clips)
+        self.heldout = validation_clips(data, trained, config.data.heldout_clips)
         if config.trainer.export == "best" and not len(self.heldout):
             raise ConfigError("trainer.export=best needs held-out clips: data.heldout holds none")
         self.validated_on = {
@@ -170,8 +171,7 @@ class PretrainingTask:
             "clips": torch.from_numpy(clips),
         }
         if self.link_rules:
-            owners = np.searchsorted(self.data.starts, clips, side="right") - 1
-            batch["likeness"] = torch.from_numpy(owners).to(device)
+            batch["likeness"] = torch.from_numpy(self.data.owners(clips)).to(device)
             # As they are stored: thresholds are finer than bfloat16.
             stored = read.to(device, torch.float16)
             batch["features"] = {name: stored[name] for name in _compared_streams(self.link_rules)}
@@ -374,21 +374,3 @@ def _check_hidden(hidden: Sequence[str], data: Mixture) -> None:
             f"data.hidden_streams={list(hidden)}: some, not all, of the visual streams {visual} of "
             f"{data.name} can be hidden"
         )
-
-
-def _heldout(data: Mixture, trained: NDArray[np.bool_], maximum: int) -> NDArray[np.integer]:
-    """At most so many clips that are not trained on: the first ones of each set, by turns."""
-    held = np.flatnonzero(~trained & ~data.excluded)
-    first = np.searchsorted(held, data.starts)
-    within = np.concatenate([np.arange(count) for count in np.diff(first)])
-    return np.sort(held[np.argsort(within, kind="stable")[:maximum]])
-
-
-def _trained(data: Mixture, heldout: float) -> NDArray[np.bool_]:
-    """Which clips are for training, `[N]`, by a hash of the id alone; the rest is held out."""
-    trained: NDArray[np.bool_] = (data.hashes >> np.uint64(32)) >= heldout * 2**32
-    if not (trained & ~data.excluded).any():
-        raise DataError(
-            f"{data.name}: all {len(data)} clips are held out", remedy="Lower data.heldout"
-        )
-    return trained

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 VALIDATED_ON = "validated_on."
 """Prefix of the tags that say what a version's metrics were measured on."""
-KEPT = 8
-"""Exit code of tools/promote.py when the champion stays: no error, but not what was asked for."""
 
 _METRICS = {"avvp-encoder": "auc", "avvp-parser": "val/segment_type_av"}
 

@@ -141,8 +141,8 @@ def _print(
 def _batch(task: Task, clips: int, dtype: torch.dtype) -> Batch:
     """A micro-batch of whole clips, whose tensors are nowhere."""
     some = np.resize(np.concatenate([pool.clips for pool in task.pools]), clips)
-    room = torch.empty(clips, task.data.layout.width, dtype=torch.float16, device=_META)
-    batch = task.batch(ClipBatch(some, room, task.data.layout, clips), _META, dtype)
+    buffer = torch.empty(clips, task.data.layout.width, dtype=torch.float16, device=_META)
+    batch = task.batch(ClipBatch(some, buffer, task.data.layout, clips), _META, dtype)
     if "lengths" in batch:  # a number that decides whether there is a mask
         batch["lengths"] = torch.full((clips,), task.data.snippets)
     return {**batch, "step": 0, "epoch": 0, "progress": 0.0}

@@ -62,7 +62,7 @@ def _suspects(reads: Sequence[ClipBatch]) -> list[int]:
     """Clips with features that are not finite, or where all are, every clip of the batch."""
     clips, bad = [], []
     for read in reads:
-        finite = torch.isfinite(read.room).all(1)
+        finite = torch.isfinite(read.buffer).all(1)
         clips += read.clips.tolist()
         bad += read.clips[(~finite).numpy()].tolist()
     return bad or clips

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from avvp_dist.commit import write_json
 from avvp_dist.config import LoaderConfig, OptimizerConfig, TrainerConfig
-from avvp_dist.config.command_line import to_yaml
+from avvp_dist.config.files import to_yaml
 from avvp_dist.errors import CheckpointError, Preempted
 from avvp_dist.evaluation.figures import curves_figure
 from avvp_dist.loading.loader import ClipBatch, Loader
@@ -288,7 +288,7 @@ class Trainer:
         if self.step == self.steps:
             return Throughput(0.0, self.task.tokens, 1.0, self.ranks.size)
         read = self.loader.read(self.step)[0]
-        few = replace(read, clips=read.clips[:4], room=read.room[:4], count=min(4, read.count))
+        few = replace(read, clips=read.clips[:4], buffer=read.buffer[:4], count=min(4, read.count))
         flops = flops_per_clip(self.engine.module, self._batch(self.step, few), len(few.clips))
         peak = peak_flops(self.ranks.device, self.dtype)
         return Throughput(flops, self.task.tokens, peak, self.ranks.size)

@@ -54,7 +54,7 @@ def test_labels_of_numbers_are_read_too(tmp_path: Path) -> None:
         ({"labels": LABELS[:2]}, r"labels is \[2, 2, 4\], expected \[3, 2, 4\]"),
         ({"labels": LABELS[:, 0]}, r"labels is \[3, 4\], expected \[3, 2, 4\]"),
         ({"labels": LABELS[..., :3]}, r"labels is \[3, 2, 3\], expected \[3, 2, 4\]"),
-        ({"filenames": np.array(["a", "a", "c"])}, r"expected \[2, 2, 4\]"),
+        ({"filenames": np.array(["a", "a", "c"])}, "clip a occurs twice"),
         ({"filenames": np.array(["a", "x", "y"])}, "lacks 2 of 3 clips, first -b.0_10"),
         ({"labels": ~LABELS}, "clip a has a label .* not among its weak labels, 3 clips in all"),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avvp_dist.annotations.video_ids import (
-    Names,
+    HeldOutVideos,
     fingerprints,
     llp_heldout,
     read_names,
@@ -66,11 +66,11 @@ def test_blocks_of_names_do_not_run_into_each_other() -> None:
 
 
 def test_names_are_found_and_called_as_they_are_listed() -> None:
-    held = Names.of("list", names("AP_-61o0Nvk_0_10", "c7", "BjCEufrlXm4_20_30"), "")
+    held = HeldOutVideos.of("list", names("AP_-61o0Nvk_0_10", "c7", "BjCEufrlXm4_20_30"), "")
     found = held.find(videos(names("c8", "BjCEufrlXm4_0_10", "c7", "")))
     assert (found >= 0).tolist() == [False, True, True, False]
     assert held.shown[found[1:3]].tolist() == [b"BjCEufrlXm4_20_30", b"c7"]
-    nothing = Names.of("none", names()[:0], "")
+    nothing = HeldOutVideos.of("none", names()[:0], "")
     assert nothing.find(videos(names("c7"))).tolist() == [-1]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avvp_dist.annotations.video_ids import Names
+from avvp_dist.annotations.video_ids import HeldOutVideos
 from avvp_dist.config import ReadConfig
 from avvp_dist.decontamination.findings import Findings, Matches
 from avvp_dist.errors import DataError
@@ -32,7 +32,7 @@ def findings(tmp_path: Path) -> Findings:
     """Nothing found yet about 10 clips, with a list that names clip 3 and two sets of 4 clips."""
     shards = shard_set(tmp_path / "corpus", [f"c{n}" for n in range(10)])
     sets = [shard_set(tmp_path / name, [f"{name}{n}" for n in range(4)]) for name in "ab"]
-    names = Names.of("list", np.array([b"c3"]), "")
+    names = HeldOutVideos.of("list", np.array([b"c3"]), "")
     return Findings(shards, [names], sets, 0.9)
 
 

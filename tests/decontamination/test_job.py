@@ -20,7 +20,7 @@ from avvp_dist.grounding.version import Grounding
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.worker import ignore_bad
+from avvp_dist.shards.verification import ignore_bad
 
 pytestmark = pytest.mark.launch
 
@@ -87,9 +87,10 @@ def test_every_exclusion_has_its_reason_and_match(corpus: ShardSet, tmp_path: Pa
     }
     assert 0.98 < float(rows["video-00007_0_10"]["audio"]) < 1
     assert rows["video-00000_0_10"]["visual"] == ""
-    entry = ShardSet(corpus.folder).manifest["excluded"]
-    assert entry["reasons"] == {"id": 2, "embedding": 1, "duplicate": 2}
-    assert [(one["name"], one["ids"]) for one in entry["against"]] == [
+    entry = ShardSet(corpus.folder).manifest.excluded
+    assert entry is not None
+    assert entry.reasons == {"id": 2, "embedding": 1, "duplicate": 2}
+    assert [(one.name, one.ids) for one in entry.against] == [
         (held.name, 2),
         (str(tmp_path / "names.txt"), 2),
         ("llp", 1849),
@@ -104,7 +105,8 @@ def test_each_comparison_can_be_switched_off(corpus: ShardSet, tmp_path: Path) -
     assert found["embeddings"] == ["video-00007_0_10"]
     assert len(found["duplicates"]) == 2
     assert run(corpus, **none) == {}
-    assert ShardSet(corpus.folder).manifest["excluded"]["clips"] == 0
+    entry = ShardSet(corpus.folder).manifest.excluded
+    assert entry is not None and entry.clips == 0
 
 
 def test_the_copy_of_a_held_out_clip_is_excluded(corpus: ShardSet, tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_similarity_that_does_not_fit_the_extractor_is_refused(corpus: ShardSe
         run(same, similarity=0.9)
     with pytest.raises(DataError, match=r"14 by their ids.* against= names the set's own clips"):
         run(corpus, corpus.folder)
-    assert "excluded" not in ShardSet(corpus.folder).manifest
+    assert ShardSet(corpus.folder).manifest.excluded is None
 
 
 def test_features_of_another_extractor_are_not_compared(corpus: ShardSet, tmp_path: Path) -> None:

@@ -95,11 +95,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "labels": (lambda a: a.update(video_prob=np.ones((24, 25), int)), "expected probabilities"),
     "a missing clip": (
         lambda a: a["filenames"].__setitem__(5, "x"),
-        "lacks 1 of the 24 val clips, first SIMva000005_0_10",
+        "lacks 1 of 24 val clips, first SIMva000005_0_10",
     ),
     "a doubled clip": (
         lambda a: a["filenames"].__setitem__(5, a["filenames"][4]),
-        "clip SIMva000004_0_10 is predicted twice",
+        "clip SIMva000004_0_10 occurs twice",
     ),
 }
 

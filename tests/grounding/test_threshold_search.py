@@ -102,5 +102,5 @@ def test_dense_labels_must_be_there(packed: dict[str, ShardSet], features: Path)
     with pytest.raises(ConfigError, match=r"annotations must be given"):
         dense_events(packed["val"], config(packed["val"], target="labels"))
     wrong = config(packed["train"], target="labels", annotations=str(features))
-    with pytest.raises(DataError, match=r"96 of 96 clips .* have no dense labels in split=val"):
+    with pytest.raises(DataError, match=r"split=val of .* lacks 96 of 96 clips of "):
         dense_events(packed["train"], wrong)

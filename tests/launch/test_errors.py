@@ -32,7 +32,7 @@ def _wrong(
         line = (
             "error: command line: unknown key optimizer.lrr, did you mean optimizer.lr?; "
             "encoder.size=huge is not one of tiny, small, base, paper, large, "
-            "did you mean large?. --help lists the keys"
+            "did you mean large? --help lists the keys"
         )
         return "launch/pretrain.py", keys, 2, line
     if fault == "missing shard":

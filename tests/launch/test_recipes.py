@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from avvp_dist.config import GroundConfig, PretrainConfig
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.errors import (
     CheckpointError,
     ConfigError,

@@ -1,4 +1,4 @@
-"""Damage to a shard set: it is found and named, or borne up to a share that the user allows."""
+"""Damage to a shard set: found and named, or tolerated up to a fraction that the user allows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ import pytest
 
 from avvp_dist.config import LoaderConfig, ReadConfig
 from avvp_dist.errors import DataError
-from avvp_dist.loading.damage import Damage, raise_on_bad
+from avvp_dist.loading.damage import Damage
+from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.verification import raise_on_bad
 
 DIMS = {"audio": 4, "visual": 6}
 TAR = "shard-000001.tar"
@@ -123,9 +125,10 @@ def test_a_number_that_is_not_finite_is_named_where_no_hash_vouches(folder: Path
 
 
 def check_left_out(mixture: Mixture, order: np.ndarray, bad: list[int]) -> None:
-    arrays, good = mixture.read(order)
+    batch, good = read_clips(mixture, order)
     np.testing.assert_array_equal(good, ~np.isin(order, bad))
-    for array in arrays.values():
+    for stream in batch.streams.values():
+        array = stream.numpy()
         assert np.isfinite(array).all()
         assert not array[~good].any()
         assert (array[good] >= 1).all()
@@ -138,7 +141,7 @@ def check_left_out(mixture: Mixture, order: np.ndarray, bad: list[int]) -> None:
         pytest.param(put_nan, "size", [4], "clip clip4", id="not finite"),
     ],
 )
-def test_what_is_borne_is_left_out_named_and_counted(
+def test_tolerated_damage_is_left_out_named_and_counted(
     folder: Path,
     damage: Callable[[Path], Any],
     verify: str,
@@ -162,14 +165,14 @@ def test_what_is_borne_is_left_out_named_and_counted(
     assert again.damage.numbers == mixture.damage.numbers
 
 
-def test_what_is_left_out_is_zeros_in_a_given_array_too(folder: Path) -> None:
+def test_rows_of_bad_clips_in_a_given_buffer_are_zeros(folder: Path) -> None:
     flip(folder / TAR, 600)
     mixture = Mixture.open([str(folder)], [], LoaderConfig(max_bad_fraction=0.5))
     for order in (np.array([2, 5, 6]), np.array(BAD)):
-        room = np.full((3, mixture.layout.width), 7, np.float16)
-        out, good = mixture.read(order, room)
+        buffer = np.full((3, mixture.layout.width), 7, np.float16)
+        good = mixture.read_into(buffer, order)
         assert good.tolist() == [clip not in BAD for clip in order]
-        for array in out.values():
+        for array in mixture.layout.views(buffer).values():
             assert not array[~good].any()
             assert (array[good] >= 1).all() and (array != 7).all()
 
@@ -185,23 +188,22 @@ def test_damage_in_the_second_of_two_sets_has_its_numbers(folder: Path, tmp_path
 
 
 @pytest.mark.parametrize(("damage", "verify"), CASES)
-def test_more_than_may_be_ends_with_the_counts(
+def test_more_damage_than_allowed_ends_with_the_counts(
     folder: Path, damage: Callable[[Path], Any], verify: str
 ) -> None:
     damage(folder)
     with pytest.raises(DataError, match=rf"3 of 7 .*data\.max_bad_fraction=0\.4.*{TAR}"):
-        Mixture.open([str(folder)], [], LoaderConfig(verify=verify, max_bad_fraction=0.4)).read(
-            np.arange(7)
-        )
+        config = LoaderConfig(verify=verify, max_bad_fraction=0.4)
+        read_clips(Mixture.open([str(folder)], [], config), np.arange(7))
 
 
 @pytest.mark.parametrize(("damage", "verify"), CASES)
-def test_nothing_is_borne_unless_told(
+def test_no_damage_is_tolerated_by_default(
     folder: Path, damage: Callable[[Path], Any], verify: str
 ) -> None:
     damage(folder)
     with pytest.raises(DataError, match=rf"{folder}/{TAR}"):
-        Mixture.open([str(folder)], [], LoaderConfig(verify=verify)).read(np.array([5]))
+        read_clips(Mixture.open([str(folder)], [], LoaderConfig(verify=verify)), np.array([5]))
 
 
 @pytest.mark.parametrize("verify", ["sha256", "size"])
@@ -256,6 +258,7 @@ import pathlib, sys
 import numpy as np
 from avvp_dist.config import ReadConfig
 from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.verification import raise_on_bad
 folder = pathlib.Path(sys.argv[1])
 """
     done = subprocess.run(
@@ -331,7 +334,7 @@ def test_a_clip_is_counted_once(caplog: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_the_share_itself_may_be_reached() -> None:
+def test_the_allowed_fraction_itself_may_be_reached() -> None:
     damage = Damage(10, 0.3)
     damage([1, 2, 3], DataError("one"))
     damage.check()
@@ -339,7 +342,7 @@ def test_the_share_itself_may_be_reached() -> None:
         damage([4], DataError("two"))
 
 
-def test_what_other_ranks_found_counts() -> None:
+def test_bad_clips_of_other_ranks_count() -> None:
     damage = Damage(10, 0.3)
     damage([1, 2], DataError("one"))
     damage.merge({2, 3})
@@ -351,7 +354,7 @@ def test_what_other_ranks_found_counts() -> None:
     Damage(10, 0).merge(set())
 
 
-def test_nothing_is_borne_with_a_share_of_0() -> None:
+def test_a_fraction_of_0_raises_the_error_itself() -> None:
     error = DataError("one")
     for on_bad in (Damage(10, 0.0), raise_on_bad):
         with pytest.raises(DataError) as caught:

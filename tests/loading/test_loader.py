@@ -1,4 +1,4 @@
-"""The loader: what the stream says, as tensors, ahead of need, and without what is damaged."""
+"""The loader: the clips of the stream as tensors, ahead of need and without damaged ones."""
 
 from __future__ import annotations
 
@@ -102,9 +102,9 @@ def test_ranks_and_micro_batches_read_one_global_batch(
         for rank in range(ranks if 12 % (ranks * micro) == 0 else 0)
     ]
     for step in range(6 if parts else 0):
-        # A micro-batch is the next part of the global batch, and each rank has its share of it.
+        # A micro-batch is the next part of the global batch, and each rank takes its part of it.
         by_micro_batch = zip(*(part.read(step) for part in parts), strict=True)
-        reads = [read for shares in by_micro_batch for read in shares]
+        reads = [read for parts_of_one in by_micro_batch for read in parts_of_one]
         found = [clip for read in reads if read.count for clip in read.clips.tolist()]
         assert found == alone.read(step)[0].clips.tolist()
         assert all(len(stream) >= 1 for read in reads for stream in read.streams.values())

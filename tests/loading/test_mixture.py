@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from avvp_dist.config import LoaderConfig
 from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
@@ -32,9 +34,10 @@ def test_clips_are_numbered_one_set_after_the_other(mixture: Mixture) -> None:
     assert [mixture.id(n) for n in (0, 6, 7, 11)] == ["a0", "a6", "b0", "b4"]
     assert mixture.lengths.tolist() == [10] * 12
     assert len(set(mixture.hashes.tolist())) == 12
-    arrays, good = mixture.read(np.array([11, 0, 7, 6, 8]))
+    batch, good = read_clips(mixture, np.array([11, 0, 7, 6, 8]))
     assert good.all()
-    assert arrays["audio"][:, 0, 0].tolist() == [104, 0, 100, 6, 101]
+    assert batch.streams["audio"][:, 0, 0].tolist() == [104, 0, 100, 6, 101]
+    assert mixture.owners(np.array([11, 0, 7, 6])).tolist() == [1, 0, 1, 0]
 
 
 def test_pools_hold_the_chosen_clips_of_each_set(mixture: Mixture) -> None:
@@ -43,7 +46,7 @@ def test_pools_hold_the_chosen_clips_of_each_set(mixture: Mixture) -> None:
     one, two = mixture.pools(chosen)
     assert (one.clips.tolist(), one.shards.tolist()) == ([1, 2, 3, 4, 5, 6], [0, 0, 1, 1, 1, 2])
     assert (two.clips.tolist(), two.shards.tolist()) == ([7, 9, 10, 11], [0, 0, 1, 1])
-    assert (one.weight, two.weight, two.share) == (1, 2, 8)
+    assert (one.weight, two.weight, two.clips_per_epoch) == (1, 2, 8)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,6 @@ def test_damage_in_the_second_set_has_the_mixtures_numbers(tmp_path: Path) -> No
         Mixture.open(places, [], LoaderConfig())
     mixture = Mixture.open(places, [], LoaderConfig(max_bad_fraction=0.2))
     assert mixture.damage.numbers == {10, 11}
-    arrays, good = mixture.read(np.array([9, 10, 0, 11]))
+    batch, good = read_clips(mixture, np.array([9, 10, 0, 11]))
     assert good.tolist() == [True, False, True, False]
-    assert not arrays["audio"][~good].any()
+    assert not batch.streams["audio"][torch.from_numpy(~good)].any()

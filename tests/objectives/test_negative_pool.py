@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avvp_dist.loading.order import hash_uniform
+from avvp_dist.hashing import hash_uniform
 from avvp_dist.objectives.negative_pool import NegativePool
 from avvp_dist.runtime.ranks import Ranks, single_rank
 

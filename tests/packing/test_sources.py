@@ -65,7 +65,7 @@ def test_arrays_arrive_in_order_with_labels(features: Path, packed: dict[str, Sh
         assert shard_set.labels == [
             tuple(read.classes[c] for c in np.flatnonzero(row)) for row in read.weak
         ]
-    assert packed["train"].manifest["extractor"] == "simulated"
+    assert packed["train"].extractor == "simulated"
     assert [shard.clips for shard in packed["train"].shards] == [40, 40, 16]
 
 
@@ -157,7 +157,7 @@ def test_han_names_the_clips_left_out(han: Path, caplog: pytest.LogCaptureFixtur
     assert broken.startswith("1 of 5 clips left out: clip missing8901_0_10: ")
     assert short.startswith("2 of 5 clips left out: clip -bcdefghij0_0_10 has 7 of 10 snippets; ")
     assert short.endswith("clip short678901_0_10 has 7 of 10 snippets")
-    assert shard_set.manifest["source"]["left_out"] == {"broken": 1, "short": 2}
+    assert shard_set.manifest.source["left_out"] == {"broken": 1, "short": 2}
 
 
 def test_han_pads_short_clips_by_default(han: Path) -> None:

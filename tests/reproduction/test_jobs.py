@@ -15,7 +15,7 @@ from avvp_dist.config import EvaluateConfig, ParserConfig, TrackingConfig
 from avvp_dist.errors import CheckpointError
 from avvp_dist.models.export import build_parser, save_model
 from avvp_dist.reproduction import jobs
-from avvp_dist.reproduction.jobs import Job, Stage, run_job, run_jobs
+from avvp_dist.reproduction.jobs import Command, Job, run_job, run_jobs, run_missing
 from avvp_dist.shards.schema import LLP_CLASSES
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tracking.run import Run
@@ -26,18 +26,18 @@ QUIET = TrackingConfig(enabled=False)
 # One job, with stages that only leave their mark.
 
 
-def mark(stage: Stage) -> None:
-    """In a stage's place: leave a line for each call, and say so."""
-    with (stage.out.parent / "calls").open("a") as calls:
-        calls.write(f"{stage.out.name} ")
-    stage.out.mkdir(exist_ok=True)
-    with (stage.out / "made").open("a") as made:
-        made.write(stage.config.clip)
-    if stage.config.clip == "fail":
+def mark(command: Command[Any]) -> None:
+    """Leave a line for each call instead of running a stage."""
+    with (command.out.parent / "calls").open("a") as calls:
+        calls.write(f"{command.out.name} ")
+    command.out.mkdir(exist_ok=True)
+    with (command.out / "made").open("a") as made:
+        made.write(command.config.clip)
+    if command.config.clip == "fail":
         raise CheckpointError("no parser")
-    value = 100.0 if stage.config.clip == "better" else 1.0
-    write_json(stage.out / "scores.json", {"scores": {"segment_audio": value}})
-    print(f"this is {stage.out.name}")
+    value = 100.0 if command.config.clip == "better" else 1.0
+    write_json(command.out / "scores.json", {"scores": {"segment_audio": value}})
+    print(f"this is {command.out.name}")
 
 
 @pytest.fixture(autouse=True)
@@ -47,14 +47,14 @@ def marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(jobs, "_call", mark)
 
 
-def job(out: Path, *clips: str, before: str = "data", **changes: Any) -> Job:
-    """A job whose stages are told apart by a key of their config."""
+def job(out: Path, *clips: str, inputs: str = "data", **changes: Any) -> Job:
+    """A job whose commands differ in a key of their config."""
     folder = out / "rows" / "one"
-    stages = [
-        Stage("evaluate", EvaluateConfig(clip=clip, tracking=QUIET), folder / f"stage{number}")
-        for number, clip in enumerate(clips)
-    ]
-    return replace(Job("one", folder, before, tuple(stages)), **changes)
+    commands = tuple(
+        Command(f"{n}", "evaluate", EvaluateConfig(clip=c, tracking=QUIET), folder / f"stage{n}")
+        for n, c in enumerate(clips)
+    )
+    return replace(Job("one", folder, inputs, commands), **changes)
 
 
 def calls(out: Path) -> list[str]:
@@ -91,14 +91,14 @@ def test_a_changed_stage_is_made_anew_with_all_after_it(tmp_path: Path) -> None:
     assert job(tmp_path, "a", "b", "c").finished == 1
 
 
-@pytest.mark.parametrize("changes", [{"before": "other data"}, {"needs": "another encoder"}])
+@pytest.mark.parametrize("changes", [{"inputs": "other data"}, {"needs": "another encoder"}])
 def test_what_is_read_from_elsewhere_counts_too(tmp_path: Path, changes: dict[str, str]) -> None:
-    def standing_on(encoder: str, before: str = "data") -> Job:
-        return job(tmp_path, "a", before=before, needs=job(tmp_path / "encoders", encoder))
+    def standing_on(encoder: str, inputs: str = "data") -> Job:
+        return job(tmp_path, "a", inputs=inputs, needs=job(tmp_path / "encoders", encoder))
 
     run_job(standing_on("encoder"))
     assert standing_on("encoder").finished == 1
-    changed = standing_on(changes.get("needs", "encoder"), changes.get("before", "data"))
+    changed = standing_on(changes.get("needs", "encoder"), changes.get("inputs", "data"))
     assert changed.finished == 0
     run_job(changed)
     assert calls(tmp_path) == ["stage0"] * 2
@@ -108,9 +108,9 @@ def test_where_it_is_tracked_does_not_matter(tmp_path: Path) -> None:
     one = job(tmp_path, "a")
     run_job(one)
     other = replace(
-        one.stages[0], config=EvaluateConfig(clip="a", tracking=TrackingConfig(name="x"))
+        one.commands[0], config=EvaluateConfig(clip="a", tracking=TrackingConfig(name="x"))
     )
-    assert replace(one, stages=(other,)).finished == 1
+    assert replace(one, commands=(other,)).is_finished
 
 
 def test_a_cut_off_stage_goes_on_in_its_folder(tmp_path: Path) -> None:
@@ -137,6 +137,28 @@ def test_a_change_of_what_comes_later_lets_a_cut_off_stage_go_on(tmp_path: Path)
     with pytest.raises(CheckpointError):
         run_job(job(tmp_path, "a", "fail", "x"))
     assert made(tmp_path, 1) == "failfail"
+
+
+def test_going_back_to_a_config_makes_anew_what_another_one_removed(tmp_path: Path) -> None:
+    run_job(job(tmp_path, "a", "b", "c"))
+    with pytest.raises(CheckpointError):
+        run_job(job(tmp_path, "a", "fail", "c"))
+    run_job(job(tmp_path, "a", "b"))
+    assert job(tmp_path, "a", "b", "c").finished == 2
+    run_job(job(tmp_path, "a", "b", "c"))
+    assert [made(tmp_path, number) for number in range(3)] == ["a", "b", "c"]
+
+
+def test_a_file_can_be_what_a_command_makes(tmp_path: Path) -> None:
+    def keep(command: Command[Any]) -> None:
+        with command.out.open("a") as file:
+            file.write(command.config.clip)
+
+    for clip in "ab":
+        one = job(tmp_path, clip)
+        (command,) = one.commands
+        run_missing(replace(one, commands=(replace(command, out=tmp_path / "made"),)), keep)
+        assert (tmp_path / "made").read_text() == clip
 
 
 def test_the_log_holds_what_the_stages_said(
@@ -179,13 +201,13 @@ def test_mlflow_has_the_scores_of_the_newest_parser(
         pass
     for clip in ("a", "better"):
         one = job(out, clip)
-        stage = replace(one.stages[0], config=EvaluateConfig(clip=clip))
-        run_job(replace(one, stages=(stage,)))
+        command = replace(one.commands[0], config=EvaluateConfig(clip=clip))
+        run_job(replace(one, commands=(command,)))
     runs = runs_of(uri)
     assert set(runs) == {"tables", "one"}
     assert runs["one"].data.tags["mlflow.parentRunId"] == runs["tables"].info.run_id
     assert runs["one"].info.status == "FINISHED"
-    scores = json.loads((one.stages[0].out / "scores.json").read_text())["scores"]
+    scores = json.loads((one.commands[0].out / "scores.json").read_text())["scores"]
     assert runs["one"].data.metrics["segment_audio"] == scores["segment_audio"] == 100
 
 
@@ -212,12 +234,12 @@ def scoring(
 ) -> Job:
     """A job that scores parsers in turn."""
     folder, data = out / "rows" / name, {"shards": str(test.folder), "annotations": str(features)}
-    stages = []
+    commands = []
     for number, one in enumerate(parsers):
         scores = folder / f"scores{number}"
         config = EvaluateConfig(parser=str(one), out=str(scores), tracking=QUIET, **data)
-        stages.append(Stage("evaluate", config, scores))
-    return Job(name, folder, "", tuple(stages), **more)
+        commands.append(Command(scores.name, "evaluate", config, scores))
+    return Job(name, folder, "", tuple(commands), **more)
 
 
 @pytest.mark.launch
@@ -240,7 +262,7 @@ def test_a_failure_stops_its_own_job_and_those_that_need_it(
         assert str(error) == f"{missing} does not exist. Give an exported model"
     assert [one.finished for one in (fails, needs, works)] == [1, 0, 1]
     assert "segment" in (works.folder / "log.txt").read_text()
-    scores = [one.stages[0].out / "scores.json" for one in (fails, works)]
+    scores = [one.commands[0].out / "scores.json" for one in (fails, works)]
     times = [path.stat().st_mtime_ns for path in scores]
 
     parser(missing, packed["test"])

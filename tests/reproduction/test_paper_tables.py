@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES, Summary
-from avvp_dist.reproduction.paper_tables import PAPER, TableRow, markdown, write_csv
+from avvp_dist.reproduction.paper_tables import PAPER, TableRow, markdown, write_table
 
 KEYS = [f"{level}_{stream}" for level in LEVELS for stream in STREAM_SCORES]
 CAPTION = "Simulated features. 24 test clips, audio annotations 2024"
@@ -77,7 +77,7 @@ def test_both_titles_say_what_the_numbers_are() -> None:
 
 def test_the_csv_has_one_row_for_each_number(tmp_path: Path) -> None:
     lines = [line("HAN", "HAN"), line("one, seed", "", 1), line("none", "MA", 0)]
-    write_csv(tmp_path / "tables.csv", lines, "Simulated features")
+    write_table(tmp_path / "tables.csv", lines, "Simulated features")
     with (tmp_path / "tables.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     expected = [(level, one.method, s) for level in LEVELS for one in lines for s in STREAM_SCORES]

@@ -1,4 +1,4 @@
-"""The rows: each one's configs, what they stand on, and what reaches which stage."""
+"""The rows: the configs, the encoder and the commands of each."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from omegaconf import OmegaConf
 
 from avvp_dist.commit import sha256, write_json
 from avvp_dist.config import FinetuneConfig, PretrainConfig, TablesConfig, TrackingConfig
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.errors import ConfigError
 from avvp_dist.grounding.summary import GroundingSummary, LabelFile
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.reproduction.jobs import Job
 from avvp_dist.reproduction.paper_tables import PAPER
-from avvp_dist.reproduction.recipes import CONFIGS
 from avvp_dist.reproduction.rows import ROWS, chosen_rows, encoder_jobs, row_jobs
 from avvp_dist.shards.shard_set import ShardSet
 
@@ -70,7 +69,7 @@ def jobs_of(
 
 def parser_config(job: Job) -> FinetuneConfig:
     """The config of a row's own training, which comes before its evaluation."""
-    config: FinetuneConfig = job.stages[-2].config
+    config: FinetuneConfig = job.commands[-2].config
     return config
 
 
@@ -82,11 +81,11 @@ def test_every_row_has_its_configs() -> None:
         extra = [name for name in (row.refines, row.released) if name]
         keys = ["data.train=a", "data.val=b", "data.annotations=c", "trainer.out=d"]
         for name in (row.file, *extra):
-            load(FinetuneConfig, CONFIGS / "finetune" / f"{name}.yaml", keys)
+            load(FinetuneConfig, f"finetune/{name}", keys)
     for name in {row.encoder for row in ROWS.values()} - {"", "untrained"}:
         keys = ["data.shards=a", "trainer.out=b"]
-        load(PretrainConfig, CONFIGS / "pretrain" / f"{name}.yaml", keys)
-    load(PretrainConfig, CONFIGS / "pretrain" / "released.yaml", keys)
+        load(PretrainConfig, f"pretrain/{name}", keys)
+    load(PretrainConfig, "pretrain/released", keys)
 
 
 def test_every_row_of_the_paper_has_its_own() -> None:
@@ -116,14 +115,19 @@ def test_ma_refines_its_labels_and_trains_on_them(
     shards: dict[str, ShardSet], features: Path, tmp_path: Path
 ) -> None:
     _, jobs = jobs_of(shards, features, tmp_path, rows=["ma"])
-    first, refine, second, judge = jobs["ma", 1].stages
-    assert [s.kind for s in jobs["ma", 1].stages] == ["finetune", "refine", "finetune", "evaluate"]
+    first, refine, second, judge = jobs["ma", 1].commands
+    assert [s.stage for s in jobs["ma", 1].commands] == [
+        "finetune",
+        "refine",
+        "finetune",
+        "evaluate",
+    ]
     assert first.config.loss.lambda_contrastive == 1 and not first.config.data.refined_labels
     assert refine.config.parser == f"{first.config.trainer.out}/model"
     assert refine.config.shards == first.config.data.train == second.config.data.train
     assert second.config.data.refined_labels == refine.config.out
     assert judge.config.parser == f"{second.config.trainer.out}/model"
-    assert len({stage.out for stage in jobs["ma", 1].stages}) == 4
+    assert len({command.out for command in jobs["ma", 1].commands}) == 4
 
 
 def test_the_other_rows_train_and_are_scored(
@@ -132,17 +136,21 @@ def test_the_other_rows_train_and_are_scored(
     _, jobs = jobs_of(shards, features, tmp_path)
     assert {name for name, _ in jobs} == set(ROWS)
     for (name, _), job in jobs.items():
-        kinds = ["finetune", "evaluate"] if name != "ma" else [stage.kind for stage in job.stages]
-        assert [stage.kind for stage in job.stages] == kinds
-        train, judge = job.stages[-2:]
+        kinds = (
+            ["finetune", "evaluate"]
+            if name != "ma"
+            else [command.stage for command in job.commands]
+        )
+        assert [command.stage for command in job.commands] == kinds
+        train, judge = job.commands[-2:]
         assert judge.config.parser == f"{train.config.trainer.out}/model"
         assert judge.config.shards == str(shards["test"].folder)
         assert train.config.data.val == str(shards["val"].folder)
         assert train.config.trainer.resume == "auto"
-        for stage in job.stages:
-            assert stage.out.parent == job.folder
-            assert stage.config.tracking.parent == str(job.folder)
-            assert not stage.config.tracking.register
+        for command in job.commands:
+            assert command.out.parent == job.folder
+            assert command.config.tracking.parent == str(job.folder)
+            assert not command.config.tracking.register
 
 
 def test_rows_with_an_encoder_wait_for_it(
@@ -154,9 +162,9 @@ def test_rows_with_an_encoder_wait_for_it(
         encoder = encoders.get(ROWS[name].encoder)
         assert job.needs is encoder
         checkpoint = parser_config(job).pretrained.checkpoint
-        assert checkpoint == (f"{encoder.stages[0].out}/model" if encoder else "")
+        assert checkpoint == (f"{encoder.commands[0].out}/model" if encoder else "")
     for name, job in encoders.items():
-        config: PretrainConfig = job.stages[0].config
+        config: PretrainConfig = job.commands[0].config
         assert config.objective.name == ("multi" if name == "untrained" else name)
         assert config.data.shards == [str(shards["train"].folder)]
         untrained = (config.optimizer.lr, config.trainer.max_steps) == (0, 1)
@@ -206,12 +214,15 @@ def test_keys_reach_every_training(
     }
     encoders, jobs = jobs_of(shards, features, tmp_path, **keys)
     trained = [
-        stage.config for job in jobs.values() for stage in job.stages if stage.kind == "finetune"
+        command.config
+        for job in jobs.values()
+        for command in job.commands
+        if command.stage == "finetune"
     ]
     assert len(trained) == len(ROWS) + 1  # MA trains twice
     assert {(c.trainer.epochs, c.parser.width) for c in trained} == {(7, 24)}
     found = {
-        (e.stages[0].config.encoder.size, e.stages[0].config.trainer.epochs)
+        (e.commands[0].config.encoder.size, e.commands[0].config.trainer.epochs)
         for e in encoders.values()
     }
     assert found == {("tiny", 3)}
@@ -231,12 +242,12 @@ def test_annotations_and_rule_reach_every_stage(
     keys = {"audio_annotations": "2020", "rule": "modality"}
     _, jobs = jobs_of(shards, features, tmp_path, **keys)
     for job in jobs.values():
-        judge = job.stages[-1].config
+        judge = job.commands[-1].config
         assert (judge.audio_annotations, judge.rule) == ("2020", "modality")
-        for stage in job.stages:
-            if stage.kind == "finetune":
-                assert stage.config.data.audio_annotations == "2020"
-                assert stage.config.data.annotations == judge.annotations == str(features)
+        for command in job.commands:
+            if command.stage == "finetune":
+                assert command.config.data.audio_annotations == "2020"
+                assert command.config.data.annotations == judge.annotations == str(features)
 
 
 def test_seeds_differ_in_their_seed_and_folders_only(
@@ -248,7 +259,7 @@ def test_seeds_differ_in_their_seed_and_folders_only(
         configs = [parser_config(jobs[name, seed]) for seed in (1, 2, 3)]
         assert [config.trainer.seed for config in configs] == [1, 2, 3]
         assert len({str(config.parser) for config in configs}) == 1
-    refining = [jobs["ma", seed].stages[1].config.seed for seed in (1, 2, 3)]
+    refining = [jobs["ma", seed].commands[1].config.seed for seed in (1, 2, 3)]
     assert refining == [1, 2, 3]
 
 
@@ -269,7 +280,7 @@ def test_other_annotations_or_features_make_every_row_anew(
     assert all(a.keys[0] != b.keys[0] for a, b in zip(same.values(), other.values(), strict=True))
     _, swapped = jobs_of({**shards, "test": shards["val"]}, features, tmp_path)
     pairs = zip(before.values(), swapped.values(), strict=True)
-    assert all(a.before != b.before for a, b in pairs)
+    assert all(a.inputs != b.inputs for a, b in pairs)
 
 
 def test_another_encoder_makes_the_rows_on_it_anew(
@@ -311,13 +322,13 @@ def test_released_rows_are_as_the_authors_code_has_them(
             assert (config.loss.lambda_guided, config.loss.lambda_adversarial) == (0.3, 0.3)
             assert (config.optimizer.lr, config.optimizer.decay_every) == (6e-4, 6)
     for job in encoders.values():
-        config = job.stages[0].config
+        config = job.commands[0].config
         assert config.objective.positive_margin == config.objective.negative_margin == 0.7
         assert config.objective.anchors == "shared" and config.objective.alternate
         assert config.encoder.frozen_positions and config.encoder.mask_vectors
         assert config.encoder.visual_tokens == "separate"
-    assert encoders["multi"].stages[0].config.optimizer.lr == 1e-6
-    assert encoders["untrained"].stages[0].config.optimizer.lr == 0
+    assert encoders["multi"].commands[0].config.optimizer.lr == 1e-6
+    assert encoders["untrained"].commands[0].config.optimizer.lr == 0
 
 
 def test_han_and_ma_are_the_same_when_released(
@@ -335,5 +346,5 @@ def test_a_key_of_the_user_counts_more_than_the_released_code(
     keys = {"finetune": ["optimizer.lr=0.5"], "pretrain": ["optimizer.lr=0.25"]}
     encoders, jobs = jobs_of(shards, features, tmp_path, released=True, **keys)
     assert {parser_config(job).optimizer.lr for job in jobs.values()} == {0.5}
-    rates = {name: job.stages[0].config.optimizer.lr for name, job in encoders.items()}
+    rates = {name: job.commands[0].config.optimizer.lr for name, job in encoders.items()}
     assert rates == {"uni": 0.25, "cross": 0.25, "multi": 0.25, "untrained": 0}

@@ -277,10 +277,9 @@ def test_a_killed_command_goes_on_and_keeps_what_was_done(
 
 
 def done(found: Reproduction, row: str) -> list[str]:
-    """The stages of a row that its ledger calls done."""
-    path = found.out / "rows" / f"{row}-seed1" / "job.json"
-    stages: list[str] = json.loads(path.read_text())["done"] if path.exists() else []
-    return stages
+    """The commands of a row that its ledger calls finished."""
+    records = (found.out / "rows" / f"{row}-seed1" / "ledger").glob("*.json")
+    return [path.stem for path in records if "made_from" in json.loads(path.read_text())]
 
 
 def wait_for(condition: Any, seconds: float, process: subprocess.Popen[str]) -> None:

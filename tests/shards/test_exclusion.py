@@ -14,6 +14,7 @@ from avvp_dist.errors import DataError
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.loading.order import epoch_order
 from avvp_dist.shards.exclusion import Exclusion, write_excluded
+from avvp_dist.shards.manifest import ComparedList
 from avvp_dist.shards.shard_set import ShardSet
 from tests.shards.origins import Origin, reading, write
 
@@ -27,7 +28,7 @@ FOUND = (
 
 def exclude(shards: ShardSet, *found: Exclusion, similarity: float = 0.95) -> ShardSet:
     """The set again, without these clips."""
-    against = [{"name": "llp", "ids": 3, "sha256": "0" * 64}]
+    against = [ComparedList("llp", 3, "0" * 64)]
     write_excluded(
         shards.folder,
         shards.manifest,
@@ -50,10 +51,12 @@ def test_a_list_says_why_and_is_read_back(local: ShardSet) -> None:
         "2,clip2_2.5_10,duplicate,clip6_6.5_10,0.9877,1.0000",
         '5,clip5_5.5_10,embedding,"a ""held-out"" clip",,0.9600',
     ]
-    entry = shards.manifest["excluded"]
-    assert entry["clips"] == 3
-    assert entry["reasons"] == {"id": 1, "embedding": 1, "duplicate": 1}
-    assert entry["similarity"] == 0.95
+    entry = shards.manifest.excluded
+    assert entry is not None
+    assert entry.clips == 3
+    assert entry.reasons == {"id": 1, "embedding": 1, "duplicate": 1}
+    assert entry.similarity == 0.95
+    assert entry.against == (ComparedList("llp", 3, "0" * 64),)
 
 
 def test_the_digest_changes_and_the_content_does_not(local: ShardSet) -> None:
@@ -142,11 +145,12 @@ def test_a_damaged_list_is_named(local: ShardSet, damage: str) -> None:
     ],
 )
 def test_a_damaged_entry_is_named(local: ShardSet, change: dict[str, Any] | None) -> None:
-    manifest = exclude(local, *FOUND).manifest
-    manifest["excluded"] = change and {**manifest["excluded"], **change}
+    exclude(local, *FOUND)
     path = local.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["excluded"] = change and {**manifest["excluded"], **change}
     path.write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match=f"{path} is damaged: its entry excluded"):
+    with pytest.raises(DataError, match=rf"{path} is damaged: excluded.*tools/decontaminate\.py"):
         ShardSet(local.folder)
 
 

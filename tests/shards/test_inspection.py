@@ -104,7 +104,7 @@ def test_every_clip_that_is_not_finite_is_listed(
         if adopted:  # then the index knows them
             (folder / "manifest.json").unlink()
         with pytest.raises(DataError, match="2 faults, 2 of 7 clips"):
-            inspect(str(folder), deep=True, reading=ReadConfig(verify="size"))
+            inspect(str(folder), deep=True, config=ReadConfig(verify="size"))
         out = capsys.readouterr().out
         for clip in ("clip0", "clip2"):
             assert re.search(rf"fault: {folder}.*{clip}.* is not finite", out)

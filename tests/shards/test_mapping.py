@@ -1,4 +1,4 @@
-"""Files in one range of addresses: what is gathered, mapped, given back."""
+"""Files mapped into memory: numbers are gathered from where they lie, into where they belong."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avvp_dist.shards.mapping import Mapping
+from avvp_dist.shards.mapping import Gather, Mapping
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three files of random numbers, of sizes that are no multiple of a page."""
+    """Three files of random numbers, whose sizes are no multiple of a page."""
     folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
     paths = [folder / str(n) for n in range(3)]
     for path, count in zip(paths, (5000, 3, 2049), strict=True):
@@ -29,50 +29,65 @@ def mapped(files: list[Path]) -> Mapping:
     return mapping
 
 
+def first_numbers(mapping: Mapping, count: int) -> np.ndarray:
+    """The first `count` numbers of file 0."""
+    out = np.empty((1, count), np.float16)
+    Gather()(mapping.addresses(np.array([0]), np.array([0]), 2 * count), out)
+    return out[0]
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([0, 2]), st.integers(0, 2000)), max_size=20),
     st.integers(1, 40),
-    st.booleans(),
+    st.integers(0, 3),
 )
-def test_numbers_come_from_where_they_lie(
-    files: list[Path], wanted: list[tuple[int, int]], count: int, into: bool
+def test_numbers_go_into_the_rows_of_the_caller(
+    files: list[Path], wanted: list[tuple[int, int]], count: int, margin: int
+) -> None:
+    """From files of two mappings at once, into columns of a wider array."""
+    mappings = mapped(files), mapped(files)
+    addresses = np.array(
+        [
+            mappings[row % 2].addresses(np.array([file]), np.array([2 * at]), 2 * count)[0]
+            for row, (file, at) in enumerate(wanted)
+        ],
+        np.int64,
+    )
+    buffer = np.full((len(wanted), count + 2 * margin), 7, np.float16)
+    Gather()(addresses, buffer[:, margin : margin + count])
+    for row, (file, at) in zip(buffer, wanted, strict=True):
+        expected = np.fromfile(files[file], np.float16)[at : at + count]
+        np.testing.assert_array_equal(row[margin : margin + count], expected)
+        assert (row[:margin] == 7).all() and (row[margin + count :] == 7).all()
+
+
+@pytest.mark.parametrize(("number", "offset"), [(0, -2), (0, 9994), (1, 0), (2, 4092)])
+def test_an_address_outside_of_its_file_is_an_error(
+    files: list[Path], number: int, offset: int
 ) -> None:
     mapping = mapped(files)
-    offsets = np.array([mapping.starts[file] + 2 * at for file, at in wanted], np.int64)
-    out = np.zeros((len(wanted), count), np.float16) if into else None
-    found = mapping.gather(offsets, count, out)
-    assert found.shape == (len(wanted), count)
-    for row, (file, at) in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(row, np.fromfile(files[file], np.float16)[at : at + count])
-    if out is not None:
-        np.testing.assert_array_equal(out, found)
-
-
-def test_what_lies_outside_is_an_error(files: list[Path]) -> None:
-    mapping = mapped(files)
-    for out in (None, np.zeros((1, 4), np.float16)):
-        with pytest.raises(IndexError):
-            mapping.gather(np.array([mapping.starts[-1]]), 4, out)
+    with pytest.raises(IndexError):
+        mapping.addresses(np.array([0, number]), np.array([0, offset]), 8)
 
 
 def test_a_file_can_be_populated_unmapped_and_mapped_again(files: list[Path]) -> None:
     mapping = mapped(files)
-    before = mapping.gather(mapping.starts[:1], 8)
+    before = first_numbers(mapping, 8)
     mapping.populate(0)
     mapping.unmap(0)
     mapping.map(0, files[0])
-    np.testing.assert_array_equal(mapping.gather(mapping.starts[:1], 8), before)
+    np.testing.assert_array_equal(first_numbers(mapping, 8), before)
 
 
-def test_the_room_costs_addresses_and_no_memory() -> None:
+def test_reserved_addresses_cost_no_memory() -> None:
     huge = [Mapping([2**30] * 200) for _ in range(3)]
-    assert huge[0].starts[-1] == 200 * 2**30
+    last = huge[0].addresses(np.array([0, 199]), np.array([0, 2**30 - 8]), 8)
+    assert last[1] - last[0] == 200 * 2**30 - 8
 
 
-def test_what_was_gathered_outlives_the_mapping(files: list[Path]) -> None:
+def test_gathered_numbers_outlive_the_mapping(files: list[Path]) -> None:
     mapping = mapped(files)
-    found = mapping.gather(mapping.starts[:1], 8)
-    expected = found.copy()
+    numbers = first_numbers(mapping, 8)
     del mapping
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(numbers, np.fromfile(files[0], np.float16)[:8])

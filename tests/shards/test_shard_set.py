@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -21,7 +21,8 @@ from avvp_dist.config import ReadConfig
 from avvp_dist.errors import DataError
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards import verification
-from avvp_dist.shards.mapping import Mapping
+from avvp_dist.shards.manifest import FileEntry
+from avvp_dist.shards.mapping import Gather
 from avvp_dist.shards.schema import Clip, decode_key
 from avvp_dist.shards.shard_set import ShardSet
 
@@ -72,14 +73,13 @@ def test_gather_gives_back_what_was_written(
             np.testing.assert_array_equal(gathered[name][row], stored(clips()[clip], name))
 
 
-def test_the_room_of_the_caller_is_filled(shard_set: ShardSet) -> None:
+def test_the_buffer_of_the_caller_is_filled(shard_set: ShardSet) -> None:
     order = np.array([6, 0, 5, 1])
-    room = np.full((4, shard_set.layout.width), 7, np.float16)
-    arrays, good = shard_set.read(order, room=room)
-    assert good.all()
+    buffer = np.full((4, shard_set.layout.width), 7, np.float16)
+    assert shard_set.read_into(buffer, order).all()
+    streams = shard_set.layout.views(buffer)
     for name, array in shard_set.gather(order).items():
-        np.testing.assert_array_equal(arrays[name], array)
-        assert np.shares_memory(arrays[name], room)
+        np.testing.assert_array_equal(streams[name], array)
 
 
 def test_ids_lengths_and_labels_come_back(shard_set: ShardSet) -> None:
@@ -181,15 +181,16 @@ import json, sys, time
 from pathlib import Path
 import numpy as np, psutil
 from avvp_dist.config import LoaderConfig
-started = time.monotonic()
+started = time.process_time()
+from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.loading.stream import ClipStream
 data = Mixture.open([sys.argv[1]], [], LoaderConfig(verify="size"))
 stream = ClipStream(data.pools(), 256, seed=1)
-data.read(stream.batch(0))
-first = time.monotonic() - started
+read_clips(data, stream.batch(0))
+first = time.process_time() - started
 for step in range(1, 20):
-    data.read(stream.batch(step))
+    read_clips(data, stream.batch(step))
 private = sum(m.private_dirty for m in psutil.Process().memory_maps())
 print(json.dumps({"clips": len(data), "first": first, "private": private}))
 """
@@ -203,8 +204,7 @@ def test_two_million_clips_cost_no_memory_and_no_time(tmp_path: Path) -> None:
     found = json.loads(started.stdout)
     assert found["clips"] == 2_000_000
     assert found["private"] < 300 * 2**20
-    # The bar is 2 s; this allows for a machine that does other things too.
-    assert found["first"] < 8
+    assert found["first"] < 8  # seconds of CPU time, imports included
 
 
 def huge_set(out: Path, shards: int, clips_per_shard: int) -> Path:
@@ -212,20 +212,20 @@ def huge_set(out: Path, shards: int, clips_per_shard: int) -> Path:
     rng = np.random.default_rng(0)
     first = [Clip(f"c{n:07d}", {"audio": rng.random((10, 128))}) for n in range(clips_per_shard)]
     small = write_shard_set(first, out, clips_per_shard=clips_per_shard)
-    entry = small.manifest["shards"][0]
-    tar = (out / entry["name"]).read_bytes()
+    (entry,) = small.shards
+    tar = (out / entry.name).read_bytes()
     index = np.tile(np.asarray(small.index), shards)
-    manifest = {**small.manifest, "clips": len(index), "shards": []}
+    entries = []
     for number in range(shards):
         path = out / f"shard-{number:06d}.tar"
         if number:
             path.write_bytes(tar[:512])
             os.truncate(path, len(tar))
-        manifest["shards"].append({**entry, "name": path.name})
+        entries.append(replace(entry, name=path.name))
     np.save(out / "index.npy", index)
-    size = (out / "index.npy").stat().st_size
-    manifest["index"] = {"bytes": size, "sha256": sha256(out / "index.npy")}
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    file = FileEntry((out / "index.npy").stat().st_size, sha256(out / "index.npy"))
+    whole = replace(small.manifest, clips=len(index), index=file, shards=tuple(entries))
+    whole.save(out)
     return out
 
 
@@ -235,20 +235,20 @@ def test_opening_waits_for_no_other_shard(shard_set: ShardSet) -> None:
     again.prepare([2])
     again.gather(np.array([6]))
     assert time.monotonic() - started < 5
-    assert set(again._opening) == {2}
+    assert again._opening.numbers == {2}
 
 
 def test_a_shard_that_is_read_is_not_closed(
     shard_set: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validation reads while the loader closes what it has passed: else the process ends."""
-    expected, gather = shard_set.gather(np.array([0, 6])), Mapping.gather
+    expected, gather = shard_set.gather(np.array([0, 6])), Gather.__call__
 
-    def released_meanwhile(mapping: Mapping, *arguments: Any) -> np.ndarray:
+    def released_meanwhile(self: Gather, addresses: np.ndarray, out: np.ndarray) -> None:
         shard_set.release([0, 1, 2])
-        return gather(mapping, *arguments)
+        gather(self, addresses, out)
 
-    monkeypatch.setattr(Mapping, "gather", released_meanwhile)
+    monkeypatch.setattr(Gather, "__call__", released_meanwhile)
     for name, array in shard_set.gather(np.array([0, 6])).items():
         np.testing.assert_array_equal(array, expected[name])
     monkeypatch.undo()

@@ -14,7 +14,7 @@ import pytest
 from avvp_dist.config import StudyConfig
 from avvp_dist.errors import ClusterError, ConfigError
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.studies.grounding import points
+from avvp_dist.studies.grounding import study_points
 
 POINT = "or 0.05 components multi"
 CONTROLS = [
@@ -160,9 +160,9 @@ def test_a_rate_that_fails_is_a_gap(made: Study) -> None:
 
 def test_every_combination_is_a_point() -> None:
     config = StudyConfig(rules=["or", "and"], false_link_rates=[0.01, 0.1], objectives=["uni"])
-    grid = [row for row in points(config) if not row.control]
+    grid = [row for row in study_points(config) if not row.control]
     assert len(grid) == len({(row.rule, row.rate, row.grouping) for row in grid}) == 8
-    assert [row.name for row in points(config)][-2:] == CONTROLS[-2:]
+    assert [row.name for row in study_points(config)][-2:] == CONTROLS[-2:]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def encoder(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactor
         "encoder": asdict(config),
         "dims": train.dims,
         "snippets": train.snippets,
-        "extractor": train.manifest["extractor"],
+        "extractor": train.extractor,
         "grounding": "none",
     }
     save_model(folder, Encoder(config, train.dims, train.snippets).state_dict(), meta)
@@ -130,7 +130,7 @@ def test_missing_validation_clips_are_refused(
 ) -> None:
     config = config_of(packed, features, tmp_path)
     annotations = read_annotations(features, "test")
-    with pytest.raises(DataError, match="lacks 24 of the 24 test clips"):
+    with pytest.raises(DataError, match="lacks 24 of 24 test clips"):
         ParsingTask(config, Mixture([packed["train"]]), packed["val"], annotations, None, None)
 
 

@@ -145,7 +145,7 @@ def exported(folder: Path, shards: ShardSet, **meta: Any) -> Path:
         "dims": shards.dims,
         "snippets": shards.snippets,
         "classes": list(LLP_CLASSES),
-        "extractor": shards.manifest["extractor"],
+        "extractor": shards.extractor,
         **meta,
     }
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ import pytest
 
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.exclusion import Exclusion, write_excluded
+from avvp_dist.shards.manifest import ComparedList
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
 
@@ -58,7 +59,7 @@ def test_excluded_clips_are_counted_and_their_list_is_checked(root: Path, folder
         ShardSet(folder).manifest,
         [Exclusion(1, "clip1", "id", "llp val", (float("nan"),) * 2)],
         ["audio", "visual"],
-        against=[{"name": "llp", "ids": 9, "sha256": ""}],
+        against=[ComparedList("llp", 9, "")],
         similarity=0.95,
     )
     done = run(root, folder)

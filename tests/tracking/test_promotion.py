@@ -11,9 +11,9 @@ import pytest
 
 from avvp_dist.commit import commit_folder, folder_digest
 from avvp_dist.config import PromoteConfig
-from avvp_dist.errors import CheckpointError, ConfigError
+from avvp_dist.errors import KEPT_CHAMPION, CheckpointError, ConfigError
 from avvp_dist.tracking import promotion
-from avvp_dist.tracking.promotion import KEPT, promote
+from avvp_dist.tracking.promotion import promote
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -169,7 +169,7 @@ def test_two_promotions_at_once_do_not_undo_each_other(
 
 
 def test_the_tool_tells_by_its_exit_code(client: MlflowClient, register: Any, root: Path) -> None:
-    for value, code, word in ((70, 0, "promoted"), (60, KEPT, "kept")):
+    for value, code, word in ((70, 0, "promoted"), (60, KEPT_CHAMPION, "kept")):
         register({F: value, **ON})
         command = [sys.executable, str(root / "tools" / "promote.py"), "model=avvp-parser"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

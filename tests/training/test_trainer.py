@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from avvp_dist.config import PretrainConfig
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.errors import CheckpointError, DataError, Preempted
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.loader import ClipBatch, read_clips
@@ -99,7 +99,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
     def broken(task: PretrainingTask, read: ClipBatch, *arguments: Any) -> Any:
         seen.append(read.clips)
         if len(seen) == 3:  # the first is only counted
-            read.room[5, 7] = float("nan")
+            read.buffer[5, 7] = float("nan")
         return batch(task, read, *arguments)
 
     monkeypatch.setattr(PretrainingTask, "batch", broken)

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from avvp_dist.commit import MANIFEST, sha256, staged, write_json
+from avvp_dist.commit import MANIFEST, sha256, staged
 from avvp_dist.config import GroundConfig, LinkConfig
 from avvp_dist.entry import run
 from avvp_dist.grounding.job import ground
@@ -41,7 +41,7 @@ from avvp_dist.grounding.labels import label, measure
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.runtime.ray_tasks import map_tasks, start_ray
-from avvp_dist.shards.manifest import INDEX
+from avvp_dist.shards.manifest import INDEX, FileEntry
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
 
@@ -336,22 +336,22 @@ def write_simulated(folder: Path, clips: int) -> None:
         for n in range(per_shard)
     ]
     first = write_shard_set(clip_list, folder, clips_per_shard=per_shard)
-    (entry,) = first.manifest["shards"]
-    tar, index = (folder / entry["name"]).read_bytes(), np.tile(np.asarray(first.index), count)
+    (entry,) = first.shards
+    tar, index = (folder / entry.name).read_bytes(), np.tile(np.asarray(first.index), count)
     shards = []
     for number in range(count):
         path = folder / f"shard-{number:06d}.tar"
         patched = renamed(tar, number)
         path.write_bytes(patched)
-        shards.append({**entry, "name": path.name, "sha256": hashlib.sha256(patched).hexdigest()})
+        shards.append(replace(entry, name=path.name, sha256=sha256(patched)))
     index["id"] = [f"s{n // per_shard:06d}-{n % per_shard:06d}" for n in range(len(index))]
     hashes = (hashlib.sha256(name).digest() for name in index["id"].tolist())
     index["hash"] = [int.from_bytes(one[:8], "big") for one in hashes]
     with staged(folder / INDEX) as temporary, temporary.open("wb") as file:
         np.save(file, index)
-    size = (folder / INDEX).stat().st_size
-    changed = {"index": {"bytes": size, "sha256": sha256(folder / INDEX)}, "shards": shards}
-    write_json(folder / MANIFEST, {**first.manifest, "clips": len(index), **changed})
+    entry_of_index = FileEntry((folder / INDEX).stat().st_size, sha256(folder / INDEX))
+    made = replace(first.manifest, clips=len(index), index=entry_of_index, shards=tuple(shards))
+    made.save(folder)
     write_thresholds(folder, {"audio": 0.5, "visual": 0.5})
 
 

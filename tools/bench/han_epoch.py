@@ -37,7 +37,7 @@ from tqdm import tqdm
 from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.commit import MANIFEST
 from avvp_dist.config import FinetuneConfig, PackConfig, TrackingConfig
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.entry import run
 from avvp_dist.errors import DataError, NumericsError
 from avvp_dist.loading.mixture import Mixture

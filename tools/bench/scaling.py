@@ -37,7 +37,7 @@ from avvp_dist.config import (
     TrackingConfig,
     TrainerConfig,
 )
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.entry import run
 from avvp_dist.errors import ClusterError
 from avvp_dist.grounding.job import ground

@@ -33,7 +33,7 @@ from torch import nn
 
 from avvp_dist.commit import write_json
 from avvp_dist.config import GroundConfig, PretrainConfig, TrackingConfig
-from avvp_dist.config.command_line import load
+from avvp_dist.config.files import load
 from avvp_dist.entry import run
 from avvp_dist.errors import ClusterError
 from avvp_dist.grounding.job import ground

@@ -1,0 +1,137 @@
+"""Configs from YAML files and `key=value` overrides: merged by OmegaConf into plain dataclasses."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from io import StringIO
+from pathlib import Path
+from typing import TypeVar
+
+from omegaconf import ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from avvp_dist.config.option import Key, keys_of, nearest
+from avvp_dist.config.removed import replacement
+from avvp_dist.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def load(
+    kind: type[T],
+    files: str | Path | Sequence[str | Path] | None,
+    overrides: Sequence[str] = (),
+) -> T:
+    """Merge the defaults of `kind`, then YAML `files` in turn, then `key=value` overrides.
+
+    Args:
+        files: paths, or names of packaged configs such as `pretrain/multi`.
+
+    Raises:
+        ConfigError: with every fault, each naming its file and key.
+    """
+    faults: list[str] = []
+    config = OmegaConf.structured(kind)
+    keys = {key.name: key for key in keys_of(kind)}
+    listed = [files] if isinstance(files, str | Path) else files or []
+    for source, name, value in _values(listed, overrides, faults):
+        if name not in keys:
+            faults.append(f"{source}: {_unknown(name, list(keys))}")
+            continue
+        if keys[name].is_list and isinstance(value, str):
+            value = [value]  # a list of one needs no brackets
+        before = OmegaConf.select(config, name)
+        try:
+            OmegaConf.update(config, name, value)
+            OmegaConf.select(config, name, throw_on_missing=True)
+        except OmegaConfBaseException as error:
+            faults.append(f"{source}: {name}={value}: {str(error).splitlines()[0]}")
+            OmegaConf.update(config, name, before)
+    for key in keys.values():
+        faults += key.faults(_plain(config, key))
+    if faults:
+        raise ConfigError("; ".join(faults), remedy="--help lists the keys")
+    made: T = OmegaConf.to_object(config)  # type: ignore[assignment]
+    return made
+
+
+def to_yaml(config: object) -> str:
+    """The config as YAML that `--config` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def read_config(name: str | Path) -> str:
+    """Text of a config: of the file at this path if there is one, else of the packaged config.
+
+    Raises:
+        ConfigError: if there is neither; it names the packaged configs that are nearest.
+    """
+    if Path(name).exists():
+        return Path(name).read_text()
+    packaged = resources.files("avvp_dist") / "configs" / f"{name}.yaml"
+    if packaged.is_file():
+        return packaged.read_text()
+    stem = "/".join(Path(name).with_suffix("").parts[-2:])
+    near = difflib.get_close_matches(stem, packaged_configs())
+    hint = f", did you mean {' or '.join(near)}?" if near else ""
+    raise ConfigError(f"{name} does not exist{hint}")
+
+
+def packaged_configs() -> list[str]:
+    """Names of the configs that come with the package, such as `pretrain/multi`."""
+    folders = (resources.files("avvp_dist") / "configs").iterdir()
+    return sorted(
+        f"{folder.name}/{file.name.removesuffix('.yaml')}"
+        for folder in folders
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def _values(
+    files: Sequence[str | Path], overrides: Sequence[str], faults: list[str]
+) -> Iterator[tuple[str, str, object]]:
+    """Where a value was given, its key and the value, in the order in which they count."""
+    for file in files:
+        try:
+            tree = OmegaConf.to_container(OmegaConf.load(StringIO(read_config(file))))
+        except ConfigError as error:
+            faults.append(f"--config: {error}")
+        except Exception as error:  # YAML has many ways to be wrong, each with its own class
+            faults.append(f"--config: {file}: {' '.join(str(error).split())}")
+        else:
+            yield from ((str(file), key, value) for key, value in _leaves(tree))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            faults.append(f"{override}: overrides are KEY=VALUE")
+            continue
+        # Text stays text, OmegaConf turns it into the key's type; YAML would make 7 of 007.
+        yield "command line", key, _parsed_list(value) if value.startswith("[") else value
+
+
+def _leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    if not isinstance(tree, dict):
+        yield prefix.removesuffix("."), tree
+        return
+    for key, value in tree.items():
+        yield from _leaves(value, f"{prefix}{key}.")
+
+
+def _parsed_list(text: str) -> object:
+    try:
+        return OmegaConf.to_container(OmegaConf.create(text))
+    except Exception:  # YAML has many ways to be wrong
+        return text
+
+
+def _plain(config: object, key: Key) -> object:
+    value = OmegaConf.select(config, key.name)  # type: ignore[arg-type]
+    return list(value) if isinstance(value, ListConfig) else value
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    return replacement(name, known) or f"unknown key {name}, did you mean {nearest(name, known)}?"

@@ -1,0 +1,124 @@
+"""Keys of pretraining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from avvp_dist.config.option import option, section
+from avvp_dist.config.shards import LoaderConfig
+from avvp_dist.config.tracking import TrackingConfig
+from avvp_dist.config.trainer import OptimizerConfig, TrainerConfig
+
+SIZES: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (2, 128, 4, 512),
+    "small": (4, 256, 4, 1024),
+    "base": (12, 768, 12, 3072),
+    "paper": (12, 1024, 8, 3072),
+    "large": (24, 1024, 16, 4096),
+}
+"""Layers, width, heads and feed-forward width of each encoder size."""
+OBJECTIVES = ("uni", "cross", "multi")
+
+
+@dataclass
+class EncoderConfig:
+    """Keys of the UNITER-style encoder."""
+
+    size: str = option(
+        "base", "number of layers and width of the transformer", choices=tuple(SIZES)
+    )
+    dropout: float = option(0.1, "dropout of embeddings and layers", minimum=0, maximum=1)
+    input_dropout: float = option(0.0, "dropout of the input features", minimum=0, maximum=1)
+    joint: bool = option(
+        True,
+        "audio and visual tokens attend to one another; false: each modality attends to itself",
+    )
+    visual_tokens: str = option(
+        "summed",
+        "one visual token per snippet, or one per visual stream (the authors' code)",
+        choices=("summed", "separate"),
+    )
+    frozen_positions: bool = option(
+        False, "fidelity: random position vectors that never train, as in the authors' code"
+    )
+    mask_vectors: bool = option(
+        False, "fidelity: a learned vector is added to all features, as in the authors' code"
+    )
+
+
+@dataclass
+class ObjectiveConfig:
+    """Keys of the grounding losses, equations (4) to (6)."""
+
+    name: str = option("multi", "u-avg (4), x-avg (5) or their sum m-avg (6)", choices=OBJECTIVES)
+    positive_margin: float = option(0.7, "p: similarity a positive pair must reach", maximum=1)
+    negative_margin: float = option(0.3, "n: similarity a negative pair may have", minimum=-1)
+    anchors: str = option(
+        "all",
+        "every snippet, one random snippet per clip, or one random position for all clips of a "
+        "batch (the authors' code)",
+        choices=("all", "one", "shared"),
+    )
+    alternate: bool = option(
+        False, "multi as cross in even epochs and uni in odd ones, as in the authors' code"
+    )
+    reduction: str = option(
+        "mean",
+        "reduction over the snippets j of an anchor (the paper: sum)",
+        choices=("mean", "sum"),
+    )
+    other_clips: float = option(
+        1.0, "weight of the negatives from other clips; 0: no such negatives", minimum=0
+    )
+    negatives: int = option(
+        256,
+        "number of clips that lend their snippets as negatives, chosen anew each step from the "
+        "micro-batch of all ranks; 0: all of them, at a cost quadratic in the batch",
+        minimum=0,
+    )
+    false_negatives: str = option(
+        "leave-out",
+        "snippets of other clips that the grounding's thresholds and rule would join: left out as "
+        "likely-false negatives, or kept as negatives",
+        choices=("leave-out", "keep"),
+    )
+
+
+@dataclass
+class PretrainDataConfig(LoaderConfig):
+    """Keys of the data that pretraining reads."""
+
+    shards: list[str] = option([], "shard set, or several that are mixed", required=True)
+    weights: list[float] = option(
+        [], "passes over each set per epoch, such as [1, 0.5]; empty: one pass over every set"
+    )
+    grounding: list[str] = option(
+        [], "grounding folder of each set; empty: the only one in SHARDS/grounding"
+    )
+    heldout: float = option(
+        0.05,
+        "fraction of clips held out for the grounding AUC, chosen by id",
+        minimum=0,
+        maximum=0.5,
+    )
+    heldout_clips: int = option(
+        2048, "maximum number of held-out clips that are evaluated", minimum=1
+    )
+    allow_contaminated: bool = option(
+        False, "train although there are clips of LLP's validation or test videos"
+    )
+    hidden_streams: list[str] = option(
+        [], "visual streams that pretraining does not see (the authors' code: motion)"
+    )
+
+
+@dataclass
+class PretrainConfig:
+    """Keys of `avvp pretrain`: the encoder, trained on grounding."""
+
+    data: PretrainDataConfig = section(PretrainDataConfig)
+    encoder: EncoderConfig = section(EncoderConfig)
+    objective: ObjectiveConfig = section(ObjectiveConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
+    trainer: TrainerConfig = section(TrainerConfig, export="last")
+    tracking: TrackingConfig = section(TrackingConfig)

@@ -1,0 +1,83 @@
+"""Keys of the train loop, which pretraining and fine-tuning share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from avvp_dist.config.option import option
+
+
+@dataclass
+class OptimizerConfig:
+    """Keys of AdamW and its schedule."""
+
+    lr: float = option(5e-4, "peak learning rate", minimum=0)
+    weight_decay: float = option(
+        0.01, "weight decay of weight matrices; biases and norms have none", minimum=0
+    )
+    warmup: float = option(0.05, "fraction of the steps with linear warm-up", minimum=0, maximum=1)
+    schedule: str = option(
+        "cosine",
+        "learning rate after warm-up: cosine to 0, constant, or a step down every few epochs",
+        choices=("cosine", "constant", "step"),
+    )
+    decay: float = option(0.5, "factor of each step of schedule=step", minimum=0, maximum=1)
+    decay_every: int = option(5, "epochs between the steps of schedule=step", minimum=1)
+    max_grad_norm: float = option(
+        1.0, "norm to which larger gradients are clipped; 0: no clipping", minimum=0
+    )
+
+
+@dataclass
+class TrainerConfig:
+    """Keys of the train loop, its engine and its checkpoints."""
+
+    out: str = option("", "folder of checkpoints, exports, records and figures", required=True)
+    epochs: int = option(30, "passes over the clips", minimum=1)
+    max_steps: int = option(0, "steps after which training ends; 0: after the epochs", minimum=0)
+    batch_size: int = option(64, "clips per step, over all ranks", minimum=1)
+    gradient_accumulation: int = option(1, "micro-batches per step on each rank", minimum=1)
+    precision: str = option(
+        "fp32", "precision of weights and activations", choices=("fp32", "bf16")
+    )
+    zero_stage: int = option(0, "DeepSpeed ZeRO stage", minimum=0, maximum=3)
+    deepspeed: str = option("", "JSON file of further DeepSpeed keys, such as zero_optimization")
+    activation_checkpointing: bool = option(
+        False, "recompute the activations of a layer for its gradient, which saves memory"
+    )
+    compile: bool = option(False, "apply torch.compile to the encoder's layers")
+    seed: int = option(1, "seed of weights, clip order and dropout", minimum=0)
+    log_every: int = option(10, "steps between two records", minimum=1)
+    checkpoint_every: int = option(
+        0, "steps between two checkpoints; 0: one at the end of each epoch", minimum=0
+    )
+    checkpoint_minutes: float = option(
+        0.0, "minutes after the last checkpoint until one is saved in any case; 0: never", minimum=0
+    )
+    max_minutes: float = option(
+        0.0, "minutes after which to save and end as if preempted; 0: no limit", minimum=0
+    )
+    keep: int = option(
+        2, "number of newest checkpoints kept, besides the best validated one", minimum=1
+    )
+    max_skipped: int = option(
+        10, "number of consecutive steps that may be skipped for non-finite values", minimum=0
+    )
+    export: str = option(
+        "best",
+        "epoch whose model is exported: the best on held-out clips (of equal ones the later), or "
+        "the last",
+        choices=("best", "last"),
+    )
+    hang_seconds: float = option(
+        600.0,
+        "seconds without progress on any rank after which the job ends and names the ranks that "
+        "are behind; longer than any step, validation or save; 0: never",
+        minimum=0,
+    )
+    resume: str = option(
+        "never",
+        "auto: resume from the newest complete checkpoint in `out`, on any number of ranks, and "
+        "start from scratch if there is none",
+        choices=("auto", "never"),
+    )

@@ -1,0 +1,33 @@
+"""Pretraining's keys: the packaged configs load, and every size can be built."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from avvp_dist.config import SIZES, PretrainConfig
+from avvp_dist.config.files import load, packaged_configs, read_config
+
+NAMES = [name for name in packaged_configs() if name.startswith("pretrain/")]
+KEYS = ["data.shards=some/folder", "trainer.out=some/folder"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("then", ["", "pretrain/released"])
+def test_a_packaged_config_loads_alone_and_as_the_authors_released_it(name: str, then: str) -> None:
+    files = [name, then] if then else [name]
+    made = OmegaConf.structured(load(PretrainConfig, files, KEYS))
+    merged = OmegaConf.merge(*(OmegaConf.create(read_config(file)) for file in files))
+    assert OmegaConf.merge(made, merged) == made, "every key of the files has its value"
+    assert merged
+
+
+def test_heads_divide_the_width_of_every_size() -> None:
+    for layers, width, heads, feedforward in SIZES.values():
+        assert width % heads == 0 and feedforward > width and layers > 0
+
+
+def test_the_paper_has_one_config_per_objective() -> None:
+    for name in ("uni", "cross", "multi"):
+        made = load(PretrainConfig, f"pretrain/{name}", KEYS)
+        assert (made.objective.name, made.encoder.size) == (name, "paper")
