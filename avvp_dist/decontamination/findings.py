@@ -65,14 +65,14 @@ class Findings:
             clips = np.flatnonzero((rows >= 0) & (self.reason == 0))
             self._record(_ID, source, clips, rows[clips])
 
-    def add_matches(self, source: int, found: Matches) -> None:
+    def add_matches(self, source: int, new: Matches) -> None:
         """Record near-duplicates of clips of the shard set number `source`.
 
         The nearest match of a clip counts, and the first one of equally near matches, so that the
         order in which comparisons end does not matter. A match by id counts more.
         """
-        mean = found.cosines.mean(1, dtype=float)
-        clips, match = found.clips, found.matches
+        mean = new.cosines.mean(1, dtype=float)
+        clips, match = new.clips, new.matches
         best, best_source, best_match = (
             self._mean_cosine[clips],
             self.source[clips],
@@ -84,7 +84,7 @@ class Findings:
         clips = clips[better]
         self._record(_EMBEDDING, source, clips, match[better])
         self._mean_cosine[clips] = mean[better]
-        self._set_similarity(clips, found.streams, found.cosines[better])
+        self._set_similarity(clips, new.streams, new.cosines[better])
 
     def add_duplicates(self, corpus: EmbeddingStore, roots: Rows) -> None:
         """Record all but one clip of each component of near-duplicates within the shard set.

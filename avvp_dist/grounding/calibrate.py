@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avvp_dist.config import CalibrateConfig
-from avvp_dist.evaluation.figures import component_figure, similarity_figure
+from avvp_dist.evaluation.grounding_figures import component_figure, similarity_figure
 from avvp_dist.grounding.calibration import Calibration, calibration, check_informative
 from avvp_dist.grounding.histogram import EDGES, CosineHistogram
 from avvp_dist.grounding.labels import link_config_of

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from avvp_dist.commit import sha256, staged, write_json
 from avvp_dist.config import GroundConfig, ReadConfig
 from avvp_dist.errors import AvvpError, ClusterError, DataError
-from avvp_dist.evaluation.figures import component_figure
+from avvp_dist.evaluation.grounding_figures import component_figure
 from avvp_dist.grounding.labels import label, measure
 from avvp_dist.grounding.plan import Plan
 from avvp_dist.grounding.profile import ComponentProfile
@@ -68,7 +68,7 @@ def ground(config: GroundConfig) -> Path:
 
 
 def ground_shard(
-    folder: str, shard_set: str, manifest: str, reading: ReadConfig, number: int, plan: Plan
+    folder: str, shard_set: str, manifest: str, config: ReadConfig, number: int, plan: Plan
 ) -> tuple[int, ShardRecord]:
     """Label one shard, write its labels and its ledger record; a task of its own process.
 
@@ -85,7 +85,7 @@ def ground_shard(
     Raises:
         DataError: if the shard set has another digest.
     """
-    shards = open_once(shard_set, manifest, reading)
+    shards = open_once(shard_set, manifest, config)
     labels, counts, faults = _labels(shards, number, plan)
     shards.release([number])
     shard = shards.shards[number]
@@ -133,8 +133,8 @@ def _finished(folder: Path, shards: ShardSet, plan: Plan) -> dict[int, ShardReco
     ledger = Ledger(folder)
     records: dict[int, ShardRecord | None] = {}
     for number, shard in enumerate(shards.shards):
-        found = ledger.finished(shard.stem, plan.made_from(shard.sha256))
-        records[number] = None if found is None else ShardRecord.parse(found)
+        plain = ledger.finished(shard.stem, plan.made_from(shard.sha256))
+        records[number] = None if plain is None else ShardRecord.parse(plain)
         try:
             size = (folder / f"{shard.stem}.npy").stat().st_size
         except OSError:

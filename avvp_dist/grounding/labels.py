@@ -77,7 +77,7 @@ def measure(
         streams: `[N, T, D]` by name: the streams that have a threshold and, if `link` has a rule
             for silence, audio.
         lengths: number of real snippets of each clip, `[N]`.
-        reference: silent audio vector `[D]`; None: no snippet is silent by likeness.
+        reference: silent audio vector `[D]`; None: no snippet is silent by its similarity.
     """
     snippets = next(iter(streams.values())).shape[1]
     real = np.arange(snippets) < lengths[:, None]

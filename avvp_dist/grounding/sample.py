@@ -99,9 +99,9 @@ def _read(
 
 
 def _read_shard(
-    place: str, digest: str, reading: ReadConfig, clips: NDArray[np.integer]
+    place: str, digest: str, config: ReadConfig, clips: NDArray[np.integer]
 ) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.integer]]:
-    shards = open_once(place, digest, reading)
+    shards = open_once(place, digest, config)
     streams, good = shards.read(clips, ignore_bad)
     shards.release(set(shards.owners(clips).tolist()))
     return {name: array[good] for name, array in streams.items()}, clips[good]

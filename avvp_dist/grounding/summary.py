@@ -87,7 +87,7 @@ class GroundingSummary:
     files: list[LabelFile]
     """Labels of each shard, in the order of the shard set."""
     plan: Plan | None = None
-    """None if another program made the labels. So it is with `profile`."""
+    """None if another program made the labels, and so is `profile`."""
     profile: ComponentProfile | None = None
     counts: dict[str, int] = field(default_factory=dict)
     """Number of clips and snippets, of joined pairs by stream, and of anomalies."""

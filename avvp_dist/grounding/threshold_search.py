@@ -28,7 +28,7 @@ _ROUNDS = 3
 
 
 def thresholds_by_rate(across: Histograms, rate: float) -> Thresholds:
-    """Thresholds that at most the fraction `rate` of pairs across clips reaches, by stream."""
+    """Lowest thresholds that at most the fraction `rate` of pairs across clips reaches."""
     return {name: histogram.threshold(rate) for name, histogram in across.items()}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from avvp_dist.errors import ClusterError
-from avvp_dist.runtime.slurm import export_slurm_ranks
+from avvp_dist.runtime.launched import launched_rank
 
 LOCK = "lock.json"
 REFRESH = 5.0
@@ -34,8 +34,7 @@ def claim(out: Path, *, stale: float = STALE) -> Iterator[None]:
     Raises:
         ClusterError: if another job holds it; the line names its host, process and start.
     """
-    export_slurm_ranks()
-    if int(os.environ.get("RANK", "0")) != 0:
+    if launched_rank() != 0:
         yield
         return
     out.mkdir(parents=True, exist_ok=True)

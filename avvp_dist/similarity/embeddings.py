@@ -129,7 +129,7 @@ class EmbeddingStore:
 
 
 def embed_shard(
-    store: EmbeddingStore, place: str, digest: str, reading: ReadConfig, number: int
+    store: EmbeddingStore, place: str, digest: str, config: ReadConfig, number: int
 ) -> tuple[int, int]:
     """Write the embeddings of one shard into a store; a task of its own process.
 
@@ -144,7 +144,7 @@ def embed_shard(
     Raises:
         DataError: if the shard set has another digest.
     """
-    shards = open_once(place, digest, reading)
+    shards = open_once(place, digest, config)
     unreadable, parts = 0, []
     clips = np.array(shards.clips_of(number))
     for start in range(0, len(clips), _CLIPS_PER_READ):

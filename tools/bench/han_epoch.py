@@ -50,7 +50,7 @@ from avvp_dist.tracking.records import read_records, read_series
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.trainer import Trainer
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "finetune" / "han.yaml"
+CONFIG = "finetune/han"
 FILES = {"vggish": (10, 128), "res152": (80, 2048), "r2plus1d_18": (10, 512)}
 """Feature folders of HAN's release and the shape of a clip's float32 array in each."""
 BATCH, LR, WIDTH, SEED = 16, 3e-4, 512, 1
@@ -168,7 +168,7 @@ def packed(folder: Path, csvs: Path) -> tuple[ShardSet, float]:
     shards = pack(
         PackConfig(str(folder), str(out), "han", annotations=str(csvs), tracking=untracked)
     )
-    times = {record["kind"]: record["time"] for record, _ in read_records(out)}
+    times = {record.kind: record.time for record, _ in read_records(out)}
     return shards, (times["end"] - times["run"]) / 1000
 
 
@@ -320,7 +320,7 @@ def our_epoch(
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
-    losses = list(read_series(out)["loss"].values())
+    losses = list(read_series(out)["train/loss"].values())
     return Epoch(seconds, trainer.step * config.trainer.batch_size, second_half(losses))
 
 
