@@ -21,7 +21,7 @@ Thresholds = dict[str, float]
 
 @dataclass(frozen=True)
 class ThresholdsFile:
-    """What grounding reads from `thresholds.yaml`."""
+    """Part of `thresholds.yaml` that grounding depends on."""
 
     thresholds: Thresholds
     extractor: str
