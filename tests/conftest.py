@@ -65,6 +65,7 @@ def packed(features: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
                 out=str(out / split),
                 clips_per_shard=40,
                 extractor="simulated",
+                workers=1,
                 tracking=TrackingConfig(enabled=False),
             )
         )
