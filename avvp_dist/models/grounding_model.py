@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from avvp_dist.config import ObjectiveConfig
-from avvp_dist.loading.order import hash_uniform
+from avvp_dist.hashing import hash_uniform
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.objectives.grounding import grounding_loss
 from avvp_dist.objectives.negative_pool import NegativePool

@@ -48,7 +48,7 @@ class TableRow:
         """`mean ± deviation over seeds [95 % interval over clips] (the paper's number)`."""
         cell = MISSING
         if (found := self.summary.get(key)) is not None:
-            spread = spread_cell(found.mean, found.deviation)
+            spread = spread_cell(found.mean, found.standard_deviation)
             cell = f"{spread} [{found.low:.1f}, {found.high:.1f}]"
         published = self.published(key)
         return cell if published is None else f"{cell} ({published:.1f})"

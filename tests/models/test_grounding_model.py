@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from avvp_dist.config import EncoderConfig, ObjectiveConfig
-from avvp_dist.loading.order import hash_uniform
+from avvp_dist.hashing import hash_uniform
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import (
     GroundingBatch,
