@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +23,8 @@ from avvp_dist.grounding.job import ground
 from avvp_dist.packing.job import pack
 from avvp_dist.packing.simulation import simulate
 from avvp_dist.shards.shard_set import ShardSet
+from tests.forked_ranks import FIXED, Job
+from tests.tracking.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,10 +74,10 @@ def packed(features: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture(scope="session")
 def grounded(packed: dict[str, ShardSet]) -> ShardSet:
-    """The train shards of `packed`, calibrated and grounded by a real local Ray."""
-    train = packed["train"]
-    calibrate(CalibrateConfig(shards=str(train.folder), tracking=TrackingConfig(enabled=False)))
-    ground(GroundConfig(shards=str(train.folder), tracking=TrackingConfig(enabled=False)))
+    """The train shards of `packed`, calibrated and grounded."""
+    train, tracking = packed["train"], TrackingConfig(enabled=False)
+    calibrate(CalibrateConfig(shards=str(train.folder), tracking=tracking))
+    ground(GroundConfig(shards=str(train.folder), workers=1, tracking=tracking))
     return train
 
 
@@ -100,21 +101,18 @@ def launch() -> Iterator[Launch]:
 
     def start(script: str, *keys: str, ranks: int = 2, **environment: str) -> subprocess.Popen[str]:
         deepspeed = Path(sys.executable).with_name("deepspeed")
-        with socket.socket() as server:
-            server.bind(("127.0.0.1", 0))
-            port = server.getsockname()[1]
         process = subprocess.Popen(
             [
                 deepspeed,
                 "--num_accelerators",
                 str(ranks),
                 "--master_port",
-                str(port),
+                str(free_port()),
                 script,
                 *keys,
             ],
             cwd=ROOT,
-            env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, **FIXED, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -127,6 +125,26 @@ def launch() -> Iterator[Launch]:
         for child in psutil.Process(process.pid).children(recursive=True) if _runs(process) else []:
             child.kill()
         process.kill()
+
+
+Fork = Callable[..., Job]
+
+
+@pytest.fixture(scope="session")
+def fork_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
+    """Start the ranks of `SCRIPT KEY=VALUE ...` in a second, without a launcher (two of them)."""
+    logs = tmp_path_factory.mktemp("logs")
+    started: list[Job] = []
+
+    def start(script: str, *keys: str, ranks: int = 2, **environment: str) -> Job:
+        to_meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        variables = {**os.environ, **FIXED, **to_meet, **environment}
+        started.append(Job([script, *keys], variables, ranks, logs / str(len(started))))
+        return started[-1]
+
+    yield start
+    for job in started:
+        job.kill()
 
 
 Disk = Callable[[str], Path]

@@ -81,7 +81,8 @@ class Encoder(nn.Module):
 
         Args:
             streams: features, `[B, T, D]` per stream.
-            lengths: real snippets of each clip, `[B]`. No token attends to the padding.
+            lengths: real snippets of each clip, `[B]`; None if all clips are whole. No token
+                attends to the padding.
             hidden: visual streams to hide. A summed token leaves them out, and no token attends
                 to a token of their own.
         """
@@ -115,7 +116,7 @@ class Encoder(nn.Module):
     ) -> Tensor | None:
         """Attention mask over N tokens, bool `[1 or B, 1, 1 or N, N]`; None: all may attend."""
         masks = []
-        if lengths is not None and bool((lengths < snippets).any()):
+        if lengths is not None:
             real = torch.arange(snippets, device=device) < lengths[:, None]
             masks.append(real.repeat(1, len(self.groups))[:, None, None])
         hidden_groups = [set(names) <= set(hidden) for names in self.groups.values()]

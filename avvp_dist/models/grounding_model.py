@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +18,24 @@ from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import PADDING
 
 
-class _Compared(TypedDict, total=False):
-    features: dict[str, Tensor]
-    """Features that the link rules compare, as stored, `[B, T, F]` per stream."""
-    rule_index: Tensor
-    """Index of each clip's link rule, `[B]`."""
-
-
-class GroundingBatch(_Compared):
-    """A micro-batch of B grounded clips; the inherited keys are only needed for link rules."""
+@dataclass(frozen=True)
+class GroundingBatch:
+    """A micro-batch of B grounded clips."""
 
     streams: dict[str, Tensor]
     """Features in the training precision, `[B, T, D]` per stream."""
-    lengths: Tensor
-    """Real snippets of each clip, `[B]`."""
+    lengths: Tensor | None
+    """Real snippets of each clip, `[B]`; None if all clips are whole."""
     components: Tensor
     """Component ids `[B, T]`; `PADDING` for padding, and for clips that are no negatives."""
     clips: Tensor
     """Clip numbers `[B]`, on the CPU."""
     step: int
     epoch: int
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """Features that the link rules compare, as stored, `[B, T, F]` per stream."""
+    rule_index: Tensor | None = None
+    """Index of each clip's link rule, `[B]`."""
 
 
 class GroundingModel(nn.Module):
@@ -72,22 +70,22 @@ class GroundingModel(nn.Module):
         objective takes negatives from other clips."""
         others = self._other_clips(batch) if self.objective.other_clips else None
         audio, visual = compared_representations(
-            self.encoder, batch["streams"], batch["lengths"], self.hidden_streams
+            self.encoder, batch.streams, batch.lengths, self.hidden_streams
         )
         positions = self._anchor_positions(batch)
         return grounding_loss(
-            audio, visual, batch["components"], self.objective, batch["epoch"], positions, others
+            audio, visual, batch.components, self.objective, batch.epoch, positions, others
         )
 
     def _other_clips(self, batch: GroundingBatch) -> OtherClips:
-        components = batch["components"]
-        hashes = self._hash_uniform(batch, batch["clips"], "negatives")
+        components = batch.components
+        hashes = self._hash_uniform(batch, batch.clips, "negatives")
         hashes = hashes.masked_fill((components == PADDING).all(1), torch.inf)
         return OtherClips(
-            batch["clips"].to(components.device),
-            batch.get("features", {}),
+            batch.clips.to(components.device),
+            batch.features,
             self.link_rules,
-            batch.get("rule_index"),
+            batch.rule_index,
             NegativePool(hashes, self.clips_per_rank, self.objective.negatives, self.ranks),
         )
 
@@ -95,14 +93,14 @@ class GroundingModel(nn.Module):
         """Place of each clip's anchor, which does not depend on ranks and micro-batches."""
         if self.objective.anchors == "all":
             return None
-        clips = batch["clips"]
+        clips = batch.clips
         if self.objective.anchors == "shared":  # one place for the whole batch
             clips = torch.zeros_like(clips)
         return self._hash_uniform(batch, clips, "anchors").float()
 
     def _hash_uniform(self, batch: GroundingBatch, clips: Tensor, purpose: str) -> Tensor:
-        uniform = hash_uniform(clips.numpy(), purpose, self.seed, batch["step"])
-        return torch.from_numpy(uniform).to(batch["components"].device)
+        uniform = hash_uniform(clips.numpy(), purpose, self.seed, batch.step)
+        return torch.from_numpy(uniform).to(batch.components.device)
 
 
 def compared_representations(

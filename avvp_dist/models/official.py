@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from avvp_dist.config import ParserConfig
 from avvp_dist.errors import CheckpointError, first_line
 from avvp_dist.models.export import build_parser, save_model
+from avvp_dist.models.specification import ParserSpec
 from avvp_dist.shards.schema import HAN_EXTRACTOR, LLP_CLASSES
 
 FORMATS = ("han", "cross_modal")
@@ -64,17 +64,15 @@ def import_checkpoint(
     """
     state = _read(file)
     config = _config(state, format, skip, gcaa_first_snippet)
-    meta = {
-        "kind": "parser",
-        "parser": asdict(config),
-        "pretrained": None,
-        "dims": {"audio": 128, "visual": 2048, "motion": 512},
-        "snippets": 10,
-        "classes": list(LLP_CLASSES),
-        "extractor": HAN_EXTRACTOR,
-        "manifest": "none",
-    }
-    own = build_parser(meta).state_dict()
+    spec = ParserSpec(
+        parser=config,
+        dims={"audio": 128, "visual": 2048, "motion": 512},
+        snippets=10,
+        classes=list(LLP_CLASSES),
+        extractor=HAN_EXTRACTOR,
+        manifest="none",
+    )
+    own = build_parser(spec).state_dict()
     names = {name: _our_name(name, format, config) for name in state}
     unused = sorted(name for name, ours in names.items() if ours is None)
     loaded = {ours: state[name].float() for name, ours in names.items() if ours is not None}
@@ -93,7 +91,7 @@ def import_checkpoint(
         )
     for name, value in own.items():
         loaded[name] = loaded[name].to(value.dtype)
-    save_model(out, loaded, meta)
+    save_model(out, loaded, spec)
     print(f"{len(loaded)} tensors loaded, {len(unused)} dead ones left out\n{out}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -11,7 +11,8 @@ from avvp_dist.models.parser import Parser
 from avvp_dist.objectives.parsing import ParserOutput, parsing_loss, reversal_ramp
 
 
-class ParsingBatch(TypedDict):
+@dataclass(frozen=True)
+class ParsingBatch:
     """A micro-batch of B weakly labelled clips."""
 
     streams: dict[str, Tensor]
@@ -33,9 +34,9 @@ class ParsingModel(nn.Module):
 
     def forward(self, batch: ParsingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the batch and its detached parts, see `parsing_loss`."""
-        output: ParserOutput = self.parser(batch["streams"])
+        output: ParserOutput = self.parser(batch.streams)
         discrimination = None
         if self.parser.config.discriminator:
-            scale = reversal_ramp(batch["progress"]) if self.loss.ramp else 1.0
+            scale = reversal_ramp(batch.progress) if self.loss.ramp else 1.0
             discrimination = self.parser.discriminate(output, scale)
-        return parsing_loss(output, batch["weak"], self.loss, batch["kept"], discrimination)
+        return parsing_loss(output, batch.weak, self.loss, batch.kept, discrimination)

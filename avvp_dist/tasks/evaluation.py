@@ -36,8 +36,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     clips, _ = match_clips(shards, annotations)
     out = Path(config.out)
     folder, version, _ = resolve(config.parser, out / "parser")
-    parser, meta = load_parser(folder)
-    check_fit(folder, meta, shards, annotations.classes)
+    parser, spec = load_parser(folder)
+    check_fit(folder, spec, shards, annotations.classes)
     ranks = single_rank()
     parser.to(ranks.device)
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}

@@ -8,9 +8,9 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import Field, asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, SupportsFloat
+from typing import Any, ClassVar, Protocol, SupportsFloat
 
 from avvp_dist.commit import folder_digest
 from avvp_dist.config import TrackingConfig
@@ -30,19 +30,18 @@ from avvp_dist.tracking.records import (
 )
 from avvp_dist.tracking.server import redacted, tracking_uri
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    class TrackedConfig(DataclassInstance, Protocol):
-        """The config of a stage: a dataclass with a `tracking` section."""
-
-        @property
-        def tracking(self) -> TrackingConfig: ...
-
-
 _SECONDS_BETWEEN_FLUSHES = 5.0
 _SECONDS_TO_CLOSE = 60.0
 _SECONDS_OF_PATIENCE = 5.0
+
+
+class TrackedConfig(Protocol):
+    """The config of a stage: a dataclass with a `tracking` section."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def tracking(self) -> TrackingConfig: ...
 
 
 class Run:

@@ -55,10 +55,12 @@ def hosts(folder: Path) -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def single_rank(launch: Any, grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single_rank(
+    fork_ranks: Any, grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The run of two ranks on one host."""
     out = tmp_path_factory.mktemp("alone")
-    process = launch(*training(grounded, out))
+    process = fork_ranks(*training(grounded, out))
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return out
@@ -137,9 +139,9 @@ def assert_as_alone(out: Path, single_rank: Path) -> None:
     """The losses are those of one host, and there were two."""
     ranks = [json.loads((out / f"ranks/rank-{rank:05d}.json").read_text()) for rank in (0, 1)]
     assert [rank["host"] for rank in ranks] == ["hosta", "hostb"]
-    losses = read_series(out)["loss"]
+    losses = read_series(out)["train/loss"]
     assert len(losses) == STEPS
-    assert losses == read_series(single_rank)["loss"]
+    assert losses == read_series(single_rank)["train/loss"]
 
 
 def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(

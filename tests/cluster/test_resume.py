@@ -25,8 +25,8 @@ STEPS, EVERY = 60, 4
 class Job:
     """One pretraining, started as often as it takes."""
 
-    def __init__(self, launch: Any, shards: ShardSet, out: Path, *keys: str) -> None:
-        self.launch, self.out = launch, out
+    def __init__(self, fork_ranks: Any, shards: ShardSet, out: Path, *keys: str) -> None:
+        self.fork_ranks, self.out = fork_ranks, out
         self.keys = (
             f"data.shards={shards.folder}",
             f"trainer.out={out}",
@@ -44,7 +44,7 @@ class Job:
     def run(self, fault: str = "0:nowhere:0", ranks: int = 2) -> tuple[int, str, str]:
         """Exit code, output, errors."""
         script = "tests/cluster/faulty_pretrain.py"
-        process = self.launch(script, *self.keys, ranks=ranks, FAULT=fault, PYTHONPATH=".")
+        process = self.fork_ranks(script, *self.keys, ranks=ranks, FAULT=fault)
         out, err = process.communicate(timeout=240)
         return process.returncode, out, err
 
@@ -57,18 +57,18 @@ class Job:
     def losses(self) -> dict[int, float]:
         """The newest loss of each step; every computation of a step gave this one."""
         metrics = [r for r, _ in read_records(self.out) if isinstance(r, MetricsRecord)]
-        found = [(r.step, r.values["loss"]) for r in metrics if "loss" in r.values]
-        series = read_series(self.out)["loss"]
+        found = [(r.step, r.values["train/loss"]) for r in metrics if "train/loss" in r.values]
+        series = read_series(self.out)["train/loss"]
         assert all(series[step] == loss for step, loss in found)
         return series
 
 
 def test_ten_kills_within_steps_and_saves_change_nothing(
-    grounded: ShardSet, launch: Any, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
-    undisturbed = Job(launch, grounded, tmp_path / "undisturbed")
+    undisturbed = Job(fork_ranks, grounded, tmp_path / "undisturbed")
     undisturbed.start()
-    job = Job(launch, grounded, tmp_path / "killed")
+    job = Job(fork_ranks, grounded, tmp_path / "killed")
     draw = random.Random(3)
     saves = [f"0:{point}:{2 if point == 'buffers' else 1}" for point in SAVING]
     steps = [f"{draw.randrange(2)}:update:{draw.randrange(EVERY + 1, 2 * EVERY)}" for _ in range(4)]
@@ -84,31 +84,31 @@ def test_ten_kills_within_steps_and_saves_change_nothing(
 
 
 def test_ten_kills_with_zero_2_and_other_numbers_of_ranks(
-    grounded: ShardSet, launch: Any, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
     # Dropout is drawn by each rank, so it must be off where their number changes.
     keys = ("trainer.zero_stage=2", "encoder.dropout=0")
-    undisturbed = Job(launch, grounded, tmp_path / "undisturbed", *keys)
+    undisturbed = Job(fork_ranks, grounded, tmp_path / "undisturbed", *keys)
     undisturbed.start()
-    job = Job(launch, grounded, tmp_path / "killed", *keys)
+    job = Job(fork_ranks, grounded, tmp_path / "killed", *keys)
     draw = random.Random(4)
     for _ in range(10):
         job.start(f"{draw.randrange(2)}:update:{draw.randrange(EVERY + 1, 2 * EVERY)}")
     job.start()
     assert job.losses() == undisturbed.losses()
 
-    elastic = Job(launch, grounded, tmp_path / "elastic", *keys)
+    elastic = Job(fork_ranks, grounded, tmp_path / "elastic", *keys)
     elastic.start("1:update:22")
     assert "2 ranks, ZeRO 2, fp32 turn into 1 ranks" in elastic.start("0:update:21", ranks=1)
     assert "1 ranks, ZeRO 2, fp32 turn into 4 ranks" in elastic.start(ranks=4)
     expected = undisturbed.losses()
-    series = read_series(elastic.out)["loss"]
+    series = read_series(elastic.out)["train/loss"]
     assert series == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_full_disk_loses_nothing(grounded: ShardSet, launch: Any, small_disk: Any) -> None:
+def test_a_full_disk_loses_nothing(grounded: ShardSet, fork_ranks: Any, small_disk: Any) -> None:
     disk = small_disk("10m")  # room for one checkpoint
-    job = Job(launch, grounded, disk / "run", "trainer.zero_stage=1", "trainer.keep=100")
+    job = Job(fork_ranks, grounded, disk / "run", "trainer.zero_stage=1", "trainer.keep=100")
     code, _, err = job.run()
     assert code == 3
     folder = job.out / "checkpoints"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from avvp_dist.config import SIZES, EncoderConfig
+from avvp_dist.config import SIZES, EncoderConfig, ObjectiveConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import load_encoder, save_model
+from avvp_dist.models.specification import EncoderSpec
 
 DIMS = {"audio": 6, "visual": 10, "motion": 4}
 SNIPPETS = 7
@@ -176,8 +176,16 @@ def test_frozen_positions_are_random_and_stay(tmp_path: Path) -> None:
     assert 0.01 < float(before.std()) < 0.03
     train_a_step(model)
     assert torch.equal(model.positions, before)
-    meta = {"kind": "encoder", "encoder": asdict(EncoderConfig("tiny", frozen_positions=True))}
-    save_model(tmp_path / "model", model.state_dict(), {**meta, "dims": DIMS, "snippets": SNIPPETS})
+    spec = EncoderSpec(
+        encoder=EncoderConfig("tiny", frozen_positions=True),
+        objective=ObjectiveConfig(),
+        dims=DIMS,
+        snippets=SNIPPETS,
+        extractor="",
+        manifest="none",
+        grounding="none",
+    )
+    save_model(tmp_path / "model", model.state_dict(), spec)
     torch.manual_seed(5)  # other positions than these, were they not loaded
     loaded, _ = load_encoder(tmp_path / "model")
     assert torch.equal(loaded.positions, before)

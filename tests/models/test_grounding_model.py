@@ -45,35 +45,35 @@ def batch_of(step: int = 0) -> GroundingBatch:
     components[0, 3:] = PADDING
     lengths = torch.full((CLIPS,), SNIPPETS)
     lengths[0] = 3
-    return {
-        "streams": {name: torch.randn(CLIPS, SNIPPETS, dim) for name, dim in DIMS.items()},
-        "lengths": lengths,
-        "components": components,
-        "clips": torch.arange(CLIPS) + 100,
-        "step": step,
-        "epoch": 0,
-    }
+    return GroundingBatch(
+        streams={name: torch.randn(CLIPS, SNIPPETS, dim) for name, dim in DIMS.items()},
+        lengths=lengths,
+        components=components,
+        clips=torch.arange(CLIPS) + 100,
+        step=step,
+        epoch=0,
+    )
 
 
 def take(batch: GroundingBatch, rows: slice) -> GroundingBatch:
     """Some clips of a batch, as a micro-batch of their own."""
-    taken: GroundingBatch = {
-        **batch,
-        "streams": {name: x[rows] for name, x in batch["streams"].items()},
-        "lengths": batch["lengths"][rows],
-        "components": batch["components"][rows],
-        "clips": batch["clips"][rows],
-    }
-    return taken
+    assert batch.lengths is not None
+    return replace(
+        batch,
+        streams={name: x[rows] for name, x in batch.streams.items()},
+        lengths=batch.lengths[rows],
+        components=batch.components[rows],
+        clips=batch.clips[rows],
+    )
 
 
 @pytest.mark.parametrize("tokens", ["summed", "separate"])
 @torch.no_grad()
 def test_the_loss_is_that_of_the_compared_representations(tokens: str) -> None:
     model, batch = model_of(OWN, tokens), batch_of()
-    audio, *visual = model.encoder(batch["streams"], batch["lengths"])
+    audio, *visual = model.encoder(batch.streams, batch.lengths)
     vision = sum(visual) / len(visual)
-    expected, _ = grounding_loss(audio, vision, batch["components"], OWN)
+    expected, _ = grounding_loss(audio, vision, batch.components, OWN)
     torch.testing.assert_close(model(batch)[0], expected)
 
 
@@ -85,7 +85,7 @@ def test_hidden_streams_do_not_reach_the_loss(tokens: str, hidden: list[str]) ->
     plain = model(batch_of())[0]
     for name in ("motion", "visual"):
         batch = batch_of()
-        batch["streams"][name] = batch["streams"][name].flip(1)
+        batch.streams[name] = batch.streams[name].flip(1)
         assert torch.equal(model(batch)[0], plain) == (name in hidden), name
 
 
@@ -106,10 +106,10 @@ def test_negatives_are_the_clips_with_the_smallest_hashes_at_each_step() -> None
     pools = set()
     for step in range(20):
         batch = batch_of(step)
-        batch["components"][4] = PADDING  # clip 104 cannot be read
+        batch.components[4] = PADDING  # clip 104 cannot be read
         others = model._other_clips(batch)
         pools.add(tuple(others.pool(others.clips).tolist()))
-        hashes = hash_uniform(batch["clips"].numpy(), "negatives", 0, step)
+        hashes = hash_uniform(batch.clips.numpy(), "negatives", 0, step)
         hashes[4] = np.inf
         assert others.pool(others.clips).tolist() == (100 + np.argsort(hashes)[:2]).tolist()
     assert len(pools) > 5
@@ -119,7 +119,7 @@ def test_negatives_are_the_clips_with_the_smallest_hashes_at_each_step() -> None
 def test_a_batch_without_components_has_no_negatives() -> None:
     model, batch = model_of(replace(OWN, other_clips=1.0, negatives=2)), batch_of()
     assert float(model(batch)[1]["other"]) > 0
-    batch["components"].fill_(PADDING)
+    batch.components.fill_(PADDING)
     assert float(model(batch)[1]["other"]) == 0
 
 
@@ -132,11 +132,11 @@ def test_snippets_that_the_link_rules_link_are_no_negatives() -> None:
         (torch.eye(CLIPS * SNIPPETS).unflatten(0, (CLIPS, SNIPPETS)), 0.0),
         (torch.ones(CLIPS, SNIPPETS, 3), 1.0),
     ):
-        parts = model({**batch, "features": {"audio": features.half()}})[1]
+        parts = model(replace(batch, features={"audio": features.half()}))[1]
         assert float(parts["left_out"]) == left_out
     both = [LinkRule({"audio": 0.9}, "or"), LinkRule({}, "or")]
-    mixed = {**batch, "features": {"audio": torch.ones(CLIPS, SNIPPETS, 3).half()}}
-    mixed["rule_index"] = torch.arange(CLIPS) // 3
+    ones = {"audio": torch.ones(CLIPS, SNIPPETS, 3).half()}
+    mixed = replace(batch, features=ones, rule_index=torch.arange(CLIPS) // 3)
     parts = model_of(objective, link_rules=both)(mixed)[1]
     assert 0 < float(parts["left_out"]) < 1
 
@@ -144,7 +144,7 @@ def test_snippets_that_the_link_rules_link_are_no_negatives() -> None:
 @torch.no_grad()
 def test_the_visual_representation_is_the_mean_of_the_visible_tokens() -> None:
     model, batch = encoder("separate").eval(), batch_of()
-    streams, lengths = batch["streams"], batch["lengths"]
+    streams, lengths = batch.streams, batch.lengths
     audio, visual, motion = model(streams, lengths)
     compared = compared_representations(model, streams, lengths, [])
     torch.testing.assert_close(compared, (audio, (visual + motion) / 2))

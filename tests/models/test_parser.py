@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from avvp_dist.config import EncoderConfig, ParserConfig, PretrainedEncoderConfig
+from avvp_dist.config import EncoderConfig, ObjectiveConfig, ParserConfig, PretrainedEncoderConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import build_parser, load_parser, save_model
 from avvp_dist.models.parser import Parser, ParserLayer
+from avvp_dist.models.specification import AttachedEncoder, EncoderSpec, ParserSpec
 
 LLP_DIMS = {"audio": 128, "visual": 2048, "motion": 512}
 HAN: dict[str, Any] = {
@@ -225,16 +226,17 @@ def test_heads_can_read_an_encoder_alone(tune: bool) -> None:
 @torch.no_grad()
 def test_an_encoder_with_a_token_for_each_stream_comes_back(raw: bool, tmp_path: Path) -> None:
     dims = {**DIMS, "motion": 3}
-    encoder = {"encoder": dataclasses.asdict(EncoderConfig("tiny", visual_tokens="separate"))}
-    pretrained_encoder = {"config": dataclasses.asdict(PretrainedEncoderConfig(raw=raw))}
-    pretrained_encoder["meta"] = {**encoder, "dims": dims, "snippets": 5}
-    parser = {"parser": dataclasses.asdict(SMALL), "dims": dims, "classes": list("abcdefg")}
-    meta = {"kind": "parser", "pretrained": pretrained_encoder, **parser}
-    made, streams = build_parser(meta).eval(), clips()
+    features = {"dims": dims, "snippets": 5, "extractor": "", "manifest": "none"}
+    config = EncoderConfig("tiny", visual_tokens="separate")
+    encoder = EncoderSpec(encoder=config, objective=ObjectiveConfig(), grounding="", **features)
+    attached = AttachedEncoder(PretrainedEncoderConfig(raw=raw), encoder, "1")
+    classes = list("abcdefg")
+    spec = ParserSpec(parser=SMALL, classes=classes, pretrained=attached, **features)
+    made, streams = build_parser(spec).eval(), clips()
     streams["motion"] = torch.randn(3, 5, 3)
     assert ("fuse_visual.weight" in made.state_dict()) == raw
     assert made.fuse_encoded.weight.shape == (16, 2 * 16)
-    save_model(tmp_path / "model", made.state_dict(), meta)
+    save_model(tmp_path / "model", made.state_dict(), spec)
     loaded, _ = load_parser(tmp_path / "model")
     loaded.eval()
     assert torch.equal(loaded(streams).frame_prob, made(streams).frame_prob)

@@ -26,12 +26,12 @@ def model_of(config: ParsingLossConfig, discriminator: bool = True) -> ParsingMo
 
 def batch_of(progress: float = 0.3, kept: Tensor | None = None) -> ParsingBatch:
     torch.manual_seed(1)
-    return {
-        "streams": {"audio": torch.randn(2, 5, 4), "visual": torch.randn(2, 5, 6)},
-        "weak": torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]),
-        "kept": kept,
-        "progress": progress,
-    }
+    return ParsingBatch(
+        streams={"audio": torch.randn(2, 5, 4), "visual": torch.randn(2, 5, 6)},
+        weak=torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]),
+        kept=kept,
+        progress=progress,
+    )
 
 
 def gradients(model: ParsingModel, progress: float) -> tuple[Tensor, Tensor]:
@@ -64,6 +64,6 @@ def test_a_parser_without_discriminator_has_no_adversarial_term() -> None:
     model, batch = model_of(config, discriminator=False), batch_of(kept=kept)
     loss, parts = model(batch)
     assert parts.keys() == {"weak", "audio", "visual"}
-    expected, _ = parsing_loss(model.parser(batch["streams"]), batch["weak"], config, kept)
+    expected, _ = parsing_loss(model.parser(batch.streams), batch.weak, config, kept)
     assert torch.equal(loss, expected)
     assert not torch.equal(loss, model(batch_of())[0])

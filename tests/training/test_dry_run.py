@@ -44,11 +44,11 @@ def contents(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def pretrained(grounded: ShardSet, launch: Any, tmp_path_factory: Any) -> Path:
+def pretrained(grounded: ShardSet, fork_ranks: Any, tmp_path_factory: Any) -> Path:
     """A real run of one rank, and what it was told before."""
     out: Path = tmp_path_factory.mktemp("run")
     keys = (f"data.shards={grounded.folder}", f"trainer.out={out}", "tracking.enabled=false")
-    process = launch("launch/pretrain.py", *keys, *KEYS, ranks=1)
+    process = fork_ranks("launch/pretrain.py", *keys, *KEYS, ranks=1)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return out
