@@ -45,7 +45,7 @@ class TableRow:
     """By `segment_audio` and so on; empty while no parser of the row is finished."""
 
     def cell(self, key: str) -> str:
-        """`mean ± standard deviation over seeds [95 % interval over clips] (the paper's number)`."""
+        """`mean ± deviation over seeds [95 % interval over clips] (the paper's number)`."""
         cell = MISSING
         if (scored := self.summary.get(key)) is not None:
             spread = spread_cell(scored.mean, scored.standard_deviation)
