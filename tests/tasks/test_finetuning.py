@@ -88,7 +88,7 @@ def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_th
     assert found["scores"]["segment_type_av"] == pytest.approx(best, abs=1e-6)
     annotations, path = read_annotations(features, "val"), tmp_path / "scores" / "predictions.npz"
     saved = Predictions.load(path).ordered(annotations, path)
-    assert report([saved], annotations, "video", 0.5)["scores"] == found["scores"]
+    assert report([saved], annotations, "video", 0.5).scores == found["scores"]
     for picture in ("classes.png", "timeline.png"):
         assert (tmp_path / "scores" / picture).stat().st_size > 10_000
     _, spec = load_parser(tmp_path / "model")
