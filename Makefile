@@ -25,7 +25,9 @@ demo-wheel: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . && exit $$code
 
 docs: $(READY)
-	$(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python docs/reference.py build/docs
+	$(BIN)/zensical build --strict --config-file build/docs/mkdocs.yml
+	rm -rf site && mv build/docs/site site
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 $(ARGS)

@@ -21,7 +21,7 @@ from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.config import DemoConfig
 from avvp_dist.config.files import load
 from avvp_dist.errors import AvvpError, ConfigError
-from avvp_dist.evaluation.figures import class_figure
+from avvp_dist.evaluation.parsing_figures import class_figure
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import score_per_class
 from avvp_dist.reproduction.jobs import Command, Job, run_missing
@@ -151,9 +151,8 @@ def _execute(command: Command[DataclassInstance], ranks: int) -> None:
 
 def _started(words: Sequence[str]) -> list[str]:
     """`words` with the programs of this Python's environment, whatever PATH says."""
-    if words[0] == "avvp":
-        return [sys.executable, "-m", "avvp_dist", *words[1:]]
-    return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
+    modules = {"avvp": "avvp_dist", "deepspeed": "deepspeed.launcher.runner"}
+    return [sys.executable, "-m", modules[words[0]], *words[1:]]
 
 
 def _environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError, Preempted, first_line
 from avvp_dist.runtime import membership
+from avvp_dist.runtime.launched import launched_rank
 
 _SECONDS_FOR_RANK_0 = 5.0
 
@@ -17,16 +18,17 @@ _SECONDS_FOR_RANK_0 = 5.0
 def run(main: Callable[[], None]) -> None:
     """Call `main`; an `AvvpError` ends the process with one line on stderr and its exit code.
 
-    So does a file that cannot be opened or written, with the exit code of a config, and Ctrl-C,
+    A file that cannot be opened or written ends it with the exit code of a config error, Ctrl-C
     with 130.
 
-    A config is the same on all ranks, and until they are connected they all meet the same errors:
-    then only rank 0 speaks, and the others give it time to, since a launcher ends all ranks when
-    the first one leaves. So it is with what all ranks raise together. Any other error may belong
-    to one rank alone, which says its number.
-    A supervisor (`launching/`) gives the process its variables, and is told how it ends.
+    Errors that all ranks raise are printed by rank 0 alone: config errors, errors before the ranks
+    are connected, and errors marked as shared. The other ranks wait for it, because a launcher ends
+    all ranks when the first one exits. Any other error may belong to one rank, which prints its
+    number.
+
+    A supervisor gives the process its variables, and learns how it ends (`runtime/membership.py`).
     """
-    code = 1  # an error that is not ours, which Python tells
+    code = 1  # an error of another kind, which Python prints
     try:
         membership.join()
         main()
@@ -41,7 +43,7 @@ def run(main: Callable[[], None]) -> None:
     except (AvvpError, OSError, RuntimeError) as caught:
         error = _ours(caught)
         membership.leave(error.exit_code)
-        rank = int(os.environ.get("RANK", "0"))
+        rank = launched_rank()
         with suppress(BrokenPipeError):
             if rank == 0:
                 kind = "preempted" if isinstance(error, Preempted) else "error"
@@ -51,7 +53,7 @@ def run(main: Callable[[], None]) -> None:
             else:
                 time.sleep(_SECONDS_FOR_RANK_0)
             sys.stdout.flush()
-        # A rank that ends alone must not wait in an interpreter exit hook for its peers.
+        # A rank that ends alone must not wait for its peers in an exit hook of the interpreter.
         os._exit(error.exit_code)
     finally:
         membership.leave(code)
@@ -68,14 +70,14 @@ def _ours(error: AvvpError | OSError | RuntimeError) -> AvvpError:
             remedy="What that rank printed says why",
         )
     if isinstance(error, BrokenPipeError) and _ranks_connected():
-        return ClusterError("nobody reads what this rank prints: its launcher is gone")
+        return ClusterError("the launcher of this rank is gone: its output has no reader")
     if not error.filename:  # no file, but a socket or a bug
         raise error
     return ConfigError(f"{error.filename}: {error.strerror}")
 
 
 def lost_a_peer(error: Exception) -> bool:
-    """Whether a collective failed. On another host nobody sees how the peer ended."""
+    """Whether the error is a failed collective: how a peer on another host ended is not visible."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.distributed.is_available():
         return False

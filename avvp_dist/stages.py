@@ -119,7 +119,7 @@ _TABLE = (
         "Pretrain the audio-visual encoder on grounding.",
         "deepspeed --module avvp_dist pretrain --config pretrain/multi data.shards=SHARDS/train "
         "trainer.out=RUN",
-        plan="avvp_dist.training.dry_run:plan_pretraining",
+        plan="avvp_dist.tasks.pretraining:plan_pretraining",
     ),
     Stage(
         "finetune",
@@ -128,7 +128,7 @@ _TABLE = (
         "Train an audio-visual video parser on weak labels.",
         "deepspeed --module avvp_dist finetune --config finetune/base_adv_skip_gcaa "
         "data.train=SHARDS/train data.val=SHARDS/val data.annotations=DIR trainer.out=RUN",
-        plan="avvp_dist.training.dry_run:plan_finetuning",
+        plan="avvp_dist.tasks.finetuning:plan_finetuning",
     ),
     Stage(
         "refine",

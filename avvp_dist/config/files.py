@@ -62,32 +62,36 @@ def to_yaml(config: object) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def read_config(name: str | Path) -> str:
-    """Text of a config: of the file at this path if there is one, else of the packaged config.
+def read_config(name: str | Path, ending: str = ".yaml") -> str:
+    """Read the file at a path, or else the packaged config of that name.
+
+    Args:
+        name: such as `pretrain/multi`; with the ending `.json` such as `deepspeed/large_buckets`.
 
     Raises:
         ConfigError: if there is neither; it names the packaged configs that are nearest.
+        OSError: if the file cannot be read.
     """
     if Path(name).exists():
         return Path(name).read_text()
-    packaged = resources.files("avvp_dist") / "configs" / f"{name}.yaml"
+    packaged = resources.files("avvp_dist") / "configs" / f"{name}{ending}"
     if packaged.is_file():
         return packaged.read_text()
     stem = "/".join(Path(name).with_suffix("").parts[-2:])
-    near = difflib.get_close_matches(stem, packaged_configs())
+    near = difflib.get_close_matches(stem, packaged_configs(ending))
     hint = f", did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"{name} does not exist{hint}")
 
 
-def packaged_configs() -> list[str]:
+def packaged_configs(ending: str = ".yaml") -> list[str]:
     """Names of the configs that come with the package, such as `pretrain/multi`."""
     folders = (resources.files("avvp_dist") / "configs").iterdir()
     return sorted(
-        f"{folder.name}/{file.name.removesuffix('.yaml')}"
+        f"{folder.name}/{file.name.removesuffix(ending)}"
         for folder in folders
         if folder.is_dir()
         for file in folder.iterdir()
-        if file.name.endswith(".yaml")
+        if file.name.endswith(ending)
     )
 
 

@@ -41,7 +41,10 @@ class TrainerConfig:
         "fp32", "precision of weights and activations", choices=("fp32", "bf16")
     )
     zero_stage: int = option(0, "DeepSpeed ZeRO stage", minimum=0, maximum=3)
-    deepspeed: str = option("", "JSON file of further DeepSpeed keys, such as zero_optimization")
+    deepspeed: str = option(
+        "",
+        "JSON file of further DeepSpeed keys, or a name such as deepspeed/large_buckets",
+    )
     activation_checkpointing: bool = option(
         False, "recompute the activations of a layer for its gradient, which saves memory"
     )

@@ -20,7 +20,7 @@ from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.commit import staged
 from avvp_dist.config import CalibrateConfig, LinkConfig
 from avvp_dist.errors import ConfigError, DataError
-from avvp_dist.evaluation.figures import component_figure, similarity_figure
+from avvp_dist.evaluation.grounding_figures import component_figure, similarity_figure
 from avvp_dist.grounding.labels import Evidence, Profile, label, measure, silent_reference
 from avvp_dist.grounding.sample import Across, Sample, across, draw, within
 from avvp_dist.grounding.sketch import EDGES, Sketch

@@ -21,7 +21,7 @@ from avvp_dist import __version__
 from avvp_dist.commit import digest, sha256, staged, write_json
 from avvp_dist.config import GroundConfig, LinkConfig, ReadConfig
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError, DataError
-from avvp_dist.evaluation.figures import component_figure
+from avvp_dist.evaluation.grounding_figures import component_figure
 from avvp_dist.grounding.labels import Profile, label, measure, silent_reference
 from avvp_dist.grounding.version import GROUNDINGS, SUMMARY
 from avvp_dist.runtime.progress import Progress

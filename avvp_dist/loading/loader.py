@@ -44,10 +44,9 @@ class ClipBatch:
         """Features by stream, float16 `[B, T, D]`, as views of the buffer."""
         return self.layout.views(self.buffer)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Streams on a device, `[B, T, D]`: one transfer, and a conversion to `dtype` there."""
-        moved = self.layout.views(self.buffer.to(device, non_blocking=True))
-        return {name: stream.to(dtype).contiguous() for name, stream in moved.items()}
+    def to(self, device: torch.device) -> dict[str, Tensor]:
+        """The streams on a device, float16 as they are stored, in one transfer."""
+        return self.layout.views(self.buffer.to(device, non_blocking=True))
 
 
 def read_clips(

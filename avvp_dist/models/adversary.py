@@ -1,35 +1,41 @@
-"""The modality discriminator and the gradient reversal layer in front of it."""
+"""The modality discriminator and its gradient reversal layer."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class _Context(Protocol):
+    """Values that the forward pass leaves for the backward pass."""
+
+    scale: float
+
+
 class _Reversal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None]:
         return -ctx.scale * grad, None
 
 
 def reverse_gradient(x: Tensor, scale: float = 1.0) -> Tensor:
-    """`x` itself; on the way back its gradient is multiplied by `-scale`."""
+    """Return `x` unchanged, and multiply its gradient by `-scale` in the backward pass."""
     reversed_: Tensor = _Reversal.apply(x, scale)
     return reversed_
 
 
 class ModalityDiscriminator(nn.Module):
-    """G_m: is this snippet's feature audio or visual? `[N, width]` to logits `[N]` (visual: > 0).
+    """G_m: tells audio features `[N, width]` from visual ones by logits `[N]` (visual: > 0).
 
-    width-128-10-1 with batch normalisation and ReLU between (section 3.1).
+    Layers of width-128-10-1 with batch normalisation and ReLU between them (section 3.1).
     """
 
     def __init__(self, width: int) -> None:
@@ -54,7 +60,7 @@ class ModalityDiscriminator(nn.Module):
 
 
 def _normalised(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """`norm(x)` in float32: in bf16 training the weights are bf16, its running statistics not."""
+    """Apply `norm` in float32, because bf16 training keeps its running statistics in float32."""
     assert norm.running_mean is not None and norm.num_batches_tracked is not None
     if norm.training:
         norm.num_batches_tracked += 1

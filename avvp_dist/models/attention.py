@@ -1,4 +1,4 @@
-"""Attention layers of the parser, each `(query [B, T, D], context [B, S, D]) -> [B, T, D]`."""
+"""Attention layers of the parser: `(query [B, T, D], context [B, S, D]) -> [B, T, D]`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ class MultiheadAttention(nn.Module):
 
 
 class GlobalContextAttention(nn.Module):
-    """GCAA: a clip's mean modifies each snippet's query and key before they meet.
+    """GCAA: attention whose queries and keys are each mixed with the mean of their clip.
 
     lam_q = sigmoid(V_qx q + V_qc c_q), q^ = (1 - lam_q) q + lam_q c_q with
-    c_q = W_qc mean_t(query); keys alike with the context's mean; values stay local.
+    c_q = W_qc mean_t(query). Keys are mixed with the context's mean by the same formula with
+    weights of their own. Values stay local.
     (Section 3.1 of the paper; the global form of Yang et al., AAAI 2019, arXiv 1902.05766.)
     """
 
@@ -60,4 +61,4 @@ ATTENTION: dict[str, type[MultiheadAttention] | type[GlobalContextAttention]] = 
     "multihead": MultiheadAttention,
     "gcaa": GlobalContextAttention,
 }
-"""The attention layers by the name configs use."""
+"""Attention layers by their names in `parser.attention`."""

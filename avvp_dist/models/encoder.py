@@ -17,29 +17,37 @@ from avvp_dist.shards.schema import AUDIO
 class Encoder(nn.Module):
     """Contextual snippet representations of both modalities.
 
-    Each stream is normalised and projected; the visual streams of a snippet add up to one token,
-    so a clip is T audio and T visual tokens however many visual streams there are, or stay one
-    token each (`visual_tokens`). Learned embeddings of position and of token group are added, then
-    a pre-norm transformer runs over all tokens.
+    Each stream is normalised and projected. With `visual_tokens="summed"` the visual streams of a
+    snippet add up to one token, so a clip is T audio and T visual tokens for any number of visual
+    streams. With `"separate"` each visual stream is a token of its own. Learned embeddings of
+    position and of token group are added, then a pre-norm transformer runs over all tokens.
 
     Args:
-        config: size, dropout, who attends to whom, and what is a token.
+        config: size, dropout, which modalities attend to each other, and what is a token.
         dims: feature size of each stream; `audio` is audio, the others are visual.
-        snippets: T, the most snippets a clip may have.
+        snippets: maximum number of snippets in a clip, T.
+        activation_checkpointing: recompute the activations of each layer in the backward pass
+            instead of keeping them. It may be changed at any time.
     """
 
-    def __init__(self, config: EncoderConfig, dims: dict[str, int], snippets: int) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        dims: dict[str, int],
+        snippets: int,
+        *,
+        activation_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         layers, width, heads, feedforward = SIZES[config.size]
         self.width, self.joint = width, config.joint
-        self.activation_checkpointing = False
-        """Whether each layer's activations are computed again for its gradient."""
+        self.activation_checkpointing = activation_checkpointing
         visual = [name for name in dims if name != AUDIO]
         summed = config.visual_tokens == "summed"
         self.groups = {AUDIO: [AUDIO]} | (
             {"visual": visual} if summed else {name: [name] for name in visual}
         )
-        """Token groups and the streams in each: audio first, then vision."""
+        """Token groups and their streams: audio first, then vision."""
         self.norms = nn.ModuleDict({name: nn.LayerNorm(dim) for name, dim in dims.items()})
         self.embed = nn.ModuleDict({name: nn.Linear(dim, width) for name, dim in dims.items()})
         self.input_dropout = nn.Dropout(config.input_dropout)
@@ -69,13 +77,14 @@ class Encoder(nn.Module):
         lengths: Tensor | None = None,
         hidden: Sequence[str] = (),
     ) -> tuple[Tensor, ...]:
-        """Representations of each token group, `[B, T, width]`: audio, visual (and more visual).
+        """Representations of each token group in the order of `groups`, `[B, T, width]` each.
 
         Args:
-            streams: `[B, T, D]` each.
-            lengths: real snippets of each clip, `[B]`; the padding is attended by nothing.
-            hidden: streams to leave out of a summed token; a token of their own is attended by
-                nothing.
+            streams: features, `[B, T, D]` per stream.
+            lengths: real snippets of each clip, `[B]`; None if all clips are whole. No token
+                attends to the padding.
+            hidden: visual streams to hide. A summed token leaves them out, and no token attends
+                to a token of their own.
         """
         groups = [
             self._embed(streams, [name for name in names if name not in hidden] or names)
@@ -105,24 +114,27 @@ class Encoder(nn.Module):
     def _mask(
         self, snippets: int, lengths: Tensor | None, hidden: Sequence[str], device: torch.device
     ) -> Tensor | None:
-        """Which of the N tokens a token may attend, bool `[1 or B, 1, 1 or N, N]`; None: all."""
+        """Attention mask over N tokens, bool `[1 or B, 1, 1 or N, N]`; None: all may attend."""
         masks = []
-        if lengths is not None and bool((lengths < snippets).any()):
+        if lengths is not None:
             real = torch.arange(snippets, device=device) < lengths[:, None]
             masks.append(real.repeat(1, len(self.groups))[:, None, None])
-        unseen = [set(names) <= set(hidden) for names in self.groups.values()]
-        if any(unseen):
-            seen = ~torch.tensor(unseen, device=device).repeat_interleave(snippets)
-            masks.append(seen[None, None, None])
+        hidden_groups = [set(names) <= set(hidden) for names in self.groups.values()]
+        if any(hidden_groups):
+            visible = ~torch.tensor(hidden_groups, device=device).repeat_interleave(snippets)
+            masks.append(visible[None, None, None])
         if not self.joint:
-            modality = torch.arange(len(self.groups), device=device).clamp(max=1)
-            of_token = modality.repeat_interleave(snippets)
-            masks.append((of_token[:, None] == of_token)[None, None])
+            group_modality = torch.arange(len(self.groups), device=device).clamp(max=1)
+            modality = group_modality.repeat_interleave(snippets)
+            masks.append((modality[:, None] == modality)[None, None])
         return functools.reduce(torch.logical_and, masks) if masks else None
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm transformer layer on `[B, N, width]`: self-attention, then a GELU network."""
+    """Pre-norm transformer layer on `[B, N, width]`: self-attention, then a GELU network.
+
+    `mask` is that of `scaled_dot_product_attention`: True where a token may attend.
+    """
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()

@@ -1,18 +1,17 @@
-"""State dicts of the official codes as our parsers: HAN's and the paper's (cross-modal)."""
+"""Import of official state dicts as our parsers: HAN's, and the paper's (`cross_modal`)."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from avvp_dist.config import ParserConfig
-from avvp_dist.errors import CheckpointError
+from avvp_dist.errors import CheckpointError, first_line
 from avvp_dist.models.export import build_parser, save_model
+from avvp_dist.models.specification import ParserSpec
 from avvp_dist.shards.schema import HAN_EXTRACTOR, LLP_CLASSES
 
 FORMATS = ("han", "cross_modal")
@@ -42,38 +41,38 @@ _DEAD = {
     "han": r"(audio|visual|cmt)_encoder\.|hat_encoder\.norm[12]\.",
     "cross_modal": r"cma_layer\.norm[12]\.",
 }
-"""Modules that the official codes build and never call."""
+"""Names of modules that the official codes build and never call, as patterns."""
 
 
 def import_checkpoint(
     file: Path, format: str, out: Path, *, skip: bool = True, gcaa_first_snippet: bool = False
 ) -> None:
-    """Turn an official state dict into an exported parser, and print what became of each name.
+    """Export an official state dict as a parser, and print our name of each of its tensors.
 
     Args:
-        file: what `torch.save` wrote of a state dict; read without unpickling objects.
+        file: a state dict written by `torch.save`; no objects are unpickled.
         format: `han` (Tian et al., ECCV 2020) or `cross_modal` (the paper's code).
-        skip: of `cross_modal`: whether its model adds the skip connection; the names do not tell.
-        gcaa_first_snippet: of `cross_modal`: keep the fault of the released GCAA, with which its
+        out: folder of the exported model.
+        skip: for `cross_modal`: whether its model adds the skip connection, which the names of the
+            tensors do not tell.
+        gcaa_first_snippet: for `cross_modal`: keep the fault of the released GCAA, with which the
             weights were trained.
 
     Raises:
-        CheckpointError: for a file that is no state dict, and for missing, unexpected or
-            reshaped names.
+        CheckpointError: if the file is no state dict, or if tensors are missing, unexpected or of
+            other shapes.
     """
     state = _read(file)
     config = _config(state, format, skip, gcaa_first_snippet)
-    meta = {
-        "kind": "parser",
-        "parser": asdict(config),
-        "pretrained": None,
-        "dims": {"audio": 128, "visual": 2048, "motion": 512},
-        "snippets": 10,
-        "classes": list(LLP_CLASSES),
-        "extractor": HAN_EXTRACTOR,
-        "manifest": "none",
-    }
-    own = build_parser(meta).state_dict()
+    spec = ParserSpec(
+        parser=config,
+        dims={"audio": 128, "visual": 2048, "motion": 512},
+        snippets=10,
+        classes=list(LLP_CLASSES),
+        extractor=HAN_EXTRACTOR,
+        manifest="none",
+    )
+    own = build_parser(spec).state_dict()
     names = {name: _our_name(name, format, config) for name in state}
     unused = sorted(name for name, ours in names.items() if ours is None)
     loaded = {ours: state[name].float() for name, ours in names.items() if ours is not None}
@@ -92,18 +91,19 @@ def import_checkpoint(
         )
     for name, value in own.items():
         loaded[name] = loaded[name].to(value.dtype)
-    save_model(out, loaded, meta)
+    save_model(out, loaded, spec)
     print(f"{len(loaded)} tensors loaded, {len(unused)} dead ones left out\n{out}")
 
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is something else fails in many ways
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise CheckpointError(f"{file} is no state dict of plain tensors: {reason}") from None
+        state: object = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types for a file of another kind
+        raise CheckpointError(
+            f"{file} is no state dict of plain tensors: {first_line(error)}"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(f"{file} is no state dict: names to tensors are expected")
+        raise CheckpointError(f"{file} is no state dict: expected a mapping of names to tensors")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
@@ -128,7 +128,7 @@ def _config(
 
 
 def _our_name(name: str, format: str, config: ParserConfig) -> str | None:
-    """Our name of an official one; None for a dead module; itself when it is unknown."""
+    """Our name of an official tensor; None in a dead module; the name itself if unknown."""
     if re.match(_DEAD[format], name):
         return None
     module, _, rest = name.partition(".")
@@ -150,11 +150,11 @@ def _our_name(name: str, format: str, config: ParserConfig) -> str | None:
 
 
 def _layer(name: str, theirs: str, ours: str) -> str:
-    """A name below one attention layer."""
-    found = re.fullmatch(rf"{theirs}\.(self_attn|cm_attn|linear[12]|norm[12])\.(.+)", name)
-    if found is None:
+    """Our name of a tensor in an attention layer; the name itself if unknown."""
+    match = re.fullmatch(rf"{theirs}\.(self_attn|cm_attn|linear[12]|norm[12])\.(.+)", name)
+    if match is None:
         return name
-    part, rest = found.groups()
+    part, rest = match.groups()
     if part not in ("self_attn", "cm_attn"):
         return f"{ours}.{part}.{rest}"
     attention = "own" if part == "self_attn" else "cross"

@@ -1,8 +1,6 @@
-"""The parser family: HAN, Base and its parts (section 3.1), one class with switches."""
+"""The parser family: HAN, and the paper's Base with its parts (section 3.1), as switches."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,37 +10,22 @@ from avvp_dist.config import ParserConfig
 from avvp_dist.models.adversary import ModalityDiscriminator, reverse_gradient
 from avvp_dist.models.attention import ATTENTION
 from avvp_dist.models.encoder import Encoder
+from avvp_dist.objectives.parsing import ParserOutput
 from avvp_dist.shards.schema import AUDIO
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """What a parser says of B clips; the axis of size 2 is audio, visual."""
-
-    frame_prob: Tensor
-    """`[B, T, 2, C]`: is the event heard, seen, in this snippet?"""
-    modality_prob: Tensor
-    """`[B, 2, C]`: pooled over time."""
-    video_prob: Tensor
-    """`[B, C]`: pooled over time and modality; its weights sum to 2 at most, so it may pass 1."""
-    features: Tensor
-    """`[B, T, 2, width]`: what the heads read."""
-    inputs: Tensor
-    """`[B, T, 2, width]`: what the attention layers read."""
 
 
 class Parser(nn.Module):
     """An audio-visual video parser over any audio stream and any visual streams.
 
     Args:
-        config: the switches.
+        config: switches of the family.
         dims: feature size of each stream; `audio` is audio, the others are visual.
-        classes: C.
-        encoder: a pretrained encoder in front, or None.
-        raw: with an encoder: read the raw features too, beside the encoder's.
-        scale: with an encoder: of its layer-normed outputs, so that they do not outweigh the raw
-            features.
-        tune: with an encoder: train it; otherwise it stays in eval mode without gradients.
+        classes: number of classes, C.
+        encoder: pretrained encoder whose representations are read; None: raw features only.
+        raw: with an encoder: also read the raw features.
+        scale: with an encoder: factor on its layer-normed outputs, so that they do not outweigh
+            the raw features.
+        tune: with an encoder: train it too. Otherwise it stays in eval mode without gradients.
     """
 
     def __init__(
@@ -86,8 +69,8 @@ class Parser(nn.Module):
             self.discriminator = ModalityDiscriminator(width)
         self.prob, self.frame_att, self.modality_att = (nn.Linear(width, classes) for _ in range(3))
 
-    def forward(self, streams: dict[str, Tensor]) -> Parsed:
-        """Parse clips with features `[B, T, D]` per stream."""
+    def forward(self, streams: dict[str, Tensor]) -> ParserOutput:
+        """Parse B clips from their features, `[B, T, D]` per stream."""
         inputs = self._inputs(streams)
         if self.config.fusion == "none":
             return self._pool(torch.stack(inputs, 2), inputs)
@@ -106,12 +89,12 @@ class Parser(nn.Module):
             ]
         return self._pool(torch.stack(mixed, 2), inputs)
 
-    def discriminate(self, parsed: Parsed, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The discriminator's logits for every snippet and modality, and the truth; `[2BT]` each.
+    def discriminate(self, output: ParserOutput, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Logits of the discriminator for each snippet and modality, and the truth, `[2BT]` each.
 
-        The gradient that goes back into the parser is reversed and multiplied by `scale`.
+        The gradient that returns to the parser is reversed and multiplied by `scale`.
         """
-        features = F.relu(reverse_gradient(parsed.features, scale)).flatten(0, 1)
+        features = F.relu(reverse_gradient(output.features, scale)).flatten(0, 1)
         truth = torch.tensor([0.0, 1.0], device=features.device).expand(len(features), 2)
         return self.discriminator(features.flatten(0, 1)), truth.flatten()
 
@@ -141,12 +124,12 @@ class Parser(nn.Module):
             sums[1].append(self.fuse_encoded(joined) if len(visual) > 1 else joined)
         return [torch.stack(parts).sum(0) for parts in sums]
 
-    def _pool(self, features: Tensor, inputs: list[Tensor]) -> Parsed:
+    def _pool(self, features: Tensor, inputs: list[Tensor]) -> ParserOutput:
         """MMIL pooling (Tian et al., ECCV 2020): attention over time and modality."""
         frame_prob = torch.sigmoid(self.prob(features))
         temporal = self.frame_att(features).softmax(1) * frame_prob
         modality = self.modality_att(features).softmax(2)
-        return Parsed(
+        return ParserOutput(
             frame_prob=frame_prob,
             modality_prob=temporal.sum(1),
             video_prob=(temporal * modality).sum((1, 2)),
@@ -156,14 +139,14 @@ class Parser(nn.Module):
 
 
 def _both_ways(layer: nn.Module, pair: list[Tensor]) -> list[Tensor]:
-    """`layer(a, b)` and `layer(b, a)` of a pair `[B, T, D]` each, as one batch `[2B, T, D]`."""
+    """Compute `layer(a, b)` and `layer(b, a)` for a, b of `[B, T, D]` as one batch `[2B, T, D]`."""
     return list(layer(torch.cat(pair), torch.cat(pair[::-1])).chunk(2))
 
 
 class ParserLayer(nn.Module):
-    """Attention to the own and/or the other modality, then a ReLU network; post-norm.
+    """Post-norm layer: attention to the own modality, the other, or both, then a ReLU network.
 
-    `own` and `cross` together are HAN's hybrid layer: both attentions read the same inputs.
+    With `own` and `cross` it is HAN's hybrid layer: both attentions read the same inputs.
     """
 
     def __init__(self, config: ParserConfig, *, own: bool, cross: bool) -> None:
@@ -180,8 +163,10 @@ class ParserLayer(nn.Module):
         attended = x
         for attention, context in ((self.cross, other), (self.own, x)):
             if attention is not None:
-                found = attention(x, context)
-                attended = attended + self.dropout(found[:, :1] if self.first_snippet else found)
+                update = attention(x, context)
+                if self.first_snippet:  # the fault of the released GCAA: one update for all
+                    update = update[:, :1]
+                attended = attended + self.dropout(update)
         x = self.norm1(attended)
         hidden = self.dropout(F.relu(self.linear1(x)))
         out: Tensor = self.norm2(x + self.dropout(self.linear2(hidden)))

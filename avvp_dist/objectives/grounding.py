@@ -20,32 +20,35 @@ def grounding_loss(
     components: Tensor,
     config: ObjectiveConfig,
     epoch: int = 0,
-    draws: Tensor | None = None,
+    anchor_positions: Tensor | None = None,
     others: OtherClips | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Hinge losses on cosine similarities, between and within the modalities.
 
-    For an anchor i and every snippet j of its clip: [p - <x_i, y_j>]_+ where both lie in one
-    component, else [<x_i, y_j> - n]_+; (x, y) is (a, a) and (v, v) for uni, (a, v) and (v, a)
-    for cross. Per anchor the mean or the sum over j, then the mean over a clip's anchors, then over
-    the clips: the expectation of one random anchor a clip, however long the clips are. Beyond the
-    paper, `other_clips` weighs the mean of the same hinge over the snippets of the batch's other
-    clips (`other_clips_hinge`).
+    For an anchor i and every snippet j of its clip: [p - <x_i, y_j>]_+ if both lie in one
+    component, else [<x_i, y_j> - n]_+. The pair (x, y) is (a, a) and (v, v) for uni, (a, v) and
+    (v, a) for cross, all four for multi. The mean or the sum over j is averaged over a clip's
+    anchors, then over the clips: the expectation of one random anchor per clip, for clips of any
+    length. Beyond the paper, `config.other_clips` weights the mean of the same hinge over the
+    snippets of the batch's other clips (`other_clips_hinge`).
 
     Args:
         audio, visual: representations `[B, T, D]`.
         components: component ids `[B, T]`; `PADDING` for padding.
-        epoch: decides what `alternate` trains.
-        draws: a number in [0, 1) for each clip `[B]`, which chooses its anchor where not all are.
-        others: what is known of the clips; by default they are different ones, and all there are.
+        epoch: number of the epoch, which `config.alternate` alternates by.
+        anchor_positions: place of each clip's only anchor among its snippets, `[B]` in [0, 1];
+            None: every snippet is an anchor.
+        others: the clips as negatives of one another; None: they are different clips, and
+            nothing is left out.
 
     Returns:
-        The loss, and detached: its parts, mean similarity of positive and negative pairs of a
-        clip, share of hinges that are zero, and, with `other_clips`, share of negatives left out.
+        The loss, and detached: its parts `own` and `other`, the mean similarity of `positive` and
+        `negative` pairs within a clip, the fraction of hinges that are `zero`, and with
+        `config.other_clips` the fraction of negatives `left_out`.
     """
     x = unit(audio, visual)
     pairs = _pairs(config, epoch)
-    own, seen = own_clip_hinge(x, components, pairs, config, draws)
+    own, seen = own_clip_hinge(x, components, pairs, config, anchor_positions)
     loss = own.mean()
     parts = {"own": loss.detach(), "other": torch.zeros_like(loss), **seen}
     if config.other_clips:
@@ -57,27 +60,34 @@ def grounding_loss(
 
 
 def clip_losses(x: Tensor, components: Tensor, config: ObjectiveConfig) -> Tensor:
-    """The loss of each clip, `[B]`, from all its anchors and without other clips: nothing in it
-    is drawn or takes turns. `x [B, 2, T, D]` are the unit representations."""
+    """Loss of each clip `[B]` for validation, from unit representations `x [B, 2, T, D]`.
+
+    Every snippet is an anchor, other clips and `alternate` do not enter: nothing in it is random
+    or changes between epochs.
+    """
     return own_clip_hinge(x, components, _PAIRS[config.name], config, None)[0]
 
 
 def unit(audio: Tensor, visual: Tensor) -> Tensor:
-    """Both representations `[B, T, D]` at length 1, in float32, as `[B, 2, T, D]`."""
+    """Normalise two representations `[B, T, D]` to unit length, float32 `[B, 2, T, D]`."""
     return F.normalize(torch.stack([audio, visual], 1).float(), dim=-1)
 
 
 def own_clip_hinge(
-    x: Tensor, components: Tensor, pairs: Pairs, config: ObjectiveConfig, draws: Tensor | None
+    x: Tensor,
+    components: Tensor,
+    pairs: Pairs,
+    config: ObjectiveConfig,
+    anchor_positions: Tensor | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The hinges within the clips, summed over `pairs`: `[B]`, and what was seen on the way.
+    """Hinges within each clip, summed over `pairs`, `[B]`, and scalars to monitor.
 
     Args:
         x: unit representations `[B, 2, T, D]`, audio and visual.
-        draws: of the anchors `[B]`; None: every snippet is one.
+        anchor_positions: see `grounding_loss`.
     """
     same, valid = pair_masks(components)
-    anchors = _anchors(components, draws)
+    anchors = _anchors(components, anchor_positions)
     weights = anchors / anchors.sum(1, keepdim=True).clamp(min=1)
     total = x.new_zeros(len(x))
     parts: dict[str, list[Tensor]] = {name: [] for name in ("positive", "negative", "zero")}
@@ -100,7 +110,7 @@ def own_clip_hinge(
 
 
 def pair_masks(components: Tensor) -> tuple[Tensor, Tensor]:
-    """GT(i, j) of Algorithm 1 and which pairs are real, both bool `[B, T, T]`."""
+    """GT(i, j) of Algorithm 1, and the pairs without padding, both bool `[B, T, T]`."""
     real = components != PADDING
     valid = real[:, :, None] & real[:, None, :]
     return (components[:, :, None] == components[:, None, :]) & valid, valid
@@ -112,13 +122,13 @@ def _pairs(config: ObjectiveConfig, epoch: int) -> Pairs:
     return _PAIRS[config.name]
 
 
-def _anchors(components: Tensor, draws: Tensor | None) -> Tensor:
-    """1 for the snippets that are anchors, `[B, T]`: all real ones, or the one that is drawn."""
+def _anchors(components: Tensor, positions: Tensor | None) -> Tensor:
+    """1 for anchors, else 0, `[B, T]`: every real snippet, or the one at the clip's position."""
     real = components != PADDING
-    if draws is None:
+    if positions is None:
         return real.float()
     count = real.sum(1)
-    chosen = torch.minimum((draws * count).long(), count - 1)  # a draw may round up to 1
+    chosen = torch.minimum((positions * count).long(), count - 1)  # a position may round up to 1
     return (real & (real.cumsum(1) - 1 == chosen[:, None])).float()
 
 

@@ -1,4 +1,4 @@
-"""Which clips of all ranks' micro-batch every clip of it is compared with."""
+"""Clips of the micro-batch of all ranks that every clip of it is compared with."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from avvp_dist.runtime.ranks import Ranks
 
 
 class NegativePool:
-    """At most so many clips of all ranks' micro-batch, those with the least draws.
+    """The `size` clips with the smallest hash, of the micro-batches of all ranks.
 
-    Draws belong to clips, so the pool is the same however the clips are spread over ranks, and a
-    hinge that is a mean over it has the expectation of one over all of them. Its size bounds what
-    is computed and sent for a clip, however many ranks there are. No shape depends on values: a
-    device is never waited for.
+    A hash belongs to its clip, so the pool does not depend on how the clips are spread over the
+    ranks, and a mean of hinges over the pool has the expectation of the mean over all clips. Its
+    size bounds the computation and the traffic per clip for any number of ranks. No shape depends
+    on values, so the host never waits for the device.
 
     Args:
-        draws: a number in [0, 1) for each clip of this rank `[B]`; infinite: never in the pool.
-        rows: the most clips that any rank has.
-        most: clips of the pool; 0: all.
+        hashes: numbers in [0, 1), one for each clip of this rank, float `[B]`; infinity keeps a
+            clip out of the pool.
+        clips_per_rank: maximum of B over the ranks.
+        size: number of clips in the pool; 0: all.
+        ranks: ranks that share the pool; making one is a collective.
     """
 
-    def __init__(self, draws: Tensor, rows: int, maximum: int, ranks: Ranks) -> None:
+    def __init__(self, hashes: Tensor, clips_per_rank: int, size: int, ranks: Ranks) -> None:
         self.ranks = ranks
-        everyone = ranks.all_gather(F.pad(draws, (0, rows - len(draws)), value=torch.inf))
-        chosen = everyone.argsort(stable=True)[: maximum or None]
-        places = chosen - ranks.rank * rows
-        self.own = (places >= 0) & (places < len(draws)) & everyone[chosen].isfinite()
-        self.places = places.clamp(0, len(draws) - 1)
+        padded = F.pad(hashes, (0, clips_per_rank - len(hashes)), value=torch.inf)
+        everyone = ranks.all_gather(padded)
+        chosen = everyone.argsort(stable=True)[: size or None]
+        rows = chosen - ranks.rank * clips_per_rank
+        self.own = (rows >= 0) & (rows < len(hashes)) & everyone[chosen].isfinite()
+        self.rows = rows.clamp(0, len(hashes) - 1)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of rows `[B, ...]` on each rank those of the pool's clips `[K, ...]`, on all ranks.
+        """Gather the pool's rows `[K, ...]` on every rank from the rows `[B, ...]` of each.
 
-        With gradient; zeros where fewer than K clips can be in it. A collective.
+        Differentiable, and a collective. Where fewer than K clips have a finite hash, the last rows
+        are zeros.
         """
         own = self.own.view(-1, *[1] * (x.ndim - 1))
-        return self.ranks.all_reduce_sum(torch.where(own, x[self.places], 0))
+        return self.ranks.all_reduce_sum(torch.where(own, x[self.rows], 0))

@@ -1,4 +1,4 @@
-"""Negatives from other clips of the batch, without those that are likely to be false."""
+"""Negatives from the other clips of a batch, without those that are likely false."""
 
 from __future__ import annotations
 
@@ -18,21 +18,27 @@ from avvp_dist.shards.schema import PADDING
 CELLS = 2**26
 """Pairs of snippets compared at a time: 256 MiB in float32. More are taken in blocks of clips."""
 _FLOAT32_SLACK = 1e-6
-"""Identical snippets reach a threshold of 1, though float32 gives them 1 - 1e-7."""
+"""Identical snippets reach a threshold of 1, although their cosine in float32 is 1 - 1e-7."""
 
 Pairs = Sequence[tuple[int, int]]
-"""Which modalities are compared: (0, 0) is audio with audio, (0, 1) audio with vision."""
+"""Modalities that are compared: (0, 0) is audio with audio, (0, 1) audio with vision."""
 
 
 class LinkRule(NamedTuple):
-    """When a grounding joins two snippets: their cosines reach the thresholds of any stream
-    (`rule="or"`) or of all. Without thresholds it joins none."""
+    """Rule by which a grounding links two snippets (Algorithm 1 of the paper).
+
+    Their cosine has to reach the threshold in any stream (`rule="or"`) or in every stream
+    (`rule="and"`). A rule without thresholds links nothing.
+    """
 
     thresholds: Mapping[str, float]
     rule: str
 
-    def joins(self, cosines: Mapping[str, Tensor]) -> Tensor:
-        """Which pairs, of their cosine in each stream; one that is not a number reaches nothing."""
+    def links(self, cosines: Mapping[str, Tensor]) -> Tensor:
+        """Pairs of snippets that the rule links, bool, from their cosines in each stream.
+
+        A cosine that is not a number reaches no threshold.
+        """
         if not self.thresholds:
             return torch.zeros_like(next(iter(cosines.values())), dtype=torch.bool)
         reached = (
@@ -48,70 +54,69 @@ def _own(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class OtherClips:
-    """What is known of a batch's clips beside their representations.
-
-    Args:
-        clips: their numbers `[B]`: no two snippets of equal numbers are negatives.
-        features: what groundings compare, `[B, T, F]` of each stream, as precise as it is stored.
-        likenesses: of all groundings; none: nothing is left out.
-        likeness: whose a clip is `[B]`, as a position in `likenesses`.
-        pool: `pool(x [B, ...])` gives the rows of the clips that all are compared with `[K, ...]`,
-            with gradient where x has one; rows of zeros may be among them.
-    """
+    """The clips of a batch as negatives of one another, beside their representations."""
 
     clips: Tensor
+    """Clip numbers `[B]`. Snippets of clips with equal numbers are no negatives."""
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    """Features that the groundings compare, `[B, T, F]` per stream, in their stored precision."""
     link_rules: Sequence[LinkRule] = ()
+    """Link rules used to drop likely-false negatives, one per grounding; empty: none is dropped."""
     rule_index: Tensor | None = None
+    """Index of each clip's rule in `link_rules`, `[B]`; None if there is one rule at most."""
     pool: Callable[[Tensor], Tensor] = _own
+    """Gathers the rows `[K, ...]` of the clips that all clips are compared with from `[B, ...]`.
+
+    It keeps gradients, and may add rows of zeros. By default it gives the batch itself."""
 
 
 def other_clips_hinge(
     x: Tensor, components: Tensor, pairs: Pairs, margin: float, others: OtherClips
 ) -> tuple[Tensor, Tensor]:
-    """[<x_i, y_j> - margin]_+ over the snippets j of the pool's other clips, summed over `pairs`.
+    """Hinge [<x_i, y_j> - margin]_+ over snippets j of the pool's other clips, per clip.
 
-    For each clip the mean over its real snippets i of the mean over j. What the groundings of
-    both clips would join, by their features, is no j: two clips of one kind have much in common.
+    The mean over the negatives j of an anchor is summed over `pairs`, then averaged over the real
+    snippets i of the clip. A snippet that the groundings of both clips would link to the anchor is
+    no negative: two clips of the same kind have much in common.
 
     Args:
         x: unit representations `[B, 2, T, D]`, audio and visual.
         components: component ids `[B, T]`; `PADDING` for padding.
 
     Returns:
-        The hinge `[B]`, and the share of other clips' snippets that was left out `[B]`.
+        The hinge `[B]`, and the fraction of other clips' snippets that was left out `[B]`.
     """
     snippets = components.shape[1]
     y = others.pool(x).transpose(0, 1).flatten(1, 2)  # [2, KT, D]
     real = components != PADDING
-    mates = others.pool(real.to(torch.uint8)).flatten() != 0
-    numbers = others.pool(others.clips).repeat_interleave(snippets)
+    pool_real = others.pool(real.to(torch.uint8)).flatten() != 0
+    pool_clips = others.pool(others.clips).repeat_interleave(snippets)
     likely_false = _LikelyFalse(others, snippets)
-    size = max(1, CELLS // (snippets * len(numbers)))
-    hinges, shares = [], []
-    for start in range(0, len(x), size):
-        part = slice(start, start + size)
-        own = others.clips[part].repeat_interleave(snippets)
-        foreign = (own[:, None] != numbers) & real[part].flatten()[:, None] & mates
+    block = max(1, CELLS // (snippets * len(pool_clips)))
+    hinges, fractions = [], []
+    for start in range(0, len(x), block):
+        part = slice(start, start + block)
+        clips = others.clips[part].repeat_interleave(snippets)
+        foreign = (clips[:, None] != pool_clips) & real[part].flatten()[:, None] & pool_real
         negative = foreign & ~likely_false(part) if others.link_rules else foreign
         arguments = (x[part].transpose(0, 1).flatten(1, 2), y, negative, pairs, margin)
-        if size >= len(x):
+        if block >= len(x):
             hinge = _mean_hinge(*arguments)
-        else:  # so many pairs are not kept for the backward pass, but computed again
+        else:  # recomputed in the backward pass: all blocks together would not fit in memory
             hinge = checkpoint(
                 _mean_hinge, *arguments, use_reentrant=False, preserve_rng_state=False
             )
         hinges.append(hinge.unflatten(0, (-1, snippets)))
-        found, left = (m.unflatten(0, (-1, snippets)).sum((1, 2)) for m in (foreign, negative))
-        shares.append((found - left) / found.clamp(min=1))
+        count, kept = (m.unflatten(0, (-1, snippets)).sum((1, 2)) for m in (foreign, negative))
+        fractions.append((count - kept) / count.clamp(min=1))
     hinge = torch.cat(hinges).sum(1) / real.sum(1).clamp(min=1)
-    return hinge, torch.cat(shares)
+    return hinge, torch.cat(fractions)
 
 
 def _mean_hinge(x: Tensor, y: Tensor, negative: Tensor, pairs: Pairs, margin: float) -> Tensor:
-    """For each anchor the mean over its negatives, summed over pairs of modalities: `[n]`.
+    """Mean hinge of each anchor over its negatives, summed over pairs of modalities, `[n]`.
 
-    `x [2, n, D]` are the anchors, `y [2, m, D]` all others, `negative [n, m]` says what counts.
+    Anchors are `x [2, n, D]`, candidates `y [2, m, D]`; `negative [n, m]` selects among them.
     """
     total = x.new_zeros(x.shape[1])
     for one, two in pairs:
@@ -120,42 +125,45 @@ def _mean_hinge(x: Tensor, y: Tensor, negative: Tensor, pairs: Pairs, margin: fl
 
 
 class _LikelyFalse:
-    """Snippets of a batch that are alike by the features that its groundings compare."""
+    """Likely-false negatives of a batch: snippets that the link rules would link."""
 
     def __init__(self, others: OtherClips, snippets: int) -> None:
         self.others, self.snippets = others, snippets
         self.features = {n: _vectors(others.pool(x)) for n, x in sorted(others.features.items())}
         if others.rule_index is not None:
-            self.owners = others.pool(others.rule_index).repeat_interleave(snippets)
+            self.pool_rules = others.pool(others.rule_index).repeat_interleave(snippets)
 
     @torch.no_grad()
     def __call__(self, part: slice) -> Tensor:
-        """For the snippets of some clips, which of the pool's are like them, bool `[bT, KT]`."""
+        """Likely-false negatives of some clips' snippets in the pool, bool `[bT, KT]`.
+
+        Clips of different groundings are compared by both rules, and both have to link them.
+        """
         others = self.others
         cosines = {
             name: _cosines(_vectors(others.features[name][part]), y)
             for name, y in self.features.items()
         }
         if others.rule_index is None or len(others.link_rules) == 1:
-            return others.link_rules[0].joins(cosines)
-        own = others.rule_index[part].repeat_interleave(self.snippets)
-        both = []
-        for number, rule_index in enumerate(others.link_rules):
-            concerned = (own == number)[:, None] | (self.owners == number)
-            both.append(rule_index.joins(cosines) | ~concerned)
-        return functools.reduce(operator.and_, both)
+            return others.link_rules[0].links(cosines)
+        own_rules = others.rule_index[part].repeat_interleave(self.snippets)
+        linked = []
+        for index, rule in enumerate(others.link_rules):
+            concerned = (own_rules == index)[:, None] | (self.pool_rules == index)
+            linked.append(rule.links(cosines) | ~concerned)
+        return functools.reduce(operator.and_, linked)
 
 
 def _vectors(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Of `[B, T, F]` the vectors `[BT, F]` in float32, and their lengths `[BT]`."""
+    """Feature vectors `[BT, F]` in float32 and their norms `[BT]`, from `[B, T, F]`."""
     x = features.detach().flatten(0, 1).float()
     return x, x.norm(dim=-1)
 
 
 def _cosines(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
-    """`[n, m]`; not a number for a vector of zeros.
+    """Cosines `[n, m]` of two sets of vectors with their norms; nan for a vector of zeros.
 
-    The lengths come last: what is stored in float16 has no more digits than TF32, in which a GPU
-    may multiply, while unit vectors would lose some.
+    The norms are divided out last. Features stored in float16 lose no digit in TF32, in which a GPU
+    may multiply, but unit vectors would.
     """
     return (x[0] @ y[0].T).div_(x[1][:, None]).div_(y[1])

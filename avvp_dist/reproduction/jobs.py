@@ -13,17 +13,16 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from tqdm import tqdm
 
 from avvp_dist.commit import digest
-from avvp_dist.config import TrackingConfig
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError
 from avvp_dist.ledger import Ledger
 from avvp_dist.runtime.ray_tasks import result, start_ray
 from avvp_dist.stages import STAGES
-from avvp_dist.tracking.run import Run
+from avvp_dist.tracking.run import Run, TrackedConfig
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -249,15 +248,11 @@ def raise_if_failed(failed: Mapping[str, AvvpError], jobs: int, out: Path) -> No
         )
 
 
-class _Tracked(Protocol):
-    tracking: TrackingConfig
-
-
-def _tracked(job: Job, command: Command[DataclassInstance]) -> DataclassInstance:
+def _tracked(job: Job, command: Command[DataclassInstance]) -> TrackedConfig:
     """The command's config with the job's own name, nested under the run of all jobs."""
-    tracking = cast(_Tracked, command.config).tracking
+    config = cast(TrackedConfig, command.config)
     parent = str(job.folder.parents[1])
-    return replace(command.config, tracking=replace(tracking, name=job.name, parent=parent))
+    return replace(config, tracking=replace(config.tracking, name=job.name, parent=parent))
 
 
 def _call(command: Command[DataclassInstance]) -> None:

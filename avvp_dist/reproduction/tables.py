@@ -8,7 +8,11 @@ from pathlib import Path
 from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.commit import staged
 from avvp_dist.config import TablesConfig
-from avvp_dist.evaluation.figures import comparison_figure, distribution_figure, event_counts
+from avvp_dist.evaluation.parsing_figures import (
+    comparison_figure,
+    distribution_figure,
+    event_counts,
+)
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import Mask, mean_per_class, summarise
 from avvp_dist.reproduction.jobs import Job, raise_if_failed, run_jobs

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from avvp_dist.errors import ClusterError
-from avvp_dist.runtime.slurm import export_slurm_ranks
+from avvp_dist.runtime.launched import launched_rank
 
 LOCK = "lock.json"
 REFRESH = 5.0
@@ -44,8 +44,7 @@ def claim(out: Path, *, stale: float = STALE) -> Iterator[None]:
     Raises:
         ClusterError: another job holds the folder; the message names its host, process and start.
     """
-    export_slurm_ranks()
-    if int(os.environ.get("RANK", "0")) != 0:
+    if launched_rank() != 0:
         yield
         return
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""This process among its peers: rank, device, and what the ranks say to each other."""
+"""This process among its peers: rank, device, and what the ranks tell each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from avvp_dist.errors import ClusterError, first_line
 from avvp_dist.runtime.slurm import export_slurm_ranks
 
+T = TypeVar("T")
+Scalar = TypeVar("Scalar", bound=np.generic)
+
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which rank this is, of how many, and its device."""
+    """Number of this rank, number of all ranks, and this rank's device."""
 
     rank: int
     size: int
@@ -28,14 +31,20 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0, which speaks and writes for all."""
         return self.rank == 0
+
+    @property
+    def init_device(self) -> torch.device:
+        """Device on which modules are built, before the engine moves them to `device`."""
+        return torch.device("cpu")
 
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:
             dist.barrier()
 
-    def broadcast_object(self, value: Any) -> Any:
+    def broadcast_object(self, value: T) -> T:
         """Rank 0's plain value, on every rank."""
         if self.size == 1:
             return value
@@ -43,8 +52,15 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def all_gather_object(self, value: T) -> list[T]:
+        """Plain values of all ranks, on every rank."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
-        """Mean of a tensor over the ranks, on every rank."""
+        """Mean of a tensor over the ranks in float32, on every rank; without gradient."""
         value = value.detach().float().clone()
         if self.size > 1:
             dist.all_reduce(value)
@@ -52,30 +68,26 @@ class Ranks:
         return value
 
     def all_reduce_any(self, *flags: bool) -> tuple[bool, ...]:
-        """Which of the flags are set on any rank, on every rank."""
+        """Whether each flag is set on any rank, on every rank."""
         if self.size == 1:
             return flags
         raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return tuple(map(bool, raised.tolist()))
 
-    def all_gather_object(self, value: Any) -> list[Any]:
-        """Every rank's plain value, on every rank."""
-        values: list[Any] = [value] * self.size
-        if self.size > 1:
-            dist.all_gather_object(values, value)
-        return values
-
     def union(self, numbers: set[int]) -> set[int]:
-        """The numbers that any rank has, on every rank."""
+        """Numbers that any rank has, on every rank."""
         return set().union(*self.all_gather_object(numbers))
 
-    def part(self, items: NDArray[Any]) -> NDArray[Any]:
-        """This rank's share of `items`: every size-th, from its own number on."""
+    def own_slice(self, items: NDArray[Scalar]) -> NDArray[Scalar]:
+        """This rank's items: every `size`-th, beginning with item number `rank`."""
         return items[self.rank :: self.size]
 
-    def join(self, part: NDArray[Any]) -> NDArray[Any]:
-        """The results for `part(items)` of all ranks, in the order of `items`, on every rank."""
+    def interleave(self, part: NDArray[Scalar]) -> NDArray[Scalar]:
+        """The results for `own_slice(items)` of all ranks, in the order of `items`, on every rank.
+
+        The inverse of `own_slice`.
+        """
         if self.size == 1:
             return part
         parts = self.all_gather_object(part)
@@ -85,7 +97,7 @@ class Ranks:
         return joined
 
     def all_gather(self, x: torch.Tensor) -> torch.Tensor:
-        """The rows `[n, ...]` of all ranks one after the other; n is the same on each."""
+        """The rows `[n, ...]` of all ranks, one rank after the other; n is equal on all ranks."""
         if self.size == 1:
             return x
         whole = x.new_empty(self.size * len(x), *x.shape[1:])
@@ -95,8 +107,9 @@ class Ranks:
     def all_reduce_sum(self, x: torch.Tensor) -> torch.Tensor:
         """Sum of a tensor over the ranks, on every rank, with gradient.
 
-        A rank's tensor gets the sum of what all ranks ask of it, so a loss that is a mean over the
-        ranks has the gradient of the whole. Collective, forwards and backwards.
+        The gradient of each rank's tensor is the sum of the gradients that all ranks have for the
+        result, so a loss that is a mean over the ranks has the gradient of the whole batch.
+        Collective in the forward and in the backward pass.
         """
         if self.size == 1:
             return x
@@ -105,7 +118,7 @@ class Ranks:
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce, whose gradient is another one."""
+    """An all-reduce whose gradient is an all-reduce too."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -128,8 +141,8 @@ def connect(hang_seconds: float = 0) -> Ranks:
     """Join the ranks that `deepspeed`, `torchrun` or `srun` started; alone without a launcher.
 
     Args:
-        hang_seconds: how long to wait for the others, now and, with a minute more, so that the
-            watchdog speaks first, in each collective; 0: as long as DeepSpeed does.
+        hang_seconds: timeout for joining the other ranks. Collectives get one minute more, so
+            that the watchdog speaks first. 0: DeepSpeed's own timeout.
 
     Raises:
         ClusterError: if the other ranks cannot be reached.
@@ -141,7 +154,7 @@ def connect(hang_seconds: float = 0) -> Ranks:
     local_size = int(os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
     if size == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "0")  # any free one, and taken at once
+        os.environ.setdefault("MASTER_PORT", "0")  # a free port, bound at once
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if "OMP_NUM_THREADS" not in os.environ:
@@ -154,7 +167,7 @@ def connect(hang_seconds: float = 0) -> Ranks:
     accelerator = get_accelerator()
     local_rank = int(os.environ["LOCAL_RANK"])
     if accelerator.device_name() == "cpu":
-        # It would be compiled at first use, for minutes and in silence, and only inference uses it.
+        # Only inference uses this op, and its first use compiles it for minutes in silence.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     else:
         accelerator.set_device(local_rank)

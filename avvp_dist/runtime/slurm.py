@@ -17,6 +17,12 @@ def export_slurm_ranks() -> None:
     os.environ.update(rank_variables(os.environ))
 
 
+def is_step_task(environment: Mapping[str, str]) -> bool:
+    """Whether the process is one of several tasks of a Slurm step, and no launcher has set RANK."""
+    several = int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    return several and "SLURM_PROCID" in environment and "RANK" not in environment
+
+
 def rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Rank, number of ranks, both on this host, and the address of rank 0, for a task of `srun`.
 
@@ -26,10 +32,9 @@ def rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ClusterError: Slurm's list of hosts is not understood.
     """
-    get = environment.get
-    size = get("SLURM_STEP_NUM_TASKS", "1")
-    if "RANK" in environment or "SLURM_PROCID" not in environment or int(size) < 2:
+    if not is_step_task(environment):
         return {}
+    get = environment.get
     hosts = get("SLURM_STEP_NODELIST") or get("SLURM_JOB_NODELIST") or get("SLURM_NODELIST", "")
     counts = get("SLURM_STEP_TASKS_PER_NODE") or get("SLURM_TASKS_PER_NODE", "1")
     local = _tasks_per_node(counts)
@@ -37,7 +42,7 @@ def rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
     port = _PORTS[int(get("SLURM_JOB_ID", "0")) % len(_PORTS)]
     return {
         "RANK": environment["SLURM_PROCID"],
-        "WORLD_SIZE": size,
+        "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": get("SLURM_LOCALID", "0"),
         "LOCAL_WORLD_SIZE": str(local[min(node, len(local) - 1)]),
         "MASTER_ADDR": get("MASTER_ADDR") or first_host(hosts),

@@ -291,7 +291,7 @@ def _row(config: StudyConfig, point: Point, jobs: Jobs, figures: Mapping[str, Fi
         job = jobs.get((point.name, seed))
         if job and job.is_finished:
             trains = point.grouping and not point.untrained
-            auc = read_series(job.commands[0].out).get("auc", {}) if trains else {}
+            auc = read_series(job.commands[0].out).get("val/auc", {}) if trains else {}
             seeds.append(SeedScores(seed, scores(job), auc[max(auc)] if auc else None))
     return StudyRow(
         point.name, point.control, point.tags, _figures_of(point, figures), tuple(seeds)

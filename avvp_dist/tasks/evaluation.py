@@ -8,7 +8,7 @@ from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.commit import write_json
 from avvp_dist.config import EvaluateConfig
 from avvp_dist.errors import ConfigError
-from avvp_dist.evaluation.figures import class_figure, timeline_figure
+from avvp_dist.evaluation.parsing_figures import class_figure, timeline_figure
 from avvp_dist.evaluation.predictions import Predictions, read_threshold, report, table
 from avvp_dist.evaluation.scores import Mask, score_per_class
 from avvp_dist.models.export import load_parser
@@ -36,8 +36,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     clips, _ = match_clips(shards, annotations)
     out = Path(config.out)
     folder, version, _ = resolve(config.parser, out / "parser")
-    parser, meta = load_parser(folder)
-    check_fit(folder, meta, shards, annotations.classes)
+    parser, spec = load_parser(folder)
+    check_fit(folder, spec, shards, annotations.classes)
     ranks = single_rank()
     parser.to(ranks.device)
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,26 +14,26 @@ from torch import Tensor, nn
 from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.annotations.refined import load_refined
 from avvp_dist.commit import sha256, verify_folder, write_json
-from avvp_dist.config import FinetuneConfig, LoaderConfig, ParsingLossConfig
+from avvp_dist.config import FinetuneConfig
 from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.scores import score
 from avvp_dist.loading.loader import ClipBatch
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.models.export import build_parser, load_encoder, validated_tags
-from avvp_dist.models.parser import Parser
-from avvp_dist.objectives.parsing import parsing_loss, weak_labels
-from avvp_dist.runtime.lock import claim
-from avvp_dist.runtime.ranks import Ranks, connect
-from avvp_dist.runtime.watchdog import Watchdog
+from avvp_dist.models.export import build_parser, load_encoder, load_spec
+from avvp_dist.models.parsing_model import ParsingBatch, ParsingModel
+from avvp_dist.models.specification import AttachedEncoder, EncoderSpec, ParserSpec
+from avvp_dist.objectives.parsing import weak_labels
+from avvp_dist.runtime.launched import launched_rank
+from avvp_dist.runtime.ranks import Ranks, single_rank
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.prediction import match_clips, predict
 from avvp_dist.tracking.promotion import VALIDATED_ON
 from avvp_dist.tracking.registry import PREFIX, Model, resolve
-from avvp_dist.tracking.run import Run
-from avvp_dist.training.checkpoint import check_unclaimed
-from avvp_dist.training.engine import parameter_groups
-from avvp_dist.training.trainer import Batch, Panels, Trainer
+from avvp_dist.training.dry_run import print_plan
+from avvp_dist.training.engine import ParameterGroup, model_dtype, parameter_groups
+from avvp_dist.training.runner import run_training
+from avvp_dist.training.task import Panels, StepInfo
 
 SELECT = "val/segment_type_av"
 """The metric whose best epoch is exported, as in the official codes."""
@@ -47,60 +45,22 @@ def finetune(config: FinetuneConfig) -> None:
     Raises:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
-    with claim(Path(config.trainer.out)):
-        _finetune(config)
+    run_training("finetune", config, open_finetuning)
 
 
-def _finetune(config: FinetuneConfig) -> None:
-    data, val, annotations = open_data(config)
-    train = data.sets[0]
-    # Before a rank takes a device or waits for another: what is refused here costs neither.
-    found = find_encoder(config, train) if int(os.environ.get("RANK", "0")) == 0 else None
-    ranks = connect(config.trainer.hang_seconds)
-    torch.manual_seed(config.trainer.seed)
-    encoder, pretrained_encoder = pretrained(config, train, ranks.broadcast_object(found))
-    if encoder and pretrained_encoder and ranks.is_main:  # loading is strict
-        count = len(encoder.state_dict())
-        loaded = f"all {count} tensors loaded, none missing, none unexpected"
-        print(f"{pretrained_encoder['version']}: {loaded}")
-    task = ParsingTask(config, data, val, annotations, encoder, pretrained_encoder)
-    lineage = {
-        "manifest": train.digest,
-        "encoder": pretrained_encoder["version"] if pretrained_encoder else "none",
-    }
-    if pretrained_encoder:
-        lineage["grounding"] = pretrained_encoder["meta"]["grounding"]
-        lineage["encoder_run"] = pretrained_encoder["run"]
-    inputs = {s.name: s.digest for s in (train, val)}
-    if config.data.refined_labels:
-        labels = Path(config.data.refined_labels).absolute()
-        inputs[str(labels)] = sha256(labels)
-    run = Run(
-        "finetune",
-        Path(config.trainer.out),
-        config,
-        lineage,
-        inputs=inputs,
-        resume=config.trainer.resume == "auto",
-        active=ranks.is_main,
-    )
-    dog = Watchdog(Path(config.trainer.out), ranks, config.trainer.hang_seconds)
-    with dog, run:
-        trainer = Trainer(task, config.trainer, config.optimizer, run, ranks, dog.beat)
-        trainer.train()
-        if config.tracking.register and ranks.is_main:
-            model = trainer.out / "model"
-            tags = {**lineage, **validated_tags(model, "parser"), **task.validated_on}
-            run.register("avvp-parser", model, tags)
-
-
-def open_data(config: FinetuneConfig) -> tuple[Mixture, ShardSet, Annotations]:
-    """What is trained on, the validation clips, and their annotations.
+def plan_finetuning(config: FinetuneConfig, ranks: int) -> None:
+    """Print what `finetune` would do on this number of ranks.
 
     Raises:
-        AvvpError: for all that is refused before a rank takes a device.
+        AvvpError: as `finetune` would before its first step.
     """
-    check_unclaimed(Path(config.trainer.out), config.trainer.resume)
+    print_plan("fine-tuning", config, open_finetuning, ranks)
+
+
+def open_finetuning(
+    config: FinetuneConfig, connect: Callable[[], Ranks], *, scratch: Path | None = None
+) -> ParsingTask:
+    """Open both shard sets and the pretrained encoder, and build the parser; see `OpenTask`."""
     data = Mixture.open([config.data.train], [], config.data)
     val = ShardSet(config.data.val, config.data)
     annotations = read_annotations(
@@ -109,14 +69,33 @@ def open_data(config: FinetuneConfig) -> tuple[Mixture, ShardSet, Annotations]:
         audio_version=config.data.audio_annotations,
         snippets=val.snippets,
     )
-    return data, val, annotations
+    # One rank asks the registry, before it waits for the others or takes a device.
+    model = find_encoder(config, data.sets[0], scratch) if launched_rank() == 0 else None
+    ranks = connect()
+    model = ranks.broadcast_object(model)
+    encoder, attached = attach_encoder(config, model, ranks)
+    return ParsingTask(config, data, val, annotations, encoder, attached, ranks)
 
 
 class ParsingTask:
-    """The parser, its weakly labelled clips, and the official scores on validation clips."""
+    """The parser, its weakly labelled clips, and the official scores on validation clips.
 
+    Args:
+        data: the training clips, one shard set.
+        val: the validation clips.
+        annotations: dense labels of the validation clips.
+        encoder: the pretrained encoder, or None.
+        attached: where it comes from, or None.
+        ranks: ranks that train together; None: this process alone.
+
+    Raises:
+        DataError: for clips without weak labels, of other sizes, or missing validation clips.
+    """
+
+    registered_name = "avvp-parser"
+    aliases: tuple[str, ...] = ("candidate",)
     panels: Panels = (
-        ("loss", ["loss"], "loss"),
+        ("loss", ["train/loss"], "loss"),
         (
             "its parts",
             [f"train/{part}" for part in ("weak", "audio", "visual", "adversarial", "contrastive")],
@@ -135,88 +114,119 @@ class ParsingTask:
         data: Mixture,
         val: ShardSet,
         annotations: Annotations,
-        encoder: Encoder | None,
-        pretrained_encoder: dict[str, Any] | None,
+        encoder: Encoder | None = None,
+        attached: AttachedEncoder | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.config, self.data, self.val = config, data, val
-        self.loading: LoaderConfig = config.data
-        train = self.train = data.sets[0]
-        check_parsable(train)
-        check_parsable(val, like=train)
+        self.config, self.data, self.val, self.annotations = config, data, val, annotations
+        self.ranks = ranks or single_rank()
+        self.dtype = model_dtype(config.trainer)
+        self.train, self.attached = data.sets[0], attached
+        check_parsable(self.train)
+        check_parsable(val, reference=self.train)
         self.pools, self.lineage = data.pools(), {"shard sets": data.digests}
-        self.weak = read_weak_labels(train, annotations.classes)
+        self.weak = read_weak_labels(self.train, annotations.classes)
         self.kept = self._kept(config.data.refined_labels)
         self.val_clips, self.val_events = match_clips(val, annotations)
         self.validated_on = {
             VALIDATED_ON + "shards": val.content,
             VALIDATED_ON + "annotations": hashlib.sha256(self.val_events.tobytes()).hexdigest(),
         }
-        self.meta = {
-            "kind": "parser",
-            "parser": asdict(config.parser),
-            "pretrained": pretrained_encoder,
-            "dims": train.dims,
-            "snippets": train.snippets,
-            "classes": list(annotations.classes),
-            "extractor": train.extractor,
-            "manifest": train.digest,
-        }
-        self.parser = build_parser(self.meta, encoder)
-        self.module: nn.Module = ParsingModel(self.parser, config.loss)
-        self.tokens = 2.0 * train.snippets
+        self.tags = self._tags()
+        self.inputs = self._inputs()
+        with self.ranks.init_device:
+            self.parser = build_parser(self._spec(0, {}), encoder)
+            self.module: nn.Module = ParsingModel(self.parser, config.loss)
+        self.tokens = 2.0 * self.train.snippets
 
-    def groups(self) -> list[dict[str, Any]]:
-        optimizer, encoder = self.config.optimizer, "parser.encoder."
+    def parameter_groups(self) -> list[ParameterGroup]:
+        optimizer, prefix = self.config.optimizer, "parser.encoder."
         named = list(self.module.named_parameters())
-        own = [(name, p) for name, p in named if not name.startswith(encoder)]
-        pretrained_encoder = [(name, p) for name, p in named if name.startswith(encoder)]
+        own = [p for name, p in named if not name.startswith(prefix)]
+        encoder = [p for name, p in named if name.startswith(prefix)]
         lr = optimizer.lr * self.config.pretrained.lr_scale
         return [
             *parameter_groups(own, optimizer.lr, optimizer.weight_decay),
-            *parameter_groups(pretrained_encoder, lr, optimizer.weight_decay),
+            *parameter_groups(encoder, lr, optimizer.weight_decay),
         ]
 
-    def batch(self, read: ClipBatch, device: torch.device, dtype: torch.dtype) -> Batch:
-        return {
-            "streams": read.to(device, dtype),
-            "weak": self.weak[read.clips].to(device),
-            "kept": None if self.kept is None else self.kept[read.clips].to(device),
-        }
+    def make_batch(self, clips: ClipBatch, info: StepInfo) -> ParsingBatch:
+        device = self.ranks.device
+        stored = clips.to(device)
+        return ParsingBatch(
+            streams={name: x.to(self.dtype).contiguous() for name, x in stored.items()},
+            weak=self.weak[clips.clips].to(device),
+            kept=None if self.kept is None else self.kept[clips.clips].to(device),
+            progress=info.progress,
+        )
 
-    def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
-        found = predict(self.parser, self.val, self.val_clips, ranks, dtype)
-        scores = score(found.decided("video", 0.5), self.val_events)
+    def validate(self) -> dict[str, float]:
+        predictions = predict(self.parser, self.val, self.val_clips, self.ranks, self.dtype)
+        scores = score(predictions.decided("video", 0.5), self.val_events)
         return {f"val/{name}": value for name, value in scores.items()}
 
-    def score(self, metrics: dict[str, float]) -> float:
+    def score(self, metrics: Mapping[str, float]) -> float:
         return metrics[SELECT]
 
-    def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {name.removeprefix("parser."): tensor for name, tensor in state.items()}, self.meta
+    def export(
+        self, state: Mapping[str, Tensor], step: int, metrics: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], ParserSpec]:
+        weights = {name.removeprefix("parser."): tensor for name, tensor in state.items()}
+        return weights, self._spec(step, dict(metrics))
+
+    def plan(self) -> Iterator[tuple[str, str]]:
+        classes, tuned = len(self.annotations.classes), self.config.pretrained.tune
+        yield "held out", f"{len(self.val_clips):,} clips are validated on"
+        yield "parser", f"width {self.config.parser.width}, {classes} classes"
+        if self.attached is None:
+            yield "encoder", "none"
+        else:
+            yield "encoder", f"{self.attached.version}, {'tuned' if tuned else 'frozen'}"
+
+    def _spec(self, step: int, validated: dict[str, float]) -> ParserSpec:
+        return ParserSpec(
+            parser=self.config.parser,
+            dims=self.train.dims,
+            snippets=self.train.snippets,
+            classes=list(self.annotations.classes),
+            extractor=self.train.extractor,
+            manifest=self.train.digest,
+            pretrained=self.attached,
+            step=step,
+            validated=validated,
+        )
+
+    def _tags(self) -> dict[str, str]:
+        if self.attached is None:
+            return {"manifest": self.train.digest, "encoder": "none"}
+        return {
+            "manifest": self.train.digest,
+            "encoder": self.attached.version,
+            "grounding": self.attached.spec.grounding,
+            "encoder_run": self.attached.run,
+        }
+
+    def _inputs(self) -> dict[str, str]:
+        inputs = {shards.name: shards.digest for shards in (self.train, self.val)}
+        if self.config.data.refined_labels:
+            labels = Path(self.config.data.refined_labels).absolute()
+            inputs[str(labels)] = sha256(labels)
+        return inputs
 
     def _kept(self, file: str) -> Tensor | None:
-        """What `parsing_loss` calls `kept`, of every training clip."""
+        """The argument `kept` of `parsing_loss` for every training clip, `[N, 2, C]`."""
         if not file:
             return None
         labels = load_refined(Path(file), self.train.ids, self.weak.numpy() > 0)
         return (torch.from_numpy(labels) | (self.weak == 0)[:, None]).float()
 
 
-class ParsingModel(nn.Module):
-    """The parser under equation (3): a batch to its loss."""
-
-    def __init__(self, parser: Parser, loss: ParsingLossConfig) -> None:
-        super().__init__()
-        self.parser, self.loss = parser, loss
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        parsed = self.parser(batch["streams"])
-        weak, kept, progress = batch["weak"], batch["kept"], batch["progress"]
-        return parsing_loss(self.parser, parsed, weak, self.loss, progress, kept)
-
-
 def read_weak_labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:
-    """The weak labels of every clip of a shard set, `[N, C]`."""
+    """The weak labels of every clip of a shard set, float `[N, C]`, 0 or 1.
+
+    Raises:
+        DataError: for clips without labels, or labels that are no classes.
+    """
     unlabelled = [n for n, names in enumerate(shards.labels) if names is None]
     if unlabelled:
         raise DataError(
@@ -236,10 +246,10 @@ def read_weak_labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:
     return weak_labels(shards.labels, classes)
 
 
-def check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
-    """Raise `DataError` unless all clips are whole, and of the sizes of `like`.
+def check_parsable(shards: ShardSet, reference: ShardSet | None = None) -> None:
+    """Raise `DataError` unless all clips are whole, and of the sizes of `reference`.
 
-    Clips that are not finite, of length 0, are damage: it is met when they are read.
+    Clips of length 0 are not finite; they are met as damage when they are read.
     """
     short = np.flatnonzero((shards.lengths < shards.snippets) & (shards.lengths > 0))
     if short.size:
@@ -248,10 +258,13 @@ def check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
             f"first {shards.id(short[0])}",
             remedy="The parser reads whole clips: pack with short=drop",
         )
-    if like is not None and (shards.dims, shards.snippets) != (like.dims, like.snippets):
+    if reference is not None and (shards.dims, shards.snippets) != (
+        reference.dims,
+        reference.snippets,
+    ):
         raise DataError(
-            f"{shards.name} holds {shards.dims} x {shards.snippets} snippets, {like.name} "
-            f"{like.dims} x {like.snippets}",
+            f"{shards.name} holds {shards.dims} x {shards.snippets} snippets, {reference.name} "
+            f"{reference.dims} x {reference.snippets}",
             remedy="Training and validation need features of the same backbones",
         )
 
@@ -259,52 +272,67 @@ def check_parsable(shards: ShardSet, like: ShardSet | None = None) -> None:
 def find_encoder(
     config: FinetuneConfig, shards: ShardSet, scratch: Path | None = None
 ) -> Model | None:
-    """The encoder that `config.encoder` asks for, its files and its sizes checked.
+    """The exported encoder that `config.pretrained` asks for, checked against `shards`.
 
     A resumed run keeps the version it began with: an alias may have moved since, and the server
     need not answer.
 
     Args:
-        scratch: where a registered model is downloaded to, and not remembered.
+        scratch: folder for a download that is not to be kept.
+
+    Raises:
+        CheckpointError: if there is no such encoder, or it was trained on other features.
     """
-    asked, into = config.pretrained.checkpoint, Path(config.trainer.out) / "encoder"
+    asked, kept_in = config.pretrained.checkpoint, Path(config.trainer.out) / "encoder"
     if not asked:
         return None
-    memory = into / "version.json"
+    memory = kept_in / "version.json"
     if config.trainer.resume == "auto" and memory.is_file():
         kept = json.loads(memory.read_text())
         if kept["asked"] == asked and not verify_folder(Path(kept["folder"])):
             return Model(Path(kept["folder"]), kept["version"], kept["run"])
-    found = resolve(asked, scratch or into)
-    pretrained(config, shards, found)
+    model = resolve(asked, scratch or kept_in)
+    _check_features(load_spec(model.folder, EncoderSpec), model.folder, shards)
     if scratch is None and asked.startswith(PREFIX):
-        folder = str(found.folder.absolute())
-        write_json(memory, {**found._asdict(), "folder": folder, "asked": asked})
-    return found
+        folder = str(model.folder.absolute())
+        write_json(
+            memory,
+            {"folder": folder, "version": model.version, "run": model.run, "asked": asked},
+        )
+    return model
 
 
-def pretrained(
-    config: FinetuneConfig, shards: ShardSet, found: Model | None
-) -> tuple[Encoder | None, dict[str, Any] | None]:
-    """The encoder that was found, and what an export has to know of it."""
-    if found is None:
+def attach_encoder(
+    config: FinetuneConfig, model: Model | None, ranks: Ranks
+) -> tuple[Encoder | None, AttachedEncoder | None]:
+    """The encoder of an exported model with its weights, and its record for the parser's export.
+
+    Raises:
+        CheckpointError: if its weights do not fit.
+    """
+    if model is None:
         return None, None
-    folder = found.folder
-    encoder, meta = load_encoder(folder)
-    if meta["dims"] != shards.dims or meta["snippets"] != shards.snippets:
+    with ranks.init_device:
+        encoder, spec = load_encoder(
+            model.folder, activation_checkpointing=config.trainer.activation_checkpointing
+        )
+    version = model.version or str(model.folder)
+    if ranks.is_main:  # loading is strict
+        tensors = len(encoder.state_dict())
+        print(f"{version}: all {tensors} tensors loaded, none missing, none unexpected")
+    return encoder, AttachedEncoder(config.pretrained, spec, version, model.run)
+
+
+def _check_features(spec: EncoderSpec, folder: Path, shards: ShardSet) -> None:
+    """Raise `CheckpointError` if an encoder was not trained on features as those of `shards`."""
+    if spec.dims != shards.dims or spec.snippets != shards.snippets:
         raise CheckpointError(
-            f"pretrained.checkpoint: {folder} was trained on {meta['dims']} x {meta['snippets']} "
+            f"pretrained.checkpoint: {folder} was trained on {spec.dims} x {spec.snippets} "
             f"snippets, the shard set holds {shards.dims} x {shards.snippets}",
             remedy="Pretrain on features of the same backbones",
         )
-    if meta["extractor"] != shards.extractor:
+    if spec.extractor != shards.extractor:
         raise CheckpointError(
-            f"pretrained.checkpoint: {folder} was trained on features of {meta['extractor']!r}, "
+            f"pretrained.checkpoint: {folder} was trained on features of {spec.extractor!r}, "
             f"the shard set holds those of {shards.extractor!r}"
         )
-    pretrained_encoder = {"config": asdict(config.pretrained), "meta": meta}
-    return encoder, {
-        **pretrained_encoder,
-        "version": found.version or str(folder),
-        "run": found.run,
-    }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from avvp_dist.annotations.llp import Annotations
 from avvp_dist.errors import CheckpointError
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.models.parser import Parser
+from avvp_dist.models.specification import ParserSpec
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import AUDIO
 from avvp_dist.shards.shard_set import ShardSet
@@ -30,29 +31,32 @@ def predict(
     batch_size: int = 64,
     pictures: NDArray[np.integer] | None = None,
 ) -> Predictions:
-    """What the parser says of `clips [N]`, in their order, on every rank; a collective.
+    """Predictions for `clips [N]`, in their order, on every rank; a collective.
 
-    With `pictures [N]`, of the audio of `clips` beside the visual streams of those.
+    Args:
+        dtype: of the features, as the parser's weights.
+        batch_size: clips in a forward pass.
+        pictures: clips `[N]` whose visual streams replace those of `clips`.
     """
     parser.eval()
-    mine = ranks.part(clips)
-    theirs = mine if pictures is None else ranks.part(pictures)
-    found: list[list[NDArray[np.float32]]] = [[], [], []]
-    batches = max(1, -(-len(mine) // batch_size))
-    for part, seen in zip(
-        np.array_split(mine, batches), np.array_split(theirs, batches), strict=True
-    ):
-        streams = load_streams(shards, part, ranks.device, dtype)
+    sounds = ranks.own_slice(clips)
+    chunks = max(1, -(-len(sounds) // batch_size))
+    sound_chunks = np.array_split(sounds, chunks)
+    picture_chunks = (
+        sound_chunks if pictures is None else np.array_split(ranks.own_slice(pictures), chunks)
+    )
+    outputs: list[list[NDArray[np.float32]]] = [[], [], []]
+    for sound, picture in zip(sound_chunks, picture_chunks, strict=True):
+        streams = load_streams(shards, sound, ranks.device, dtype)
         if pictures is not None:
-            foreign = load_streams(shards, seen, ranks.device, dtype)
+            foreign = load_streams(shards, picture, ranks.device, dtype)
             streams = {**foreign, AUDIO: streams[AUDIO]}
         parsed = parser(streams)
-        for kept, prob in zip(
-            found, (parsed.frame_prob, parsed.video_prob, parsed.modality_prob), strict=True
-        ):
-            kept.append(prob.float().cpu().numpy())
+        probabilities = (parsed.frame_prob, parsed.video_prob, parsed.modality_prob)
+        for output, probability in zip(outputs, probabilities, strict=True):
+            output.append(probability.float().cpu().numpy())
     ids = tuple(shards.id(number) for number in clips)
-    return Predictions(ids, *(ranks.join(np.concatenate(kept)) for kept in found))
+    return Predictions(ids, *(ranks.interleave(np.concatenate(output)) for output in outputs))
 
 
 def load_streams(
@@ -63,16 +67,14 @@ def load_streams(
     return {name: torch.from_numpy(array).to(device).to(dtype) for name, array in gathered.items()}
 
 
-def check_fit(
-    folder: Path, meta: dict[str, Any], shards: ShardSet, classes: tuple[str, ...]
-) -> None:
+def check_fit(folder: Path, spec: ParserSpec, shards: ShardSet, classes: Sequence[str]) -> None:
     """Raise `CheckpointError` unless the parser in `folder` fits these features and classes."""
-    if meta["dims"] != shards.dims or meta["extractor"] != shards.extractor:
+    if spec.dims != shards.dims or spec.extractor != shards.extractor:
         raise CheckpointError(
-            f"parser: {folder} was trained on {meta['dims']} of {meta['extractor']!r}, the "
+            f"parser: {folder} was trained on {spec.dims} of {spec.extractor!r}, the "
             f"shard set holds {shards.dims} of {shards.extractor!r}"
         )
-    if tuple(meta["classes"]) != classes:
+    if spec.classes != list(classes):
         raise CheckpointError(f"parser: {folder} knows other classes than the annotations")
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,30 +13,31 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from avvp_dist.commit import digest
-from avvp_dist.config import LoaderConfig, ObjectiveConfig, PretrainConfig
+from avvp_dist.config import SIZES, ObjectiveConfig, PretrainConfig
 from avvp_dist.decontamination.contamination import contaminated
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
-from avvp_dist.hashing import hash_uniform
 from avvp_dist.loading.heldout import training_clips, validation_clips
 from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.models.export import read_meta, validated_tags
-from avvp_dist.objectives.grounding import clip_losses, grounding_loss, pair_masks, unit
-from avvp_dist.objectives.negative_pool import NegativePool
-from avvp_dist.objectives.negatives import LinkRule, OtherClips
-from avvp_dist.runtime.lock import claim
-from avvp_dist.runtime.ranks import Ranks, connect, single_rank
-from avvp_dist.runtime.watchdog import Watchdog
+from avvp_dist.models.grounding_model import (
+    GroundingBatch,
+    GroundingModel,
+    compared_representations,
+)
+from avvp_dist.models.specification import EncoderSpec
+from avvp_dist.objectives.grounding import clip_losses, pair_masks, unit
+from avvp_dist.objectives.negatives import LinkRule
+from avvp_dist.runtime.ranks import Ranks, single_rank
 from avvp_dist.shards.schema import AUDIO, PADDING
 from avvp_dist.tracking.promotion import VALIDATED_ON
-from avvp_dist.tracking.run import Run
-from avvp_dist.training.checkpoint import check_unclaimed
-from avvp_dist.training.collapse import collapsed, health
-from avvp_dist.training.engine import parameter_groups
-from avvp_dist.training.trainer import Batch, Panels, Trainer
+from avvp_dist.training.collapse import collapsed, spread_and_rank
+from avvp_dist.training.dry_run import print_plan
+from avvp_dist.training.engine import ParameterGroup, model_dtype, parameter_groups
+from avvp_dist.training.runner import run_training
+from avvp_dist.training.task import Panels, StepInfo
 
 PAIRS = ("audio", "visual", "cross")
 """Similarities whose AUC is reported: within audio, within vision, audio to vision."""
@@ -45,10 +45,12 @@ MODALITIES = ("audio", "visual")
 _AGAINST_COLLAPSE = (
     "Lower optimizer.lr, raise objective.other_clips, or ground with higher thresholds"
 )
-_ENOUGH_TO_TELL = 16
-"""Held-out clips, fewer than which say nothing about a collapse."""
-_MOST_RANKED = 1024
+_MINIMUM_FOR_COLLAPSE = 16
+"""Held-out clips needed to tell a collapse."""
+_MAXIMUM_RANKED = 1024
 """Representations whose effective rank is measured: the time grows with the square of width."""
+_CLIPS_AT_ONCE = 256
+"""Held-out clips in a forward pass."""
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -57,66 +59,64 @@ def pretrain(config: PretrainConfig) -> None:
     Raises:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
-    with claim(Path(config.trainer.out)):
-        _pretrain(config)
+    run_training("pretrain", config, open_pretraining)
 
 
-def _pretrain(config: PretrainConfig) -> None:
-    data, groundings, contamination = open_data(config)
-    ranks = connect(config.trainer.hang_seconds)
-    torch.manual_seed(config.trainer.seed)
-    task = PretrainingTask(config, data, groundings, ranks)
-    lineage = {"manifest": task.manifest, "grounding": task.grounding, **contamination}
-    run = Run(
-        "pretrain",
-        Path(config.trainer.out),
-        config,
-        {**lineage, "objective": config.objective.name},
-        inputs={part.name: part.digest for part in data.sets},
-        resume=config.trainer.resume == "auto",
-        active=ranks.is_main,
-    )
-    dog = Watchdog(Path(config.trainer.out), ranks, config.trainer.hang_seconds)
-    with dog, run:
-        trainer = Trainer(task, config.trainer, config.optimizer, run, ranks, dog.beat)
-        trainer.train()
-        if config.tracking.register and ranks.is_main:
-            model = trainer.out / "model"
-            step = read_meta(model, "encoder").get("step", trainer.step)
-            tags = {
-                **lineage,
-                **validated_tags(model, "encoder"),
-                **task.validated_on,
-                "objective": config.objective.name,
-                "clips_seen": str(trainer.clips_seen(step)),
-            }
-            run.register("avvp-encoder", model, tags, ("candidate", config.objective.name))
-
-
-def open_data(config: PretrainConfig) -> tuple[Mixture, list[Grounding], dict[str, str]]:
-    """What is trained on, its groundings, and a tag where there are clips of held-out videos.
+def plan_pretraining(config: PretrainConfig, ranks: int) -> None:
+    """Print what `pretrain` would do on this number of ranks.
 
     Raises:
-        AvvpError: for all that is refused before a rank takes a device.
+        AvvpError: as `pretrain` would before its first step.
     """
-    check_unclaimed(Path(config.trainer.out), config.trainer.resume)
+    print_plan("pretraining", config, open_pretraining, ranks)
+
+
+def open_pretraining(
+    config: PretrainConfig, connect: Callable[[], Ranks], *, scratch: Path | None = None
+) -> PretrainingTask:
+    """Open the shard sets and their groundings, and build the encoder; see `OpenTask`."""
     data = Mixture.open(config.data.shards, config.data.weights, config.data)
     contamination = _contamination(data, config.data.allow_contaminated)
     groundings = _groundings(data, config.data.grounding)
     _check_contrast(groundings, config.objective)
-    return data, groundings, contamination
+    return PretrainingTask(config, data, groundings, connect(), contamination)
+
+
+@dataclass(frozen=True)
+class HeldoutResults:
+    """What the encoder makes of B held-out clips."""
+
+    cosines: NDArray[np.float32]
+    """Within audio, within vision, and between them, `[B, 3, T, T]`."""
+    losses: NDArray[np.float32]
+    """Grounding loss within the clip, `[B]`."""
+    vectors: NDArray[np.float32]
+    """Audio and visual representation of the middle snippet, `[B, 2, D]`."""
+    good: NDArray[np.bool_]
+    """Whether the clip could be read, `[B]`."""
 
 
 class PretrainingTask:
-    """The encoder, its grounded clips, and the held-out grounding AUC."""
+    """The encoder, its grounded clips, and the held-out grounding AUC.
 
+    Args:
+        groundings: one for each shard set of `data`.
+        ranks: ranks that train together; None: this process alone.
+        contamination: tags that count clips of held-out videos.
+
+    Raises:
+        ConfigError: for streams that cannot be hidden, or no held-out clips where they are needed.
+        DataError: for shard sets without audio or vision.
+    """
+
+    registered_name = "avvp-encoder"
     panels: Panels = (
-        # Of these only the own clip's part is what validation measures.
-        ("grounding loss", ["loss", "train/own", "val/loss"], "hinge"),
-        ("held-out grounding", [f"auc/{pair}" for pair in PAIRS], "AUC"),
+        # Of the training losses only `own` is comparable with the validation loss.
+        ("grounding loss", ["train/loss", "train/own", "val/loss"], "hinge"),
+        ("held-out grounding", [f"val/auc_{pair}" for pair in PAIRS], "AUC"),
         ("similarity", ["train/positive", "train/negative"], "cosine"),
-        ("representations: spread", [f"spread/{name}" for name in MODALITIES], "std x sqrt(D)"),
-        ("representations: rank", [f"rank/{name}" for name in MODALITIES], "effective rank"),
+        ("representations: spread", [f"val/spread_{name}" for name in MODALITIES], "std x sqrt(D)"),
+        ("representations: rank", [f"val/rank_{name}" for name in MODALITIES], "effective rank"),
     )
 
     def __init__(
@@ -125,20 +125,34 @@ class PretrainingTask:
         data: Mixture,
         groundings: Sequence[Grounding],
         ranks: Ranks | None = None,
+        contamination: Mapping[str, str] | None = None,
     ) -> None:
         self.config, self.data = config, data
-        self.loading: LoaderConfig = config.data
-        hidden = config.data.hidden_streams
-        _check_hidden(hidden, data)
-        self.manifest = "+".join(data.digests)
-        versions = [one.version for one in groundings]
-        self.grounding = "+".join(versions)
+        self.ranks = ranks = ranks or single_rank()
+        self.dtype = model_dtype(config.trainer)
+        _check_hidden(config.data.hidden_streams, data)
+        versions = [grounding.version for grounding in groundings]
+        self.manifest, self.grounding = "+".join(data.digests), "+".join(versions)
         self.lineage = {"shard sets": data.digests, "groundings": versions}
-        self.components = np.concatenate([one.components for one in groundings])
-        self.encoder = Encoder(config.encoder, data.dims, data.snippets)
-        self.link_rules = _likenesses(groundings, config.objective)
+        self.tags = {
+            "manifest": self.manifest,
+            "grounding": self.grounding,
+            **(contamination or {}),
+            "objective": config.objective.name,
+        }
+        self.inputs = {part.name: part.digest for part in data.sets}
+        self.aliases: tuple[str, ...] = ("candidate", config.objective.name)
+        self.components = np.concatenate([grounding.components for grounding in groundings])
+        self.link_rules = _link_rules(groundings, config.objective)
+        self.encoder = self._build_encoder()
         self.module: nn.Module = GroundingModel(
-            self.encoder, config, self.link_rules, ranks or single_rank()
+            self.encoder,
+            config.objective,
+            hidden_streams=config.data.hidden_streams,
+            seed=config.trainer.seed,
+            clips_per_rank=self._clips_per_rank(),
+            link_rules=self.link_rules,
+            ranks=ranks,
         )
         trained = training_clips(data, config.data.heldout)
         self.pools = data.pools(trained)
@@ -150,192 +164,182 @@ class PretrainingTask:
             VALIDATED_ON + "grounding": self.grounding,
             VALIDATED_ON + "clips": digest([data.id(int(clip)) for clip in self.heldout]),
         }
-        """What two encoders' metrics are comparable on, as tags."""
         self.lengths = data.lengths
         self.tokens = float(self.lengths.mean()) * len(self.encoder.groups)
 
-    def groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         optimizer = self.config.optimizer
-        named = list(self.module.named_parameters())
-        return parameter_groups(named, optimizer.lr, optimizer.weight_decay)
+        return parameter_groups(self.module.parameters(), optimizer.lr, optimizer.weight_decay)
 
-    def batch(self, read: ClipBatch, device: torch.device, dtype: torch.dtype) -> Batch:
-        clips = read.clips
-        components = torch.from_numpy(self.components[clips])
-        if not read.count:  # what stands in for an empty batch is no negative of others
+    def make_batch(self, clips: ClipBatch, info: StepInfo) -> GroundingBatch:
+        device = self.ranks.device
+        components = torch.from_numpy(self.components[clips.clips])
+        if not clips.count:  # the stand-in for an empty batch is no negative of other clips
             components.fill_(PADDING)
-        batch = {
-            "streams": read.to(device, dtype),
-            "lengths": torch.from_numpy(self.lengths[clips].astype(np.int64)).to(device),
-            "components": components.to(device),
-            "clips": torch.from_numpy(clips),
-        }
-        if self.link_rules:
-            batch["likeness"] = torch.from_numpy(self.data.owners(clips)).to(device)
-            # As they are stored: thresholds are finer than bfloat16.
-            stored = read.to(device, torch.float16)
-            batch["features"] = {name: stored[name] for name in _compared_streams(self.link_rules)}
-        return batch
+        stored = clips.to(device)
+        lengths = self.lengths[clips.clips].astype(np.int64)
+        whole = bool((lengths == self.data.snippets).all())
+        rules = self.data.owners(clips.clips) if self.link_rules else None
+        return GroundingBatch(
+            streams={name: x.to(self.dtype).contiguous() for name, x in stored.items()},
+            lengths=None if whole else torch.from_numpy(lengths).to(device),
+            components=components.to(device),
+            clips=torch.from_numpy(clips.clips),
+            step=info.step,
+            epoch=info.epoch,
+            # As stored in float16: thresholds are finer than bfloat16.
+            features={name: stored[name] for name in _compared_streams(self.link_rules)},
+            rule_index=None if rules is None else torch.from_numpy(rules).to(device),
+        )
 
-    def validate(self, ranks: Ranks, dtype: torch.dtype) -> dict[str, float]:
-        mine = ranks.part(self.heldout)
+    def validate(self) -> dict[str, float]:
         if not len(self.heldout):
             return {}
-        found = [
-            self._judge(part, ranks.device, dtype)
-            for part in np.array_split(mine, max(1, -(-len(mine) // 256)))
-        ]
-        similarity, losses, vectors, good = (
-            ranks.join(np.concatenate(kind)) for kind in zip(*found, strict=True)
-        )
-        if self.loading.order == "block":  # the loader closes only what it opened
+        mine = self.ranks.own_slice(self.heldout)
+        chunks = np.array_split(mine, max(1, -(-len(mine) // _CLIPS_AT_ONCE)))
+        results = _joined([self._judge(chunk) for chunk in chunks], self.ranks)
+        if self.config.data.order == "block":  # the loader closes only the shards it opened
             for part in self.data.sets:
                 part.release(range(len(part.shards)))
-        if not good.any():
+        if not results.good.any():
             raise DataError("no held-out clip can be read", remedy="Mend the shard sets")
-        similarity, losses = similarity[good], losses[good]
-        components = torch.from_numpy(self.components[self.heldout[good]])
-        same, valid = (mask.numpy() for mask in pair_masks(components))
-        others = valid & ~np.eye(same.shape[1], dtype=bool)
-        scores = {
-            f"auc/{pair}": grounding_auc(
-                similarity[:, row], same, valid if pair == "cross" else others
-            )
-            for row, pair in enumerate(PAIRS)
+        components = torch.from_numpy(self.components[self.heldout[results.good]])
+        metrics = {
+            **_aucs(results.cosines[results.good], components),
+            "val/loss": float(results.losses[results.good].mean()),
         }
-        auc = float(np.mean(list(scores.values())))
-        some = vectors[good][:: -(-int(good.sum()) // _MOST_RANKED)]  # of all sets of a mixture
-        healthy = health({name: some[:, row] for row, name in enumerate(MODALITIES)})
-        if ranks.is_main and len(some) >= _ENOUGH_TO_TELL:
-            for line in collapsed(healthy):
+        # A regular sample, so that every set of a mixture is in it.
+        sample = results.vectors[results.good][:: -(-int(results.good.sum()) // _MAXIMUM_RANKED)]
+        figures = spread_and_rank({name: sample[:, row] for row, name in enumerate(MODALITIES)})
+        if self.ranks.is_main and len(sample) >= _MINIMUM_FOR_COLLAPSE:
+            for line in collapsed(figures):
                 tqdm.write(f"warning: {line}. {_AGAINST_COLLAPSE}")
-        return {**scores, "auc": auc, "val/loss": float(losses.mean()), **healthy}
+        return {**metrics, **{f"val/{name}": value for name, value in figures.items()}}
 
-    def score(self, metrics: dict[str, float]) -> float:
+    def score(self, metrics: Mapping[str, float]) -> float:
         return -metrics["val/loss"]
 
-    def exported(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def export(
+        self, state: Mapping[str, Tensor], step: int, metrics: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], EncoderSpec]:
         weights = {
             name.removeprefix("encoder."): tensor
             for name, tensor in state.items()
             if name.startswith("encoder.")
         }
-        return weights, {
-            "kind": "encoder",
-            "encoder": asdict(self.config.encoder),
-            "objective": asdict(self.config.objective),
-            "dims": self.data.dims,
-            "snippets": self.data.snippets,
-            "extractor": self.data.extractor,
-            "manifest": self.manifest,
-            "grounding": self.grounding,
-        }
+        return weights, EncoderSpec(
+            encoder=self.config.encoder,
+            objective=self.config.objective,
+            dims=self.data.dims,
+            snippets=self.data.snippets,
+            extractor=self.data.extractor,
+            manifest=self.manifest,
+            grounding=self.grounding,
+            step=step,
+            validated=dict(metrics),
+        )
+
+    def plan(self) -> Iterator[tuple[str, str]]:
+        encoder, objective = self.config.encoder, self.config.objective
+        layers, width, *_ = SIZES[encoder.size]
+        yield "held out", f"{len(self.heldout):,} clips are validated on"
+        yield "encoder", f"{encoder.size}, {layers} layers x {width}"
+        if "contaminated" in self.tags:
+            yield "contaminated", f"{self.tags['contaminated']} clips"
+        if objective.other_clips:
+            micro, snippets = self._clips_per_rank(), self.data.snippets
+            clips = micro * self.ranks.size
+            pool = min(clips, objective.negatives or clips)
+            cells = micro * snippets * pool * snippets
+            yield (
+                "negatives",
+                f"{micro * snippets:,} anchors x {pool * snippets:,} snippets = {cells:,} cells of "
+                "each pair of modalities on each rank",
+            )
+
+    def _build_encoder(self) -> Encoder:
+        with self.ranks.init_device:
+            return Encoder(
+                self.config.encoder,
+                self.data.dims,
+                self.data.snippets,
+                activation_checkpointing=self.config.trainer.activation_checkpointing,
+            )
+
+    def _clips_per_rank(self) -> int:
+        """Clips in a micro-batch of one rank."""
+        trainer = self.config.trainer
+        return trainer.batch_size // (self.ranks.size * trainer.gradient_accumulation)
 
     @torch.no_grad()
-    def _judge(
-        self, clips: NDArray[np.integer], device: torch.device, dtype: torch.dtype
-    ) -> tuple[NDArray[np.generic], ...]:
-        """Of each clip: cosines within audio, within vision and across `[B, 3, T, T]`, the loss
-        `[B]`, both representations of its middle snippet `[B, 2, D]`, could it be read `[B]`."""
-        read, good = read_clips(self.data, clips)
-        batch = self.batch(read, device, dtype)
-        batch["components"][torch.from_numpy(~good)] = PADDING
-        x = unit(*compared(self.encoder, batch, self.config.data.hidden_streams))
-        losses = clip_losses(x, batch["components"], self.config.objective)
+    def _judge(self, clips: NDArray[np.integer]) -> HeldoutResults:
+        clip_batch, good = read_clips(self.data, clips)
+        batch = self.make_batch(clip_batch, StepInfo(0, 0, 0.0))
+        batch.components[torch.from_numpy(~good)] = PADDING
+        hidden = self.config.data.hidden_streams
+        x = unit(*compared_representations(self.encoder, batch.streams, batch.lengths, hidden))
+        losses = clip_losses(x, batch.components, self.config.objective)
         cosines = [x[:, i] @ x[:, j].transpose(1, 2) for i, j in ((0, 0), (1, 1), (0, 1))]
-        # One place in all clips: positions alone must not look like a spread.
-        middle = x[torch.arange(len(x), device=device), :, (batch["lengths"] - 1) // 2]
-        found = (torch.stack(cosines, 1), losses, middle)
-        return *(each.float().cpu().numpy() for each in found), good
-
-
-def compared(encoder: Encoder, batch: Batch, hidden: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """The representations that grounding compares, `[B, T, D]` each: audio, and vision as the mean
-    of the visual tokens that are not hidden."""
-    audio, *visual = encoder(batch["streams"], batch["lengths"], hidden)
-    _, *streams = encoder.groups.values()
-    seen = [x for names, x in zip(streams, visual, strict=True) if not set(names) <= set(hidden)]
-    return audio, torch.stack(seen).mean(0)
-
-
-class GroundingModel(nn.Module):
-    """The encoder under its objective: a batch to its loss.
-
-    Args:
-        likenesses: of the groundings, where likely-false negatives are left out.
-        ranks: whose clips are each other's negatives.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        config: PretrainConfig,
-        link_rules: Sequence[LinkRule],
-        ranks: Ranks,
-    ) -> None:
-        super().__init__()
-        self.encoder, self.objective = encoder, config.objective
-        self.hidden, self.seed = config.data.hidden_streams, config.trainer.seed
-        self.link_rules, self.ranks = link_rules, ranks
-        self.clips = config.trainer.batch_size // (
-            ranks.size * config.trainer.gradient_accumulation
+        # One position in every clip: positions alone must not look like a spread.
+        positions = torch.from_numpy((self.lengths[clips].astype(np.int64) - 1) // 2)
+        vectors = x[torch.arange(len(x)), :, positions]
+        return HeldoutResults(
+            _array(torch.stack(cosines, 1)), _array(losses), _array(vectors), good
         )
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        others = self._others(batch) if self.objective.other_clips else None
-        audio, visual = compared(self.encoder, batch, self.hidden)
-        components, epoch = batch["components"], batch["epoch"]
-        draws = self._draws(batch)
-        return grounding_loss(audio, visual, components, self.objective, epoch, draws, others)
 
-    def _others(self, batch: Batch) -> OtherClips:
-        components, clips = batch["components"], batch["clips"]
-        draws = torch.from_numpy(hash_uniform(clips.numpy(), "negatives", self.seed, batch["step"]))
-        draws = draws.to(components.device).masked_fill((components == PADDING).all(1), torch.inf)
-        return OtherClips(
-            clips.to(components.device),
-            batch.get("features", {}),
-            self.link_rules,
-            batch.get("likeness"),
-            NegativePool(draws, self.clips, self.objective.negatives, self.ranks),
-        )
-
-    def _draws(self, batch: Batch) -> Tensor | None:
-        """What chooses the anchors: of seed, step and clip, so the same however clips are spread
-        over ranks and micro-batches."""
-        if self.objective.anchors == "all":
-            return None
-        clips = batch["clips"].numpy()
-        if self.objective.anchors == "shared":
-            clips = np.zeros_like(clips)
-        draws = hash_uniform(clips, "anchors", self.seed, batch["step"])
-        return torch.from_numpy(draws).float().to(batch["components"].device)
+def _array(x: Tensor) -> NDArray[np.float32]:
+    return x.float().cpu().numpy()
 
 
-def _likenesses(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> list[LinkRule]:
-    """By which snippets of other clips are left out; empty where none are."""
+def _joined(chunks: Sequence[HeldoutResults], ranks: Ranks) -> HeldoutResults:
+    """The results of all held-out clips in their order, on every rank."""
+    names = ("cosines", "losses", "vectors", "good")
+    return HeldoutResults(
+        *(ranks.interleave(np.concatenate([getattr(c, name) for c in chunks])) for name in names)
+    )
+
+
+def _aucs(cosines: NDArray[np.float32], components: Tensor) -> dict[str, float]:
+    """Grounding AUC of each pair of modalities, and their mean."""
+    same, valid = (mask.numpy() for mask in pair_masks(components))
+    others = valid & ~np.eye(same.shape[1], dtype=bool)
+    aucs = [
+        grounding_auc(cosines[:, row], same, valid if pair == "cross" else others)
+        for row, pair in enumerate(PAIRS)
+    ]
+    by_pair = {f"val/auc_{pair}": auc for pair, auc in zip(PAIRS, aucs, strict=True)}
+    return {**by_pair, "val/auc": float(np.mean(aucs))}
+
+
+def _link_rules(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> list[LinkRule]:
+    """Link rules used to drop likely-false negatives; empty if none is dropped."""
     if not objective.other_clips or objective.false_negatives == "keep":
         return []
-    found = [LinkRule(one.thresholds, one.rule) for one in groundings]
-    return found if _compared_streams(found) else []
+    rules = [LinkRule(grounding.thresholds, grounding.rule) for grounding in groundings]
+    return rules if _compared_streams(rules) else []
 
 
 def _compared_streams(link_rules: Sequence[LinkRule]) -> list[str]:
-    return sorted({name for one in link_rules for name in one.thresholds})
+    return sorted({name for rule in link_rules for name in rule.thresholds})
 
 
 def _contamination(data: Mixture, allowed: bool) -> dict[str, str]:
-    """A tag that counts the clips of LLP's held-out videos, if there are any and they may be."""
+    """A tag that counts the clips of LLP's held-out videos; empty if there are none.
+
+    Raises:
+        DataError: if there are some and they are not allowed.
+    """
     count = 0
     for part in data.sets:
-        found = contaminated(part)
-        count += sum(map(len, found.values()))
-        if found and not allowed:
-            kinds = ", ".join(f"{len(clips)} of {name}" for name, clips in found.items())
-            first = min(int(clips[0]) for clips in found.values())
+        clips = contaminated(part)
+        count += sum(map(len, clips.values()))
+        if clips and not allowed:
+            kinds = ", ".join(f"{len(numbers)} of {name}" for name, numbers in clips.items())
+            first = min(int(numbers[0]) for numbers in clips.values())
             raise DataError(
                 f"{part.name} holds clips of held-out videos: {kinds}, first {part.id(first)}",
-                remedy=f"Leave them out with: python tools/decontaminate.py shards={part.name} "
+                remedy=f"Leave them out with: avvp decontaminate shards={part.name} "
                 "(or set data.allow_contaminated=true)",
             )
     return {"contaminated": str(count)} if count else {}
@@ -352,11 +356,11 @@ def _groundings(data: Mixture, places: Sequence[str]) -> list[Grounding]:
 
 
 def _check_contrast(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> None:
-    """Raise `ConfigError` where no two snippets would be a negative pair."""
-    parts = [one.components for one in groundings]
+    """Raise `ConfigError` if no two snippets would be a negative pair."""
+    parts = [grounding.components for grounding in groundings]
     if objective.other_clips or any(((ids > 0) & (ids != PADDING)).any() for ids in parts):
         return
-    names = " + ".join(one.place for one in groundings)
+    names = " + ".join(grounding.place for grounding in groundings)
     raise ConfigError(
         f"objective.other_clips=0, but every clip of {names} is one component: no pair is negative",
         remedy="Take negatives from other clips, or ground with higher thresholds",

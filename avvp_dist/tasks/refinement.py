@@ -24,19 +24,19 @@ Mask = NDArray[np.bool_]
 
 
 def refine(config: RefineConfig) -> Path:
-    """Write the weak labels that each modality keeps, `[N, 2, C]`, as `save_refined` does.
+    """Write the weak labels that each modality keeps, `[N, 2, C]`, in the form of `save_refined`.
 
-    Each clip gets a partner that shares no label with it. A label is taken from a modality when a
-    parser that reads this modality beside the partner's other one finds it in neither modality.
+    Each clip gets a partner that shares no label with it. A modality loses a label when a parser
+    that reads this modality beside the partner's other one finds the label in neither.
 
     Raises:
         AvvpError: with what was wrong and what to do, for anything a user can put right.
     """
     shards, out = ShardSet(config.shards, config), Path(config.out)
     folder, version, _ = resolve(config.parser, out.parent / "parser")
-    parser, meta = load_parser(folder)
-    classes = tuple(meta["classes"])
-    check_fit(folder, meta, shards, classes)
+    parser, spec = load_parser(folder)
+    classes = tuple(spec.classes)
+    check_fit(folder, spec, shards, classes)
     check_parsable(shards)
     weak = read_weak_labels(shards, classes).numpy() > 0
     partners = draw_partners(weak, shards.ids, config.seed)
@@ -46,10 +46,10 @@ def refine(config: RefineConfig) -> Path:
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}
     inputs = {shards.name: shards.digest}
     with stage_run("refine", out.with_name(f"{out.stem}.run"), config, lineage, inputs) as run:
-        # Of the clips as they are, of their sound beside foreign pictures, and the reverse.
+        # The clips as they are, their sound beside foreign pictures, and the reverse.
         own, heard, seen = (
             predict(parser, shards, sound, ranks, batch_size=config.batch_size, pictures=pictures)
-            for sound, pictures in ((clips, clips), (clips, partners), (partners, clips))
+            for sound, pictures in ((clips, None), (clips, partners), (partners, clips))
         )
         labels = keep_labels(weak, own, (heard, seen), config.threshold)
         save_refined(out, shards.ids, labels)
@@ -58,15 +58,19 @@ def refine(config: RefineConfig) -> Path:
         for modality, name in enumerate(("audio", "visual")):
             gone = weak & ~labels[:, modality]
             run.log(0, **{f"{name}_labels_dropped": int(gone.sum())})
-            maximum = sorted(zip(gone.sum(0).tolist(), classes, strict=True), reverse=True)[:3]
-            named = ", ".join(f"{label} {count}" for count, label in maximum if count)
+            counts = sorted(zip(gone.sum(0).tolist(), classes, strict=True), reverse=True)
+            named = ", ".join(f"{label} {count}" for count, label in counts[:3] if count)
             print(f"{name}: {int(gone.sum())} of {given} labels dropped ({named or 'none'})")
     print(out)
     return out
 
 
 def draw_partners(weak: Mask, ids: Sequence[str], seed: int) -> NDArray[np.integer]:
-    """For each of the clips `ids`, with labels `[N, C]`, another one that shares none, `[N]`.
+    """A partner for each clip, `[N]`: another clip that shares no label with it.
+
+    Args:
+        weak: labels of the clips `[N, C]`.
+        ids: their ids, for errors.
 
     Raises:
         DataError: if a clip has no such partner.
@@ -97,11 +101,13 @@ def keep_labels(
     """The weak labels `[N, C]` that each modality keeps, `[N, 2, C]`.
 
     Args:
-        own: predictions of the clips themselves.
-        swapped: the same where only the clip's sound is its own, and only its pictures.
-        threshold: a label goes when both probabilities, over the class's error, are below. The
-            error of a class is the share of clips on which the parser is wrong about it, over the
-            largest such share: a class that is hardly ever wrong keeps its labels.
+        own: predictions for the clips themselves.
+        swapped: predictions for the clips' sound beside foreign pictures, and for their pictures
+            beside foreign sound.
+        threshold: a label goes when both probabilities, divided by the class's error, are below
+            it. The error of a class is the fraction of clips on which the parser is wrong about it,
+            divided by the largest such fraction: a class that is hardly ever wrong keeps its
+            labels.
     """
     kept = np.zeros((len(weak), 2, weak.shape[1]), bool)
     for modality, beside in enumerate(swapped):

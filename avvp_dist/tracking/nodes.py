@@ -1,7 +1,7 @@
-"""System metrics: each node's first rank samples its node into the run's folder.
+"""System metrics: the first rank of each node samples its node into the run's folder.
 
-`FOLDER/nodes/NODE.jsonl` is sent with the run's records, by rank 0 alone. Names and units are those
-of MLflow's own monitor, which sends from where it samples and ends with the first call that fails.
+Rank 0 alone exports `FOLDER/nodes/NODE.jsonl` with the run's records. Names and units are those of
+MLflow's own monitor, which would send from every node and end with the first call that fails.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from avvp_dist.errors import StorageError, first_line
-from avvp_dist.tracking.records import Records, finite
+from avvp_dist.tracking.records import NodeRecord, RecordWriter, finite
 
 NODES = "nodes"
-"""Folder of the nodes' samples in a run's folder."""
+"""Name of the folder of samples in a run's folder."""
 
 _SECONDS_TO_CLOSE = 5.0
 
 
 def node_name() -> str:
-    """MLFLOW_SYSTEM_METRICS_NODE_ID, or this host."""
+    """Name of this node in metrics: MLFLOW_SYSTEM_METRICS_NODE_ID, or the host name."""
     name = os.environ.get("MLFLOW_SYSTEM_METRICS_NODE_ID") or platform.node()
     return re.sub(r"[^\w.-]", "-", name)
 
 
 class NodeMonitor:
-    """Samples this node in a thread every MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL seconds, 10 if
-    that is not set, and once more at the end. Nothing here raises."""
+    """Samples this node in a thread, and once more at the end. Nothing here raises.
+
+    The interval is MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL seconds, by default 10.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._stop = folder, threading.Event()
@@ -42,29 +43,37 @@ class NodeMonitor:
         self._thread.start()
 
     def close(self) -> None:
+        """Take the last sample; waits a few seconds for it at most."""
         self._stop.set()
         self._thread.join(_SECONDS_TO_CLOSE)
 
     def _work(self) -> None:
         try:
             seconds = float(os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL") or 10)
-            records = Records(self._folder / NODES, f"{node_name()}.jsonl")
-            gpus, network = _gpus(), psutil.net_io_counters()
-            psutil.cpu_percent()  # the next call says how busy the CPU was since this one
+            writer = RecordWriter(self._folder / NODES, f"{node_name()}.jsonl")
+            gpus, before = _gpus(), _traffic()
+            psutil.cpu_percent()  # the next call measures the use since this one
             last = False
             while not last:
                 last = self._stop.wait(max(seconds, 0.1))
-                values = {**_host(self._folder, network), **_cards(gpus)}
-                records.write("node", values=finite(values))
-            with suppress(StorageError):  # a run is not the worse for it
-                records.close()
-        except Exception as error:  # whatever a system refuses to tell, the run goes on
+                values = {**_host_metrics(self._folder, before), **_gpu_metrics(gpus)}
+                writer.write(NodeRecord(values=finite(values)))
+            with suppress(StorageError):  # samples that a full disk loses harm no run
+                writer.close()
+        except Exception as error:  # a system may refuse any of it, and the run goes on
             print(f"no system metrics of {node_name()}: {first_line(error)}", file=sys.stderr)
 
 
-def _host(folder: Path, network: Any) -> dict[str, float]:
-    """Of the node: percent, MB in use, and MB sent and received since `network`."""
-    memory, disk, now = psutil.virtual_memory(), psutil.disk_usage(folder), psutil.net_io_counters()
+def _traffic() -> tuple[int, int] | None:
+    """Bytes received and sent since boot; None if there is no network interface."""
+    counters = psutil.net_io_counters()
+    return (counters.bytes_recv, counters.bytes_sent) if counters else None
+
+
+def _host_metrics(folder: Path, before: tuple[int, int] | None) -> dict[str, float]:
+    """Use of CPU, memory and the disk of `folder` in percent and MB, and MB received and sent since
+    `before`."""
+    memory, disk, now = psutil.virtual_memory(), psutil.disk_usage(str(folder)), _traffic()
     values = {
         "cpu_utilization_percentage": psutil.cpu_percent(),
         "system_memory_usage_megabytes": memory.used / 1e6,
@@ -72,14 +81,14 @@ def _host(folder: Path, network: Any) -> dict[str, float]:
         "disk_usage_percentage": disk.percent,
         "disk_available_megabytes": disk.free / 1e6,
     }
-    if now and network:  # None where there is no interface
-        values["network_receive_megabytes"] = (now.bytes_recv - network.bytes_recv) / 1e6
-        values["network_transmit_megabytes"] = (now.bytes_sent - network.bytes_sent) / 1e6
+    if now and before:
+        values["network_receive_megabytes"] = (now[0] - before[0]) / 1e6
+        values["network_transmit_megabytes"] = (now[1] - before[1]) / 1e6
     return values
 
 
-def _gpus() -> list[Any]:
-    """NVML's handles of the node's NVIDIA GPUs."""
+def _gpus() -> list[object]:
+    """NVML handles of the node's NVIDIA GPUs."""
     try:
         import pynvml
     except ImportError:
@@ -91,8 +100,8 @@ def _gpus() -> list[Any]:
         return []
 
 
-def _cards(gpus: list[Any]) -> dict[str, float]:
-    """Of each GPU, in percent, MB and watts, what it tells: a slice of one tells only some."""
+def _gpu_metrics(gpus: list[object]) -> dict[str, float]:
+    """Use of each GPU in percent, MB and watts; a slice of a GPU reports only some of them."""
     values: dict[str, float] = {}
     for number, gpu in enumerate(gpus):
         import pynvml

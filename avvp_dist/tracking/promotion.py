@@ -5,27 +5,22 @@ from __future__ import annotations
 import math
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from avvp_dist.config import PromoteConfig
 from avvp_dist.errors import CheckpointError, ConfigError
-from avvp_dist.tracking.registry import asking, fetch, find_version
-from avvp_dist.tracking.server import connect
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from avvp_dist.tracking.registry import ModelVersion, Registry, fetch, registry_errors
 
 CHAMPION = "champion"
 VALIDATED_ON = "validated_on."
-"""Prefix of the tags that say what a version's metrics were measured on."""
+"""Prefix of the tags that name the data a version's metrics were measured on."""
 
-_METRICS = {"avvp-encoder": "auc", "avvp-parser": "val/segment_type_av"}
+_METRICS = {"avvp-encoder": "val/auc", "avvp-parser": "val/segment_type_av"}
 
 
 def promote(config: PromoteConfig) -> bool:
-    """Make a version the champion if it is better than the present one; says what it compared.
+    """Make a version the champion if it is better than the current one, and print the comparison.
 
-    The last call moves the alias, so whatever happens before leaves the old champion.
+    Moving the alias is the last call, so the old champion stays after any error.
 
     Returns:
         Whether the version is the champion now.
@@ -39,95 +34,92 @@ def promote(config: PromoteConfig) -> bool:
     metric = config.metric or _METRICS.get(model, "")
     if not metric:
         raise ConfigError(f"model={model} is none of {', '.join(_METRICS)}: give its metric")
-    client = connect()
-    with asking(model):
+    registry = Registry()
+    with registry_errors(model):
         asked = f"{model}/{config.version}" if config.version else f"{model}@candidate"
-        candidate = find_version(client, asked)
-        champion = _champion(client, model)
-        if champion is not None and _name(champion) == _name(candidate):
-            print(f"{_name(candidate)} is the champion already")
+        candidate = registry.find(asked)
+        champion = registry.find_alias(model, CHAMPION)
+        if champion is not None and str(champion) == str(candidate):
+            print(f"{candidate} is the champion already")
             return True
-        new = _validated(candidate, metric)
+        value = _validated(candidate, metric)
         if champion is None:
-            print(f"{_name(candidate)}: {metric} {new:.6g}; there is no champion yet")
-        elif not _better(client, config, metric, candidate, champion):
-            print(f"kept: {_name(champion)} stays the champion")
+            print(f"{candidate}: {metric} {value:.6g}; no current champion")
+        elif not _is_better(registry, config, metric, candidate, champion):
+            print(f"kept: {champion} stays the champion")
             return False
         _verify(candidate)
-        now = _champion(client, model)  # the files may have taken minutes to come
-        if (now and _name(now)) != (champion and _name(champion)):
-            raise CheckpointError(f"{model} has another champion meanwhile", remedy="Try again")
-        client.set_registered_model_alias(model, CHAMPION, candidate.version)
-    print(f"promoted: {_name(candidate)} is the champion")
+        now = registry.find_alias(model, CHAMPION)  # the download may have taken minutes
+        if str(now) != str(champion):
+            raise CheckpointError(f"{model} has another champion by now", remedy="Try again")
+        registry.set_alias(candidate, CHAMPION)
+    print(f"promoted: {candidate} is the champion")
     return True
 
 
-def _better(
-    client: MlflowClient, config: PromoteConfig, metric: str, candidate: Any, champion: Any
+def _is_better(
+    registry: Registry,
+    config: PromoteConfig,
+    metric: str,
+    candidate: ModelVersion,
+    champion: ModelVersion,
 ) -> bool:
-    differing = _differences(client, metric, candidate, champion)
-    if differing and not config.force:
+    differences = _differences(registry, metric, candidate, champion)
+    if differences and not config.force:
         raise CheckpointError(
-            f"{_name(candidate)} and {_name(champion)} cannot be compared by {metric}: "
-            + "; ".join(differing),
-            remedy="Validate both on the same data, or say force=true",
+            f"{candidate} and {champion} cannot be compared by {metric}: {'; '.join(differences)}",
+            remedy="Validate both on the same data, or set force=true",
         )
     new, old = _validated(candidate, metric), _validated(champion, metric)
     gain = old - new if "loss" in metric else new - old
     print(
-        f"{_name(candidate)}: {metric} {new:.6g}, {_name(champion)}, the champion: {old:.6g}"
+        f"{candidate}: {metric} {new:.6g}, {champion}, the champion: {old:.6g}"
         + (f", better by {gain:.6g}" if gain > 0 else "")
-        + (f", asked for {config.margin:g}" if config.margin else "")
-        + (f", although {'; '.join(differing)}" if differing else "")
+        + (f", margin {config.margin:g}" if config.margin else "")
+        + (f", although {'; '.join(differences)}" if differences else "")
     )
     return gain > 0 and gain >= config.margin
 
 
-def _differences(client: MlflowClient, metric: str, candidate: Any, champion: Any) -> list[str]:
-    """Why two versions' metrics do not measure the same, one phrase each."""
-    ours, theirs = (
+def _differences(
+    registry: Registry, metric: str, candidate: ModelVersion, champion: ModelVersion
+) -> list[str]:
+    """Reasons why the metric of two versions does not measure the same, one phrase each."""
+    conditions = [
         {tag: value for tag, value in version.tags.items() if tag.startswith(VALIDATED_ON)}
         for version in (candidate, champion)
-    )
-    if not ours and not theirs:
+    ]
+    if not any(conditions):
         return ["neither says what it was validated on"]
-    if "loss" in metric:  # margins and terms are part of what it measures
-        for tags, version in ((ours, candidate), (theirs, champion)):
-            params = client.get_run(version.run_id).data.params
-            tags.update({k: v for k, v in params.items() if k.startswith("objective.")})
+    if "loss" in metric:  # margins and terms are part of what a loss measures
+        for known, version in zip(conditions, (candidate, champion), strict=True):
+            params = registry.run_params(version)
+            known.update({k: v for k, v in params.items() if k.startswith("objective.")})
+    here, there = conditions
     return [
-        f"{name} is {ours.get(name, 'unknown')} here, {theirs.get(name, 'unknown')} there"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
+        f"{name} is {here.get(name, 'unknown')} here, {there.get(name, 'unknown')} there"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
     ]
 
 
-def _validated(version: Any, metric: str) -> float:
-    """The metric of the exported epoch; the run's own last value may belong to another one."""
+def _validated(version: ModelVersion, metric: str) -> float:
+    """Metric of the exported epoch; the last value of the run may belong to another epoch."""
     try:
         value = float(version.tags[metric])
     except (KeyError, ValueError):
         value = math.nan
     if not math.isfinite(value):
         raise CheckpointError(
-            f"{_name(version)} has no validated {metric}",
+            f"{version} has no validated {metric}",
             remedy=f"Its tags are {', '.join(sorted(version.tags)) or 'none'}",
         )
     return value
 
 
-def _verify(version: Any) -> None:
+def _verify(version: ModelVersion) -> None:
+    """Download the files of a version and compare them with its digest."""
     if "digest" not in version.tags:
-        raise CheckpointError(f"{_name(version)} has no tag `digest` to check its files by")
+        raise CheckpointError(f"{version} has no tag `digest` to verify its files with")
     with tempfile.TemporaryDirectory() as into:
-        fetch(version.source, version.tags["digest"], Path(into), _name(version))
-
-
-def _champion(client: MlflowClient, model: str) -> Any:
-    """The version that has the alias now, or None."""
-    number = client.get_registered_model(model).aliases.get(CHAMPION)
-    return client.get_model_version(model, number) if number else None
-
-
-def _name(version: Any) -> str:
-    return f"{version.name}/{version.version}"
+        fetch(version.source, version.tags["digest"], Path(into), str(version))

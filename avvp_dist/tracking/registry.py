@@ -1,72 +1,113 @@
-"""Models by name: `models:/avvp-encoder@candidate` to a folder on disk, its files checked."""
+"""Registered models by name: `models:/avvp-encoder@candidate` to a folder with verified files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from avvp_dist.commit import MANIFEST, folder_digest, verify_folder
 from avvp_dist.errors import CheckpointError, first_line
-from avvp_dist.tracking.server import connect, shown, tracking_uri
+from avvp_dist.tracking.server import connect, redacted, tracking_uri
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
 PREFIX = "models:/"
 
 
 class Model(NamedTuple):
-    """An exported model on disk, and where it comes from."""
+    """An exported model on disk, and its origin."""
 
     folder: Path
     version: str = ""
-    """`NAME/VERSION`; empty for a folder, which no registry was asked about."""
+    """`NAME/VERSION` in the registry; empty if the model was given as a folder."""
     run: str = ""
-    """Id of the MLflow run that made the version."""
+    """Id of the MLflow run that made the version; empty for a folder."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version of a registered model; as a string, `NAME/VERSION`."""
+
+    name: str
+    number: str
+    source: str
+    """Artifact URI of its files."""
+    run_id: str
+    """Id of the MLflow run that made it; may be empty."""
+    tags: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.number}"
+
+
+class Registry:
+    """The model registry of the MLflow server. Its methods raise whatever MLflow raises."""
+
+    def __init__(self) -> None:
+        self._client = connect()
+
+    def find(self, model: str) -> ModelVersion:
+        """The version that `NAME@ALIAS` or `NAME/VERSION` names."""
+        name, at, alias = model.partition("@")
+        if at:
+            return _version(self._client.get_model_version_by_alias(name, alias))
+        return _version(self._client.get_model_version(*name.rsplit("/", 1)))
+
+    def find_alias(self, name: str, alias: str) -> ModelVersion | None:
+        """The version that has the alias now; None if no version has it."""
+        number = self._client.get_registered_model(name).aliases.get(alias)
+        return _version(self._client.get_model_version(name, number)) if number else None
+
+    def set_alias(self, version: ModelVersion, alias: str) -> None:
+        """Move an alias to a version."""
+        self._client.set_registered_model_alias(version.name, alias, version.number)
+
+    def run_params(self, version: ModelVersion) -> dict[str, str]:
+        """Params of the run that made a version: its config, flattened."""
+        return dict(self._client.get_run(version.run_id).data.params)
+
+
+def _version(entry: MlflowVersion) -> ModelVersion:
+    return ModelVersion(
+        entry.name, str(entry.version), entry.source, entry.run_id or "", dict(entry.tags)
+    )
 
 
 def resolve(model: str, into: Path) -> Model:
-    """An exported model.
+    """Find an exported model, and download it if it is registered.
 
     Args:
         model: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        into: where a registered model is downloaded to.
+        into: folder that a registered model is downloaded to.
 
     Raises:
-        CheckpointError: if there is no such folder, name, alias or version, or the registry's
-            files are not those that were registered.
+        CheckpointError: if there is no such folder, name, alias or version, or the files in the
+            registry are not those that were registered.
     """
     if not model.startswith(PREFIX):
         folder = Path(model)
         if not folder.is_dir():
             raise CheckpointError(f"{folder} does not exist", remedy="Give an exported model")
         return Model(folder)
-    with asking(model):
-        version = find_version(connect(), model.removeprefix(PREFIX))
-        name = f"{version.name}/{version.version}"
-        folder = fetch(version.source, version.tags.get("digest", ""), into, name)
-    return Model(folder, name, version.run_id or "")
-
-
-def find_version(client: MlflowClient, model: str) -> Any:
-    """MLflow's entry of `NAME@ALIAS` or `NAME/VERSION`; raises what MLflow does."""
-    name, at, alias = model.partition("@")
-    if at:
-        return client.get_model_version_by_alias(name, alias)
-    return client.get_model_version(*name.rsplit("/", 1))
+    with registry_errors(model):
+        version = Registry().find(model.removeprefix(PREFIX))
+        folder = fetch(version.source, version.tags.get("digest", ""), into, str(version))
+    return Model(folder, str(version), version.run_id)
 
 
 def fetch(source: str, digest: str, into: Path, name: str) -> Path:
-    """Download the files at `source`, an artifact URI, and check them; raises what MLflow does.
+    """Download the files at an artifact URI and verify them; raises whatever MLflow raises.
 
     Args:
-        digest: what `commit.folder_digest` said of them; empty: unknown, so they are not checked.
-        name: what an error calls them.
+        digest: their `commit.folder_digest`; empty: unknown, and the files are not verified.
+        name: name of the model in an error.
 
     Raises:
-        CheckpointError: if they are other files, with the name of one.
+        CheckpointError: if the files are others, with the name of one.
     """
     from mlflow import artifacts
 
@@ -77,7 +118,7 @@ def fetch(source: str, digest: str, into: Path, name: str) -> Path:
         )
     )
     if digest and folder_digest(folder) != digest:
-        # Where the manifest agrees with all it lists, it is not the one that was registered.
+        # If the manifest agrees with every file it lists, the manifest itself was replaced.
         wrong = verify_folder(folder) or [f"{folder / MANIFEST} or what lies beside it was changed"]
         raise CheckpointError(
             f"{name}: its files are not those that were registered: {wrong[0]}",
@@ -87,8 +128,8 @@ def fetch(source: str, digest: str, into: Path, name: str) -> Path:
 
 
 @contextmanager
-def asking(model: str) -> Iterator[None]:
-    """Turn what MLflow raises about `model` into one line.
+def registry_errors(model: str) -> Iterator[None]:
+    """Turn what MLflow raises about a model into one line.
 
     Raises:
         CheckpointError: in its place.
@@ -99,7 +140,7 @@ def asking(model: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError, TypeError) as error:
         raise CheckpointError(
-            f"{model} is not in the registry of {shown(tracking_uri())}: "
-            f"{shown(first_line(error))}",
+            f"{model} is not in the registry of {redacted(tracking_uri())}: "
+            f"{redacted(first_line(error))}",
             remedy="Check MLFLOW_TRACKING_URI, the name and the alias",
         ) from None

@@ -1,4 +1,4 @@
-"""A tracked run: what a stage logs goes to local records first, a thread feeds MLflow from them."""
+"""A tracked run: a stage writes local records, and a thread exports them to MLflow."""
 
 from __future__ import annotations
 
@@ -7,108 +7,140 @@ import sys
 import threading
 import time
 import uuid
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, SupportsFloat
 
 from avvp_dist.commit import folder_digest
 from avvp_dist.config import TrackingConfig
 from avvp_dist.errors import Preempted, StorageError, first_line
+from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.tracking.mlflow_exporter import MlflowExporter
 from avvp_dist.tracking.nodes import NodeMonitor
-from avvp_dist.tracking.records import Records, finite, read_records
-from avvp_dist.tracking.server import shown, tracking_uri
+from avvp_dist.tracking.records import (
+    ArtifactRecord,
+    EndRecord,
+    MetricsRecord,
+    RecordWriter,
+    RegisterRecord,
+    RunRecord,
+    finite,
+    read_records,
+)
+from avvp_dist.tracking.server import redacted, tracking_uri
 
 _SECONDS_BETWEEN_FLUSHES = 5.0
 _SECONDS_TO_CLOSE = 60.0
 _SECONDS_OF_PATIENCE = 5.0
 
 
+class TrackedConfig(Protocol):
+    """The config of a stage: a dataclass with a `tracking` section."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def tracking(self) -> TrackingConfig: ...
+
+
 class Run:
-    """One run of a stage, closed as failed when its `with` block raises. Nothing here raises
-    because MLflow does, and nothing waits for it before `close`.
+    """One run of a stage, which ends as failed if its `with` block raises.
+
+    Nothing here raises because of MLflow, and nothing waits for it before `close`.
 
     Args:
-        stage: names the MLflow experiment.
-        folder: where `records.jsonl` lies.
-        config: the resolved config, a dataclass.
-        tags: lineage: hashes and versions of what the run was made from.
-        inputs: data the run read: path to hash.
-        resume: go on with the folder's newest run instead of a new one.
-        active: False on ranks other than 0: nothing is done but to sample a node's system
-            metrics, by its first rank.
+        stage: stage that runs; its runs are the MLflow experiment `avvp-STAGE`.
+        folder: output folder, where `records.jsonl` lies.
+        config: resolved config.
+        tags: hashes and versions of everything the run is made from.
+        inputs: data that the run reads: path to hash.
+        resume: continue the newest run of the folder instead of starting a new one.
+        active: False on ranks other than 0. They write nothing, but the first rank of each node
+            samples its system metrics.
 
-    `attempt` counts how often it was resumed; `key` names the run among a folder's.
+    Attributes:
+        key: name of the run among those of its folder; empty if not active.
+        attempt: number of earlier attempts at this run: 0 for a new one.
     """
 
     def __init__(
         self,
         stage: str,
         folder: Path,
-        config: Any,
-        tags: dict[str, str],
+        config: TrackedConfig,
+        tags: Mapping[str, str],
         *,
-        inputs: dict[str, str] | None = None,
+        inputs: Mapping[str, str] | None = None,
         resume: bool = False,
         active: bool = True,
     ) -> None:
-        tracking: TrackingConfig = config.tracking
+        tracking = config.tracking
         self.folder, self.active, self.attempt, self.key = folder, active, 0, ""
         if active:
-            self._begin(stage, config, tags, inputs or {}, resume)
-        self._feeder = ExportThread(folder) if active and tracking.enabled else None
+            self._start(stage, config, tags, inputs or {}, resume)
+        self._exporter = ExportThread(folder) if active and tracking.enabled else None
         first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
         self._node = NodeMonitor(folder) if first_of_node and tracking.enabled else None
 
-    def _begin(
-        self, stage: str, config: Any, tags: dict[str, str], inputs: dict[str, str], resume: bool
+    def _start(
+        self,
+        stage: str,
+        config: TrackedConfig,
+        tags: Mapping[str, str],
+        inputs: Mapping[str, str],
+        resume: bool,
     ) -> None:
         tracking, folder = config.tracking, self.folder
-        keys = [r["key"] for r, _ in read_records(folder) if r["kind"] == "run"]
-        key = keys[-1] if resume and keys else uuid.uuid4().hex
-        self.attempt, self.key = keys.count(key), key
-        self._records = Records(folder)
-        self._records.write(
-            "run",
-            key=key,
-            experiment=f"avvp-{stage}",
-            name=tracking.name or folder.name,
-            config=asdict(config),
-            tags=tags,
-            inputs=inputs,
-            parent=str(Path(tracking.parent).absolute()) if tracking.parent else "",
+        keys = [one.key for one, _ in read_records(folder) if isinstance(one, RunRecord)]
+        self.key = keys[-1] if resume and keys else uuid.uuid4().hex
+        self.attempt = keys.count(self.key)
+        self._writer = RecordWriter(folder)
+        self._writer.write(
+            RunRecord(
+                key=self.key,
+                experiment=f"avvp-{stage}",
+                name=tracking.name or folder.name,
+                config=asdict(config),
+                tags=tags,
+                inputs=inputs,
+                parent=str(Path(tracking.parent).absolute()) if tracking.parent else "",
+            )
         )
 
-    def log(self, step: int, **metrics: Any) -> None:
-        """Metrics of a step; values that are not finite are left out."""
+    def log(self, step: int, **metrics: SupportsFloat) -> None:
+        """Record metrics of a step; values that are not finite are left out."""
         if self.active and (values := finite(metrics)):
-            self._records.write("metrics", step=step, values=values)
+            self._writer.write(MetricsRecord(step=step, values=values))
 
     def figure(self, path: Path) -> None:
-        """A picture file to show with the run."""
+        """Record a picture to show with the run."""
         self.artifact(path, under="figures")
 
     def artifact(self, path: Path, under: str = "") -> None:
-        """A file to keep with the run."""
+        """Record a file to keep with the run, in the folder `under` of its artifacts."""
         if self.active:
-            self._records.write("artifact", path=str(path.absolute()), under=under)
+            self._writer.write(ArtifactRecord(path=str(path.absolute()), under=under))
 
     def register(
         self,
         model: str,
         export: Path,
-        tags: dict[str, str],
-        aliases: tuple[str, ...] = ("candidate",),
+        tags: Mapping[str, str],
+        aliases: Sequence[str] = ("candidate",),
     ) -> None:
-        """An exported model as a version of `model`, a new one if its files are new."""
+        """Record an exported model, to be a version of `model` with these tags and aliases.
+
+        Files that are registered already stay the same version.
+        """
         if self.active:
-            tags = {**tags, "digest": folder_digest(export)}
-            self._records.write(
-                "register",
-                model=model,
-                folder=str(export.absolute()),
-                tags=tags,
-                aliases=list(aliases),
+            self._writer.write(
+                RegisterRecord(
+                    model=model,
+                    folder=str(export.absolute()),
+                    tags={**tags, "digest": folder_digest(export)},
+                    aliases=tuple(aliases),
+                )
             )
 
     def __enter__(self) -> Run:
@@ -121,10 +153,10 @@ class Run:
         except StorageError as error:
             if kind is None:
                 raise
-            print(error, file=sys.stderr)  # the error to end with is the one that came first
+            print(error, file=sys.stderr)  # the process ends with the error that came first
 
     def close(self, status: str = "FINISHED") -> None:
-        """End the run; waits a bounded time for MLflow to take what is left.
+        """End the run, and wait a bounded time until MLflow has the remaining records.
 
         Raises:
             StorageError: if the disk does not take the last records.
@@ -133,47 +165,49 @@ class Run:
             self._node.close()
         try:
             if self.active:
-                self._records.write("end", status=status)
-                self._records.close()
+                self._writer.write(EndRecord(status=status))
+                self._writer.close()
         finally:
-            if self._feeder is not None:
-                self._feeder.close()
+            if self._exporter is not None:
+                self._exporter.close()
 
 
 class ExportThread:
-    """The thread that sends a folder's records to MLflow, and says once when it cannot."""
+    """Thread that exports a folder's records to MLflow, and warns once when it cannot."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-        self._left = True
+        self._behind = True
+        """Whether records may not have been exported yet."""
         self._warned = False
         self._thread.start()
 
     def close(self) -> None:
+        """Export the rest, for a bounded time; a line says how to export what is left."""
         self._stop.set()
         self._thread.join(_SECONDS_TO_CLOSE)
-        if self._left:
+        if self._behind:
             print(
-                f"MLflow: not every record was sent to {shown(tracking_uri())}; they are safe in "
-                f"{self.folder}, send them with: python tools/sync_mlflow.py {self.folder}",
+                f"MLflow: not every record was sent to {redacted(tracking_uri())}; they are safe "
+                f"in {self.folder}, send them with: avvp sync {self.folder}",
                 file=sys.stderr,
             )
 
     def _work(self) -> None:
-        feed = None
-        pause, failing = _SECONDS_BETWEEN_FLUSHES, 0.0
+        exporter = None
+        pause, failing_since = _SECONDS_BETWEEN_FLUSHES, 0.0
         while True:
             last = self._stop.is_set()
             try:
-                feed = feed or MlflowExporter(self.folder)
-                feed.flush()
-                self._left, pause, failing = False, _SECONDS_BETWEEN_FLUSHES, 0.0
-            except Exception as error:  # whatever MLflow raises, the run goes on without it
-                self._left = True
-                failing = failing or time.monotonic()
-                if time.monotonic() - failing < _SECONDS_OF_PATIENCE:
+                exporter = exporter or MlflowExporter(self.folder)
+                exporter.flush()
+                self._behind, pause, failing_since = False, _SECONDS_BETWEEN_FLUSHES, 0.0
+            except Exception as error:  # MLflow raises many types, and the run goes on without it
+                self._behind = True
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since < _SECONDS_OF_PATIENCE:
                     # Runs that start together collide in MLflow's tables, or wait for their parent.
                     time.sleep(0.5)
                     continue
@@ -182,15 +216,15 @@ class ExportThread:
             if last:
                 return
             if not self._stop.wait(pause):
-                self._left = True
+                self._behind = True
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            reason = shown(first_line(error))[:160]
+            reason = redacted(first_line(error))[:160]
             print(
-                f"MLflow: {shown(tracking_uri())} does not answer, the run goes on and keeps its "
-                f"records in {self.folder} ({type(error).__name__}: {reason})",
+                f"MLflow: {redacted(tracking_uri())} does not answer, the run goes on and keeps "
+                f"its records in {self.folder} ({type(error).__name__}: {reason})",
                 file=sys.stderr,
             )
 
@@ -198,10 +232,9 @@ class ExportThread:
 def stage_run(
     stage: str,
     folder: Path,
-    config: Any,
-    tags: dict[str, str],
-    inputs: dict[str, str] | None = None,
+    config: TrackedConfig,
+    tags: Mapping[str, str],
+    inputs: Mapping[str, str] | None = None,
 ) -> Run:
-    """A new run of a stage of one process; with several, rank 0 speaks for all."""
-    active = int(os.environ.get("RANK", "0")) == 0
-    return Run(stage, folder, config, tags, inputs=inputs, active=active)
+    """Start a new run of a stage that does not connect its ranks; rank 0 records for all."""
+    return Run(stage, folder, config, tags, inputs=inputs, active=launched_rank() == 0)

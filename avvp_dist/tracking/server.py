@@ -1,4 +1,4 @@
-"""The MLflow server: where it is, how it is named in what people read, and a client of it."""
+"""Address of the MLflow server, as it is used and as it is printed, and a client of it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or an SQLite file in the working folder."""
+    """URI of the MLflow store: MLFLOW_TRACKING_URI, or an SQLite file in the working folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
 
 
-def shown(text: str) -> str:
-    """`text` without the user and password of any URL in it."""
+def redacted(text: str) -> str:
+    """Remove the user name and the password of each URL in a text that is to be printed."""
     return re.sub(r"(?<=://)[^/\s@]*@", "", text)
 
 
 def connect() -> MlflowClient:
-    """A client of the server, which is not asked for anything yet; importing MLflow takes seconds.
+    """A client of the store, which asks the server nothing yet. Importing MLflow takes seconds.
 
-    A dead server costs a minute at most, not the many of MLflow's own defaults.
+    A dead server costs each call a minute at most, not the many of MLflow's own defaults.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

@@ -1,4 +1,4 @@
-"""Checkpoints to go on from: DeepSpeed's files, committed whole, newest last."""
+"""Checkpoints to resume from: DeepSpeed's files, committed whole, newest last."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
 
@@ -18,16 +16,34 @@ from avvp_dist.config import TrainerConfig
 from avvp_dist.entry import lost_a_peer
 from avvp_dist.errors import AvvpError, CheckpointError, StorageError, first_line
 from avvp_dist.runtime.ranks import Ranks
+from avvp_dist.training.engine import Engine
 from avvp_dist.training.universal_checkpoint import convert_to_universal, restore
 
 CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints in a run's folder."""
+"""Name of the folder of checkpoints in a run's folder."""
 _TAG, _TRAINER, _BUFFERS = "state", "trainer.json", "buffers.safetensors"
 
 
 @dataclass(frozen=True)
+class TrainerState:
+    """What a resumed training needs beside DeepSpeed's files: plain values."""
+
+    step: int
+    order: dict[str, object] = field(default_factory=dict)
+    """Everything the order of clips depends on, by config key."""
+    best: float = float("-inf")
+    """Score of the best exported epoch."""
+    skipped: int = 0
+    """Steps without an update."""
+    parameters: list[str] = field(default_factory=list)
+    """Names of the trained parameters, in the order of the optimiser's groups."""
+    run: str = ""
+    """Key of the run in its records."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint, by its manifest. `score` is None where it was not validated."""
+    """A committed checkpoint, as its manifest describes it."""
 
     folder: Path
     step: int
@@ -35,17 +51,28 @@ class Checkpoint:
     zero_stage: int
     precision: str
     score: float | None
+    """Validation score of its weights; None where they were not validated."""
 
     def fits(self, trainer: TrainerConfig, ranks: Ranks) -> bool:
-        """Whether DeepSpeed's files load as they are: those without ZeRO on any number of ranks."""
+        """Whether DeepSpeed's files load without conversion.
+
+        Files saved without ZeRO load on any number of ranks.
+        """
         same = (self.zero_stage, self.precision) == (trainer.zero_stage, trainer.precision)
         return same and (self.zero_stage == 0 or self.world_size == ranks.size)
 
     @property
-    def state(self) -> dict[str, Any]:
-        """The plain values that it was saved with."""
-        state: dict[str, Any] = json.loads((self.folder / _TRAINER).read_text())
-        return state
+    def state(self) -> TrainerState:
+        """The trainer's state.
+
+        Raises:
+            CheckpointError: if another version saved it.
+        """
+        values = json.loads((self.folder / _TRAINER).read_text())
+        names = [item.name for item in fields(TrainerState)]
+        if sorted(values) != sorted(names):
+            raise _other_version(self.folder, _TRAINER, set(values) ^ set(names))
+        return TrainerState(**values)
 
 
 def check_unclaimed(out: Path, resume: str) -> None:
@@ -58,26 +85,22 @@ def check_unclaimed(out: Path, resume: str) -> None:
 
 
 def save_checkpoint(
-    engine: Any,
+    engine: Engine,
     out: Path,
-    step: int,
-    state: dict[str, Any],
+    state: TrainerState,
     trainer: TrainerConfig,
     ranks: Ranks,
     score: float | None = None,
 ) -> None:
-    """Save all ranks' state as `OUT/checkpoints/step-NNNNNNNN`; it appears whole or not at all.
+    """Save the state of all ranks as `OUT/checkpoints/step-NNNNNNNN`, whole or not at all.
 
-    The newest `trainer.keep` stay, and the one with the best `score`.
-
-    Args:
-        state: plain values that come back from `load_checkpoint`.
+    The newest `trainer.keep` checkpoints are kept, and the one with the best `score`.
 
     Raises:
         StorageError: if a file cannot be written; older checkpoints are untouched.
     """
-    folder = out / CHECKPOINTS
-    temporary = folder / f".step-{step:08d}.tmp"
+    folder, name = out / CHECKPOINTS, f"step-{state.step:08d}"
+    temporary = folder / f".{name}.tmp"
     if ranks.is_main:
         for torn in folder.glob(".step-*"):
             shutil.rmtree(torn)
@@ -88,7 +111,7 @@ def save_checkpoint(
         if ranks.is_main:
             buffers = {name: t.contiguous() for name, t in engine.module.named_buffers()}
             save_file(buffers, temporary / _BUFFERS)
-            write_json(temporary / _TRAINER, state)
+            write_json(temporary / _TRAINER, asdict(state))
         ranks.barrier()
         mine = files_in(temporary)[ranks.rank :: ranks.size]
         files = {
@@ -98,52 +121,52 @@ def save_checkpoint(
         }
         if ranks.is_main:
             meta = {
-                "step": step,
+                "step": state.step,
                 "world_size": ranks.size,
                 "zero_stage": trainer.zero_stage,
                 "precision": trainer.precision,
                 "score": score,
             }
-            commit_folder(temporary, folder / f"step-{step:08d}", meta, files)
+            commit_folder(temporary, folder / name, meta, files)
             _prune(folder, trainer.keep)
     except (OSError, RuntimeError, AvvpError) as error:
-        # Whoever meets it ends alone, and the launcher ends the others.
-        reason = _reason(error, folder)  # asked before anything makes room
+        # The rank that meets the error ends alone, and the launcher ends the others.
+        reason = _reason(error, folder)  # before the removal below makes room
         shutil.rmtree(temporary, ignore_errors=True)
         if lost_a_peer(error):
             raise
         raise StorageError(
-            f"checkpoint {folder / f'step-{step:08d}'} cannot be written: {reason}",
-            remedy="Make room there; trainer.resume=auto goes on from the one before",
+            f"checkpoint {folder / name} cannot be written: {reason}",
+            remedy="Make room there; trainer.resume=auto resumes from the checkpoint before",
         ) from error
     ranks.barrier()
 
 
 def newest(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | None:
-    """The newest whole checkpoint; newer ones that are damaged are set aside, with a line each.
+    """The newest whole checkpoint; damaged ones that are newer are named and set aside.
 
     Args:
-        set_aside: False: they are named and stay where they are.
+        set_aside: False: damaged checkpoints stay where they are.
 
     Raises:
-        CheckpointError: if there are some, and none is whole.
+        CheckpointError: if there are checkpoints, and none of them is whole.
     """
     folder = out / CHECKPOINTS
     torn = ranks.broadcast_object(sorted(p.name for p in folder.glob("damaged-step-*")))
-    for found in reversed(ranks.broadcast_object(checkpoints(folder))):
-        shared = ranks.all_gather_object(verify_folder(found, ranks.rank, ranks.size))
-        wrong = [fault for part in shared for fault in part]
-        if not wrong:
-            return _read(found)
+    for checkpoint in reversed(ranks.broadcast_object(checkpoints(folder))):
+        by_rank = ranks.all_gather_object(verify_folder(checkpoint, ranks.rank, ranks.size))
+        faults = [fault for faults in by_rank for fault in faults]
+        if not faults:
+            return _read(checkpoint)
         if ranks.is_main:
-            said = f"checkpoint {found} is damaged: {wrong[0]}"
+            message = f"checkpoint {checkpoint} is damaged: {faults[0]}"
             if set_aside:
-                aside = found.with_name(f"damaged-{found.name}")
+                aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
                 shutil.rmtree(aside, ignore_errors=True)
-                found.rename(aside)
-                said += f"; it is now {aside}"
-            print(said, file=sys.stderr)
-        torn.append(found.name)
+                checkpoint.rename(aside)
+                message += f"; it is now {aside}"
+            print(message, file=sys.stderr)
+        torn.append(checkpoint.name)
         ranks.barrier()
     if torn:
         raise CheckpointError(
@@ -155,25 +178,20 @@ def newest(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | N
 
 
 def load_checkpoint(
-    engine: Any,
+    engine: Engine,
     checkpoint: Checkpoint,
     trainer: TrainerConfig,
     ranks: Ranks,
-    check: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Load a checkpoint into `engine`, whatever ranks, ZeRO stage and precision saved it.
-
-    Args:
-        check: called with the saved `state` before anything is loaded.
+) -> TrainerState:
+    """Load a checkpoint of any number of ranks, ZeRO stage and precision into `engine`.
 
     Returns:
-        The `state` it was saved with.
+        The trainer's state with which it was saved.
 
     Raises:
         CheckpointError: if it does not load.
     """
     state = checkpoint.state
-    check(state)
     saved = checkpoint.folder / _TAG
     universal = checkpoint.folder.parent / f".step-{checkpoint.step:08d}.universal"
     try:
@@ -188,10 +206,10 @@ def load_checkpoint(
                     f"{checkpoint.zero_stage}, {checkpoint.precision} turn into {ranks.size} "
                     f"ranks, ZeRO {trainer.zero_stage}, {trainer.precision}"
                 )
-                convert_to_universal(saved, universal, checkpoint.zero_stage, state["parameters"])
+                convert_to_universal(saved, universal, checkpoint.zero_stage, state.parameters)
             ranks.barrier()
             buffers = load_file(checkpoint.folder / _BUFFERS)
-            restore(engine, universal, buffers, state["step"] - state["skipped"], trainer)
+            restore(engine, universal, buffers, state.step - state.skipped, trainer)
     except Exception as error:
         raise CheckpointError(
             f"checkpoint {checkpoint.folder} does not load: {first_line(error)}",
@@ -204,38 +222,41 @@ def load_checkpoint(
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Committed checkpoints, oldest first."""
+    """Folders of the committed checkpoints, oldest first."""
     return sorted(path.parent for path in folder.glob(f"step-*/{MANIFEST}"))
 
 
 def _read(folder: Path) -> Checkpoint:
     meta = json.loads((folder / MANIFEST).read_text())
-    try:
-        fields = ("step", "world_size", "zero_stage", "precision", "score")
-        return Checkpoint(folder, **{name: meta[name] for name in fields})
-    except KeyError as error:
-        raise CheckpointError(
-            f"checkpoint {folder} is of another version: its manifest lacks {error}",
-            remedy="Resume with the version that saved it, or train into another trainer.out",
-        ) from None
+    names = [item.name for item in fields(Checkpoint) if item.name != "folder"]
+    if missing := set(names) - meta.keys():
+        raise _other_version(folder, MANIFEST, missing)
+    return Checkpoint(folder, **{name: meta[name] for name in names})
+
+
+def _other_version(folder: Path, file: str, keys: set[str]) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {folder} was saved by another version: {file} differs in {min(keys)}",
+        remedy="Resume with the version that saved it, or train into another trainer.out",
+    )
 
 
 def _prune(folder: Path, keep: int) -> None:
-    found = [_read(path) for path in checkpoints(folder)]
-    scored = [one for one in found if one.score is not None]
-    best = max(scored, key=lambda one: (one.score, one.step), default=None)
-    for old in found[:-keep]:
-        if old is not best:
-            # Without its manifest it is none any more, should this be cut off.
+    saved = [_read(path) for path in checkpoints(folder)]
+    scored = [(one.score, one.step) for one in saved if one.score is not None]
+    best = max(scored, default=None)
+    for old in saved[:-keep]:
+        if (old.score, old.step) != best:
+            # First its manifest: a removal that is cut off must not leave a checkpoint.
             (old.folder / MANIFEST).unlink()
             shutil.rmtree(old.folder)
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """Why a file could not be written."""
+    """The reason why a file could not be written."""
     full = isinstance(error, StorageError) or getattr(error, "errno", 0) == errno.ENOSPC
     if full or shutil.disk_usage(folder).free < 1 << 20:
         return "no space left"
-    if "inline_container" in str(error):  # torch's writer, which says no more than that
+    if "inline_container" in str(error):  # torch's writer gives no other reason
         return "the disk did not take all of it"
     return first_line(error)

@@ -1,4 +1,4 @@
-"""Have representations collapsed? Two figures that say so, of vectors `[n, D]`."""
+"""Collapse of representations: two figures of vectors `[n, D]` that show it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-_LEAST_SPREAD, _LEAST_RANK = 0.05, 2.0
+_MINIMUM_SPREAD, _MINIMUM_RANK = 0.05, 2.0
 
 
 def spread(vectors: NDArray[np.floating]) -> float:
@@ -21,28 +21,31 @@ def spread(vectors: NDArray[np.floating]) -> float:
 
 
 def effective_rank(vectors: NDArray[np.floating]) -> float:
-    """In how many dimensions the vectors lie: exp of the entropy of their singular values, each as
-    a share of the sum (Garrido et al., RankMe, ICML 2023). From 1 to the smaller of n and D."""
+    """Number of dimensions that the vectors fill, from 1 to the smaller of n and D.
+
+    The exponential of the entropy of their singular values, each as a fraction of the sum (Garrido
+    et al., RankMe, ICML 2023).
+    """
     values = np.linalg.svd(vectors.astype(np.float32), compute_uv=False)
-    share = values / max(float(values.sum()), 1e-12) + 1e-7
-    return float(np.exp(-(share * np.log(share)).sum()))
+    fraction = values / max(float(values.sum()), 1e-12) + 1e-7
+    return float(np.exp(-(fraction * np.log(fraction)).sum()))
 
 
-def health(vectors: Mapping[str, NDArray[np.floating]]) -> dict[str, float]:
-    """`spread/NAME` and `rank/NAME` of each kind of vectors."""
-    found = {}
+def spread_and_rank(vectors: Mapping[str, NDArray[np.floating]]) -> dict[str, float]:
+    """`spread_NAME` and `rank_NAME` of each kind of vectors."""
+    figures = {}
     for name, x in vectors.items():
-        found[f"spread/{name}"], found[f"rank/{name}"] = spread(x), effective_rank(x)
-    return found
+        figures[f"spread_{name}"], figures[f"rank_{name}"] = spread(x), effective_rank(x)
+    return figures
 
 
-def collapsed(found: Mapping[str, float]) -> list[str]:
-    """Of what `health` found, a line for each kind that has collapsed."""
-    names = [key.removeprefix("spread/") for key in found if key.startswith("spread/")]
-    figures = [(name, found[f"spread/{name}"], found[f"rank/{name}"]) for name in names]
+def collapsed(values: Mapping[str, float]) -> list[str]:
+    """A line for each kind of vectors that has collapsed, by the result of `spread_and_rank`."""
+    names = [key.removeprefix("spread_") for key in values if key.startswith("spread_")]
+    figures = [(name, values[f"spread_{name}"], values[f"rank_{name}"]) for name in names]
     return [
         f"the {name} representations have collapsed: spread {width:.2g} (healthy: near 1), "
         f"effective rank {rank:.2g}"
         for name, width, rank in figures
-        if width < _LEAST_SPREAD or rank < _LEAST_RANK
+        if width < _MINIMUM_SPREAD or rank < _MINIMUM_RANK
     ]

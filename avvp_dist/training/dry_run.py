@@ -1,4 +1,7 @@
-"""`--dry-run`: what a training would do, checked as it would check it, and nothing written."""
+"""`--dry-run`: a second executor of a training's `open_task`, which writes nothing.
+
+It checks what the run would check before its first step and prints a plan.
+"""
 
 from __future__ import annotations
 
@@ -14,155 +17,115 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avvp_dist.config import SIZES, FinetuneConfig, PretrainConfig, TrainerConfig
+from avvp_dist.config import TrainerConfig
 from avvp_dist.loading.loader import ClipBatch, Loader
 from avvp_dist.loading.stream import ClipStream
+from avvp_dist.models.encoder import Encoder
+from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.runtime.ranks import single_rank
-from avvp_dist.tasks import finetuning, pretraining
-from avvp_dist.training.engine import check_zero, engine_config, parameter_names
+from avvp_dist.training.checkpoint import check_unclaimed
+from avvp_dist.training.engine import check_zero, model_dtype, parameter_names
 from avvp_dist.training.footprint import (
     PlannedRanks,
-    Step,
+    StepCost,
     Weights,
     checkpoint_bytes,
     measure,
     memory,
 )
-from avvp_dist.training.trainer import (
-    Batch,
-    Task,
-    check_same,
-    latest_checkpoint,
-    stream_of,
-    total_steps,
-)
+from avvp_dist.training.task import ConfigT, OpenTask, StepInfo, Task, TrainingConfig
+from avvp_dist.training.trainer import check_same, latest_checkpoint, stream_of, total_steps
 
 Rows = Iterator[tuple[str, str]]
-"""Of the table: what, and how much."""
-_META = torch.device("meta")
+"""Rows of the table: name and value."""
 
 
-def plan_pretraining(config: PretrainConfig, ranks: int) -> None:
-    """Print what `pretrain` would do on so many ranks; on ranks other than 0 do nothing.
-
-    Raises:
-        AvvpError: that `pretrain` would raise before its first step.
-    """
-    if not _first():
-        return
-    data, groundings, contamination = pretraining.open_data(config)
-    planned = PlannedRanks(0, ranks, _META)
-    with _META:
-        task = pretraining.PretrainingTask(config, data, groundings, planned)
-    layers, width, *_ = SIZES[config.encoder.size]
-    facts = [
-        ("held out", f"{len(task.heldout):,} clips are validated on"),
-        ("encoder", f"{config.encoder.size}, {layers} layers x {width}"),
-    ]
-    if contamination:
-        facts.append(("contaminated", f"{contamination['contaminated']} clips"))
-    if config.objective.other_clips:
-        facts.append(("negatives", _negatives(config, data.snippets, ranks)))
-    _print("pretraining", task, config, planned, facts)
-
-
-def plan_finetuning(config: FinetuneConfig, ranks: int) -> None:
-    """Print what `finetune` would do on so many ranks; on ranks other than 0 do nothing.
+def print_plan(title: str, config: ConfigT, open_task: OpenTask[ConfigT], ranks: int) -> None:
+    """Print what `run_training` would do on this number of ranks; only rank 0 does it.
 
     Raises:
-        AvvpError: that `finetune` would raise before its first step.
+        AvvpError: as `run_training` would before its first step.
     """
-    if not _first():
+    if launched_rank() != 0:
         return
-    data, val, annotations = finetuning.open_data(config)
-    # On the meta device weights are compared by name and shape, and not filled at random before.
-    with tempfile.TemporaryDirectory() as scratch, _META, warnings.catch_warnings():
+    planned = PlannedRanks(0, ranks, torch.device("meta"))
+    check_unclaimed(Path(config.trainer.out), config.trainer.resume)
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # On the meta device weights are compared by name and shape, and have no values to fill.
         warnings.filterwarnings("ignore", "for .*meta parameter", UserWarning)
-        found = finetuning.find_encoder(config, data.sets[0], Path(scratch))
-        encoder, pretrained_encoder = finetuning.pretrained(config, data.sets[0], found)
-    task = finetuning.ParsingTask(config, data, val, annotations, encoder, pretrained_encoder)
-    task.module.to(_META)
-    tuned = "tuned" if config.pretrained.tune else "frozen"
-    facts = [
-        ("held out", f"{len(task.val_clips):,} clips are validated on"),
-        ("parser", f"width {config.parser.width}, {len(annotations.classes)} classes"),
-        ("encoder", f"{pretrained_encoder['version']}, {tuned}" if pretrained_encoder else "none"),
-    ]
-    _print("fine-tuning", task, config, PlannedRanks(0, ranks, _META), facts)
-
-
-def _first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _print(
-    stage: str,
-    task: Task,
-    config: PretrainConfig | FinetuneConfig,
-    ranks: PlannedRanks,
-    facts: list[tuple[str, str]],
-) -> None:
-    """Check what the trainer would, and print the table."""
-    trainer = config.trainer
-    check_zero(engine_config(config.optimizer, trainer, ranks.size), trainer)
-    stream = stream_of(task, trainer, ranks)
-    Loader(task.data, stream, task.loading, torch.device("cpu"))  # can the cache hold the shards?
-    _check_writable(Path(trainer.out))
-    start = _start(task, trainer, stream, ranks)
-    weights = Weights.of(task.module)
-    dtype = torch.bfloat16 if trainer.precision == "bf16" else torch.float32
-    task.module.to(dtype)
-    micro = trainer.batch_size // (ranks.size * trainer.gradient_accumulation)
-    steps, warmup = total_steps(stream, trainer), config.optimizer.warmup
-    costs = {}
-    for activation_checkpointing in (False, True):
-        for layer in task.module.modules():
-            if hasattr(layer, "activation_checkpointing"):
-                layer.activation_checkpointing = activation_checkpointing  # type: ignore[assignment]
-        costs[activation_checkpointing] = measure(task.module, lambda: _batch(task, micro, dtype))
-    rows = [
-        (stage, f"{ranks.size} ranks, ZeRO {trainer.zero_stage}, {trainer.precision}"),
-        *_data_rows(task, stream, ranks.size),
-        facts[0],
-        ("steps", f"{stream.steps_per_epoch:,} an epoch, {steps:,} in all, "
-                  f"{round(warmup * steps):,} of them warm up"),
-        ("start", start),
-        *_batch_rows(task, trainer, ranks.size, micro),
-        *facts[1:],
-        ("parameters", f"{weights.trained:,} trained, {weights.frozen:,} frozen"),
-        *_cost_rows(weights, trainer, ranks.size, costs, stream),
-        ("checkpoints", _checkpoints(weights, trainer)),
-    ]  # fmt: skip
+        task = open_task(config, lambda: planned, scratch=Path(scratch))
+    rows = [(title, f"{ranks} ranks, {_form(config.trainer)}"), *_plan(task, config, planned)]
     width = max(len(name) for name, _ in rows) + 2
-    for name, said in rows:
-        print(f"{name:{width}}{said}")
+    for name, value in rows:
+        print(f"{name:{width}}{value}")
 
 
-def _batch(task: Task, clips: int, dtype: torch.dtype) -> Batch:
-    """A micro-batch of whole clips, whose tensors are nowhere."""
-    some = np.resize(np.concatenate([pool.clips for pool in task.pools]), clips)
-    buffer = torch.empty(clips, task.data.layout.width, dtype=torch.float16, device=_META)
-    batch = task.batch(ClipBatch(some, buffer, task.data.layout, clips), _META, dtype)
-    if "lengths" in batch:  # a number that decides whether there is a mask
-        batch["lengths"] = torch.full((clips,), task.data.snippets)
-    return {**batch, "step": 0, "epoch": 0, "progress": 0.0}
+def _plan(task: Task, config: TrainingConfig, ranks: PlannedRanks) -> Rows:
+    """Check what the trainer would check, and describe what it would do."""
+    trainer = config.trainer
+    check_zero(config.optimizer, trainer, ranks.size)
+    stream = stream_of(task, config, ranks)
+    # Raises if the cache cannot hold the shards that are needed at once.
+    Loader(task.data, stream, config.data, torch.device("cpu"))
+    _check_writable(Path(trainer.out))
+    start = _start(task, config, stream, ranks)
+    weights = Weights.of(task.module)
+    task.module.to(model_dtype(trainer))
+    micro = trainer.batch_size // (ranks.size * trainer.gradient_accumulation)
+    steps = total_steps(stream, config)
+    yield from _data_rows(task, stream, ranks.size)
+    yield from task.plan()
+    yield (
+        "steps",
+        f"{stream.steps_per_epoch:,} an epoch, {steps:,} in all, "
+        f"{round(config.optimizer.warmup * steps):,} of them warm up",
+    )
+    yield "start", start
+    yield from _batch_rows(task, trainer, ranks.size, micro)
+    yield "parameters", f"{weights.trained:,} trained, {weights.frozen:,} frozen"
+    yield from _cost_rows(weights, trainer, ranks.size, _costs(task, micro), stream)
+    yield "checkpoints", _checkpoints(weights, trainer)
 
 
-def _start(task: Task, trainer: TrainerConfig, stream: ClipStream, ranks: PlannedRanks) -> str:
-    """Where training would begin; nothing is set aside and nothing loaded."""
-    if trainer.resume == "never":
+def _costs(task: Task, clips: int) -> dict[bool, StepCost]:
+    """Cost of a micro-batch without and with activation checkpointing."""
+    costs = {}
+    for checkpointing in (False, True):
+        for layer in task.module.modules():
+            if isinstance(layer, Encoder):
+                layer.activation_checkpointing = checkpointing
+        costs[checkpointing] = measure(task.module, lambda: _batch(task, clips))
+    return costs
+
+
+def _batch(task: Task, clips: int) -> object:
+    """A micro-batch on the meta device."""
+    numbers = np.resize(np.concatenate([pool.clips for pool in task.pools]), clips)
+    layout = task.data.layout
+    buffer = torch.empty(clips, layout.width, dtype=torch.float16, device=task.ranks.device)
+    return task.make_batch(ClipBatch(numbers, buffer, layout, clips), StepInfo(0, 0, 0.0))
+
+
+def _start(task: Task, config: TrainingConfig, stream: ClipStream, ranks: PlannedRanks) -> str:
+    """Where training would begin; no checkpoint is set aside and none is loaded."""
+    if config.trainer.resume == "never":
         return "from step 0"
-    found = latest_checkpoint(Path(trainer.out), single_rank(), set_aside=False)
-    if found is None:
+    checkpoint = latest_checkpoint(Path(config.trainer.out), single_rank(), set_aside=False)
+    if checkpoint is None:
         return "from step 0: there is no checkpoint yet"
-    check_same(found.state, stream, task, parameter_names(task.module, task.groups()))
-    said = f"from {found.folder.name}"
-    if not found.fits(trainer, ranks):
-        said += (
-            f", {found.world_size} ranks, ZeRO {found.zero_stage}, {found.precision} turn into "
-            f"{ranks.size} ranks, ZeRO {trainer.zero_stage}, {trainer.precision}"
+    names = parameter_names(task.module, task.parameter_groups())
+    check_same(checkpoint.state, stream, task, names)
+    start = f"from {checkpoint.folder.name}"
+    if not checkpoint.fits(config.trainer, ranks):
+        start += (
+            f", {checkpoint.world_size} ranks, ZeRO {checkpoint.zero_stage}, "
+            f"{checkpoint.precision} turn into {ranks.size} ranks, {_form(config.trainer)}"
         )
-    return said
+    return start
+
+
+def _form(trainer: TrainerConfig) -> str:
+    return f"ZeRO {trainer.zero_stage}, {trainer.precision}"
 
 
 def _data_rows(task: Task, stream: ClipStream, ranks: int) -> Rows:
@@ -197,7 +160,7 @@ def _cost_rows(
     weights: Weights,
     trainer: TrainerConfig,
     ranks: int,
-    costs: dict[bool, Step],
+    costs: dict[bool, StepCost],
     stream: ClipStream,
 ) -> Rows:
     parts = memory(weights, trainer, ranks)
@@ -212,16 +175,6 @@ def _cost_rows(
     yield "memory on each rank", f"{_size(total)} at most, beside what torch itself takes"
     step = costs[False].flops * trainer.gradient_accumulation * ranks
     yield "FLOP", f"{step:.3g} a step, {step * stream.steps_per_epoch:.3g} an epoch, all ranks"
-
-
-def _negatives(config: PretrainConfig, snippets: int, ranks: int) -> str:
-    micro = config.trainer.batch_size // (ranks * config.trainer.gradient_accumulation)
-    pool = min(micro * ranks, config.objective.negatives or micro * ranks)
-    cells = micro * snippets * pool * snippets
-    return (
-        f"{micro * snippets:,} anchors x {pool * snippets:,} snippets = {cells:,} cells of "
-        f"each pair of modalities on each rank"
-    )
 
 
 def _checkpoints(weights: Weights, trainer: TrainerConfig) -> str:
@@ -245,6 +198,6 @@ def _existing(path: Path) -> Path:
 
 
 def _size(count: float) -> str:
-    """Bytes to three figures."""
+    """A number of bytes, to three figures."""
     power = min(4, int(math.log(count, 1024))) if count >= 1 else 0
     return f"{count / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

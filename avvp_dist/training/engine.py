@@ -1,26 +1,27 @@
-"""The DeepSpeed engine: its config, optimiser, schedule, update, and full weights out of it."""
+"""The DeepSpeed engine: config, optimiser, learning rate, update, and the full weights."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from avvp_dist.config import OptimizerConfig, TrainerConfig
+from avvp_dist.config.files import read_config
 from avvp_dist.errors import ConfigError, first_line
 from avvp_dist.models.encoder import EncoderLayer
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.footprint import BUCKET
 
 _EXTRA = ("zero_optimization", "communication_data_type", "comms_logger", "flops_profiler")
-"""DeepSpeed's top-level keys that a file may add: none that the results depend on."""
+"""Top-level DeepSpeed keys that `trainer.deepspeed` may add. Results depend on none of them."""
 _OURS = {
     "train_batch_size": "trainer.batch_size",
     "train_micro_batch_size_per_gpu": "trainer.gradient_accumulation",
@@ -33,32 +34,44 @@ _OURS = {
 }
 
 
+Engine: TypeAlias = Any
+"""A `deepspeed.DeepSpeedEngine`, which is untyped."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trainable parameters with a learning rate and a weight decay of their own."""
+
+    params: list[nn.Parameter]
+    lr: float
+    """Peak learning rate."""
+    weight_decay: float
+
+
 def make_engine(
     module: nn.Module,
-    groups: list[dict[str, Any]],
+    groups: Sequence[ParameterGroup],
     optimizer: OptimizerConfig,
     trainer: TrainerConfig,
     ranks: Ranks,
-) -> Any:
+) -> Engine:
     """A DeepSpeed engine around `module`, with AdamW over parameter `groups`.
 
     Raises:
-        ConfigError: for a `trainer.deepspeed` that DeepSpeed cannot work by.
+        ConfigError: if DeepSpeed refuses the keys of `trainer.deepspeed`.
     """
-    # Not at the top: it looks for an accelerator at once, and `connect` tells it of none first.
+    # Imported late: it looks for an accelerator at once, and `connect` tells it about the CPU.
     import deepspeed
 
-    for layer in module.modules():
-        if hasattr(layer, "activation_checkpointing"):
-            layer.activation_checkpointing = trainer.activation_checkpointing  # type: ignore[assignment]
-    adam = torch.optim.AdamW(groups, lr=optimizer.lr, fused=ranks.device.type in ("cpu", "cuda"))
-    # Beside layers in bf16, what is compared in float32 can do with TF32, where there is any.
+    fused = ranks.device.type in ("cpu", "cuda")
+    adam = torch.optim.AdamW([{**vars(group)} for group in groups], lr=optimizer.lr, fused=fused)
+    # Beside layers in bf16, TF32 is precise enough for what is compared in float32.
     torch.set_float32_matmul_precision("high" if trainer.precision == "bf16" else "highest")
     config = engine_config(optimizer, trainer, ranks.size)
     with _naming_the_key(trainer):
         engine, *_ = deepspeed.initialize(model=module, optimizer=adam, config=config)
     if ranks.size == 1 and trainer.zero_stage == 0:
-        # It would flatten all gradients, reduce them with nobody and copy them back.
+        # One rank would flatten all gradients, reduce them with no peer and copy them back.
         engine.enable_backward_allreduce = False
     return engine
 
@@ -66,13 +79,13 @@ def make_engine(
 def engine_config(
     optimizer: OptimizerConfig, trainer: TrainerConfig, world_size: int
 ) -> dict[str, Any]:
-    """Every DeepSpeed key that results depend on, since defaults changed between versions.
+    """The DeepSpeed config, with every key that results depend on: defaults differ by version.
 
     Raises:
         ConfigError: for a key of `trainer.deepspeed` that is unknown or set elsewhere. DeepSpeed
-            itself takes any top-level key in silence.
+            itself accepts any top-level key in silence.
     """
-    extra = _extra_keys(trainer.deepspeed)
+    zero_extra, extra = _extra_keys(trainer.deepspeed)
     zero = {
         "stage": trainer.zero_stage,
         "overlap_comm": trainer.zero_stage > 0,
@@ -89,7 +102,7 @@ def engine_config(
         "train_micro_batch_size_per_gpu": trainer.batch_size
         // (world_size * trainer.gradient_accumulation),
         "gradient_accumulation_steps": trainer.gradient_accumulation,
-        # Without ZeRO and bf16 DeepSpeed clips but does not say the norm: `update` does both.
+        # Without ZeRO and bf16 DeepSpeed clips but hides the norm: `update` does both.
         "gradient_clipping": 0.0 if clips_itself(trainer) else optimizer.max_grad_norm,
         "bf16": {"enabled": trainer.precision == "bf16", "check_grad_overflow": True},
         "fp16": {"enabled": False},
@@ -100,20 +113,21 @@ def engine_config(
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
         **extra,
-        "zero_optimization": {**zero, **extra.get("zero_optimization", {})},
+        "zero_optimization": {**zero, **zero_extra},
     }
 
 
 def compile_layers(module: nn.Module) -> None:
-    """torch.compile for every encoder layer, once for all; what is around them breaks graphs."""
+    """Compile every encoder layer; the code around the layers would break graphs."""
     for layer in module.modules():
         if isinstance(layer, EncoderLayer):
             layer.compile()
 
 
-def check_zero(config: dict[str, Any], trainer: TrainerConfig) -> None:
-    """Raise the `ConfigError` that an engine of this `config` would, without one."""
-    if trainer.deepspeed:  # the values written out here are right, and the import takes seconds
+def check_zero(optimizer: OptimizerConfig, trainer: TrainerConfig, world_size: int) -> None:
+    """Raise the `ConfigError` that `make_engine` would raise for the DeepSpeed config."""
+    config = engine_config(optimizer, trainer, world_size)
+    if trainer.deepspeed:  # our own values are valid, and the import takes seconds
         from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
         with _naming_the_key(trainer):
@@ -135,15 +149,17 @@ def _naming_the_key(trainer: TrainerConfig) -> Iterator[None]:
 
 
 def clips_itself(trainer: TrainerConfig) -> bool:
-    """Whether the engine leaves clipping and the check for finite gradients to `update`."""
+    """Whether `update` clips and checks gradients itself, instead of DeepSpeed."""
     return trainer.zero_stage == 0 and trainer.precision == "fp32"
 
 
-def update(engine: Any, optimizer: OptimizerConfig, trainer: TrainerConfig) -> tuple[float, bool]:
-    """One optimiser step over what was accumulated, or none if a gradient is not finite.
+def update(
+    engine: Engine, optimizer: OptimizerConfig, trainer: TrainerConfig
+) -> tuple[float, bool]:
+    """One optimiser step over the accumulated gradients; none if a gradient is not finite.
 
     Returns:
-        The gradients' norm before clipping, and whether the step was made; the same on all ranks.
+        Norm of the gradients before clipping, and whether the step was made; equal on all ranks.
     """
     if not clips_itself(trainer):
         engine.step()
@@ -153,7 +169,7 @@ def update(engine: Any, optimizer: OptimizerConfig, trainer: TrainerConfig) -> t
     norm = torch.nn.utils.get_total_norm(gradients)
     finite = bool(torch.isfinite(norm))
     if not finite:
-        engine.optimizer.zero_grad(set_to_none=True)  # AdamW passes over what has no gradient
+        engine.optimizer.zero_grad(set_to_none=True)  # AdamW skips parameters without a gradient
     elif optimizer.max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(
             engine.module.parameters(), optimizer.max_grad_norm, norm
@@ -163,25 +179,30 @@ def update(engine: Any, optimizer: OptimizerConfig, trainer: TrainerConfig) -> t
 
 
 def parameter_groups(
-    named: list[tuple[str, nn.Parameter]], lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices decay, biases and norms do not."""
-    trainable = [p for _, p in named if p.requires_grad]
+    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float
+) -> list[ParameterGroup]:
+    """Trainable parameters in up to two groups: matrices decay, biases and norms do not."""
+    trainable = [p for p in parameters if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+        ParameterGroup([p for p in trainable if p.ndim > 1], lr, weight_decay),
+        ParameterGroup([p for p in trainable if p.ndim <= 1], lr, 0.0),
     ]
-    return [group for group in groups if group["params"]]
+    return [group for group in groups if group.params]
 
 
-def parameter_names(module: nn.Module, groups: list[dict[str, Any]]) -> list[str]:
-    """Names of the trained parameters in the order of the optimiser's groups."""
+def parameter_names(module: nn.Module, groups: Sequence[ParameterGroup]) -> list[str]:
+    """Names of the trained parameters, in the order of the optimiser's groups."""
     names = {parameter: name for name, parameter in module.named_parameters()}
-    return [names[parameter] for group in groups for parameter in group["params"]]
+    return [names[parameter] for group in groups for parameter in group.params]
+
+
+def model_dtype(trainer: TrainerConfig) -> torch.dtype:
+    """Data type of weights and activations."""
+    return torch.bfloat16 if trainer.precision == "bf16" else torch.float32
 
 
 def lr_factor(optimizer: OptimizerConfig, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Learning rate of `step` relative to its peak: linear warm-up, then the schedule."""
+    """Learning rate of a step relative to its peak: linear warm-up, then the schedule."""
     warmup = round(optimizer.warmup * steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -192,8 +213,8 @@ def lr_factor(optimizer: OptimizerConfig, step: int, steps: int, steps_per_epoch
     return 1.0
 
 
-def full_state(engine: Any) -> dict[str, Tensor]:
-    """The module's whole state dict in float32, whatever the ZeRO stage; all ranks must call it."""
+def full_state(engine: Engine) -> dict[str, Tensor]:
+    """The whole state dict of the module in float32, under any ZeRO stage; a collective."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     state = {name: t.detach().float() for name, t in engine.module.named_buffers() if t.ndim}
@@ -204,12 +225,13 @@ def full_state(engine: Any) -> dict[str, Tensor]:
     return state | counters
 
 
-def _extra_keys(path: str) -> dict[str, Any]:
+def _extra_keys(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keys of the file `trainer.deepspeed`: those of `zero_optimization`, and the others."""
     if not path:
-        return {}
+        return {}, {}
     try:
-        extra = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+        extra = dict(json.loads(read_config(path, ".json")))
+    except (OSError, ValueError, TypeError, ConfigError) as error:
         raise ConfigError(f"trainer.deepspeed={path}: {first_line(error)}") from None
     issues = []
     for key in extra:
@@ -218,8 +240,9 @@ def _extra_keys(path: str) -> dict[str, Any]:
         elif key not in _EXTRA:
             near = difflib.get_close_matches(key, _EXTRA, 1, 0.0)[0]
             issues.append(f"unknown key {key}, did you mean {near}?")
-    if "stage" in extra.get("zero_optimization", {}):
+    zero = extra.pop("zero_optimization", {})
+    if "stage" in zero:
         issues.append("zero_optimization.stage follows from trainer.zero_stage")
     if issues:
         raise ConfigError(f"trainer.deepspeed={path}: {'; '.join(issues)}")
-    return dict(extra)
+    return zero, extra

@@ -1,11 +1,11 @@
-"""What a step of a module takes: floating point operations and memory, found without a device."""
+"""Operations, memory and messages of a training step, found without a device."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from avvp_dist.config import TrainerConfig
 from avvp_dist.runtime.ranks import Ranks
 
+T = TypeVar("T")
+
 BUCKET = 6_000_000
-"""Gradients that ZeRO reduces at a time (`reduce_bucket_size`): 24 MB in float32, which is what
-DistributedDataParallel sends at a time, so that most go while the backward pass still runs."""
+"""Gradients in one of ZeRO's messages (`reduce_bucket_size`): 24 MB in float32, the size that
+DistributedDataParallel uses, so that most are sent while the backward pass still runs."""
 FLAT = 500_000_000
-"""Gradients that DeepSpeed flattens at a time without ZeRO."""
+"""Gradients that DeepSpeed flattens together without ZeRO."""
 
 
 class PlannedRanks(Ranks):
-    """Ranks that nobody has started: what the others would send has the shape of one's own."""
+    """Ranks of a plan, which no launcher started: a peer's tensor has the shape of one's own."""
+
+    @property
+    def init_device(self) -> torch.device:
+        return self.device
+
+    def broadcast_object(self, value: T) -> T:
+        return value
 
     def all_gather(self, x: Tensor) -> Tensor:
         return x.repeat(self.size, *[1] * (x.ndim - 1))
@@ -35,7 +44,7 @@ class PlannedRanks(Ranks):
 
 @dataclass(frozen=True)
 class Weights:
-    """Numbers in a module: parameters that are trained, others, and buffers."""
+    """Numbers of elements in a module: trained parameters, frozen ones, and buffers."""
 
     trained: int
     frozen: int
@@ -43,23 +52,24 @@ class Weights:
 
     @classmethod
     def of(cls, module: nn.Module) -> Weights:
-        """Those of `module`, on any device."""
+        """Counted in a module on any device."""
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
         total = sum(p.numel() for p in module.parameters())
         return cls(trained, total - trained, sum(b.numel() for b in module.buffers()))
 
 
 @dataclass(frozen=True)
-class Step:
-    """What one micro-batch costs a rank: FLOP of a training step (three times the forward pass,
-    as for MFU), and the most bytes that activations and temporary tensors take at once."""
+class StepCost:
+    """Cost of one micro-batch on a rank."""
 
     flops: float
+    """FLOP of forward and backward pass: three times the forward pass, as for MFU."""
     activations: int
+    """Peak bytes of activations and temporary tensors."""
 
 
 def memory(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, float]:
-    """Bytes on one rank, beside activations, at the end of a backward pass and in the update.
+    """Bytes on one rank without activations, at the end of a backward pass and in the update.
 
     With P trained parameters, F others and buffers, N ranks and b = 4 bytes (bf16: 2):
 
@@ -71,8 +81,8 @@ def memory(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, fl
     | 2 | b(P+F) | bP/N + 4P/N | 12P/N | two buckets |
     | 3 | b(P+F)(1 + 1/N) | bP/N + 4P/N | 12P/N | one bucket |
 
-    ZeRO keeps a float32 copy of its part of the weights, in fp32 too. Stage 3 puts parameters
-    together as it meets them and, below some 500 million, keeps them until the step ends.
+    ZeRO keeps a float32 copy of its part of the weights, in fp32 too. Stage 3 gathers parameters
+    when it needs them and, below some 500 million, keeps them until the step ends.
     """
     b = 2 if trainer.precision == "bf16" else 4
     trained, all_of_it = weights.trained, weights.trained + weights.frozen + weights.buffers
@@ -95,8 +105,11 @@ def memory(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, fl
 
 
 def checkpoint_bytes(weights: Weights, trainer: TrainerConfig) -> int:
-    """Bytes of one checkpoint of all ranks: the module's weights, and AdamW's two moments of each
-    trained parameter with, in bf16 or under ZeRO, its float32 value."""
+    """Bytes of one checkpoint of all ranks.
+
+    It holds the module's weights and the two moments of each trained parameter; in bf16 or under
+    ZeRO also its float32 value.
+    """
     b = 2 if trainer.precision == "bf16" else 4
     alone = trainer.zero_stage == 0 and b == 4
     # Stage 3 has the module's weights only as parts, which are those of the optimiser.
@@ -146,16 +159,16 @@ def exchanged(
     }
 
 
-def measure(module: nn.Module, batch: Callable[[], dict[str, Any]]) -> Step:
-    """Take one step of a module on torch's meta device, where tensors have shapes and no numbers.
+def measure(module: nn.Module, batch: Callable[[], object]) -> StepCost:
+    """Take one step of a module on torch's meta device, where tensors have shapes and no values.
 
-    Activations are not a formula: the module's own forward and backward pass is made, with its
-    recomputation, its blocks of negatives and its temporary tensors, and counted is what is alive.
-    Gradients of parameters are let go of as they come. Attention counts with its matrix of
-    weights, which fused kernels do not keep.
+    Activations come from no formula: the module's own forward and backward pass runs, with its
+    activation checkpointing, its blocks of negatives and its temporary tensors, and the bytes that
+    are alive are counted. Gradients of parameters are freed at once. Attention counts with its
+    matrix of weights, which fused kernels do not keep.
 
     Args:
-        batch: makes what `forward` takes, with tensors on the meta device.
+        batch: makes the argument of `forward`, with tensors on the meta device.
     """
     module.train()
     hooks = [
@@ -165,16 +178,16 @@ def measure(module: nn.Module, batch: Callable[[], dict[str, Any]]) -> Step:
     ]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(batch())
-    with _Alive() as alive:  # apart from the counter, under which recomputed layers stay alive
+    with _Alive() as alive:  # without the counter, which keeps checkpointed layers alive
         loss, _ = module(batch())
         loss.backward()
     for hook in hooks:
         hook.remove()
-    return Step(3 * counter.get_total_flops(), alive.maximum)
+    return StepCost(3 * counter.get_total_flops(), alive.maximum)
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, for as long as anything holds them."""
+    """Counts the bytes of all tensors that operations made and that are still referenced."""
 
     def __init__(self) -> None:
         super().__init__()

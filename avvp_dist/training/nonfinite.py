@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,12 +15,15 @@ from avvp_dist.loading.mixture import Mixture
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.tracking.run import Run
 
+_NAMED = 8
+"""Clips that a message names."""
+
 
 class NonfiniteSteps:
-    """Steps without an update, since a value was not finite.
+    """Counter of steps without an update because a value was not finite.
 
     Args:
-        most: so many in a row are allowed.
+        maximum: allowed number of such steps in a row.
     """
 
     def __init__(self, maximum: int, data: Mixture, run: Run, ranks: Ranks) -> None:
@@ -28,41 +31,49 @@ class NonfiniteSteps:
         self.total = self._in_a_row = 0
 
     def note(
-        self, step: int, applied: bool, parts: dict[str, Tensor], reads: Sequence[ClipBatch]
+        self,
+        step: int,
+        applied: bool,
+        losses: Mapping[str, Tensor],
+        micro_batches: Sequence[ClipBatch],
     ) -> None:
         """Count a step; all ranks agree on whether it was `applied`.
 
+        Args:
+            losses: the loss and its parts, by name.
+
         Raises:
-            NumericsError: when too many in a row were not, with the clips of this one.
+            NumericsError: after more than `maximum` skipped steps in a row, naming the clips of the
+                last one.
         """
         if applied:
             self._in_a_row = 0
             return
         self.total, self._in_a_row = self.total + 1, self._in_a_row + 1
-        wrong = [name for name, part in parts.items() if not torch.isfinite(part).all()]
-        found = self.ranks.all_gather_object((wrong, _suspects(reads) if wrong else []))
-        names = list(dict.fromkeys(n for names, _ in found for n in names)) or ["the gradient"]
-        clips = [self.data.id(clip) for _, clips in found for clip in clips]
-        said = (
-            f"step {step} is skipped: {', '.join(names)} not finite"
-            + (f" on rank {[rank for rank, (w, _) in enumerate(found) if w]}" if clips else "")
-            + (f", clips {', '.join(clips[:8])}" if clips else "")
+        wrong = [name for name, loss in losses.items() if not torch.isfinite(loss).all()]
+        suspects = _suspects(micro_batches) if wrong else []
+        by_rank = self.ranks.all_gather_object((wrong, suspects))
+        names = list(dict.fromkeys(n for names, _ in by_rank for n in names)) or ["the gradient"]
+        clips = [self.data.id(clip) for _, numbers in by_rank for clip in numbers]
+        ranks = [rank for rank, (names_there, _) in enumerate(by_rank) if names_there]
+        message = f"step {step} is skipped: {', '.join(names)} not finite" + (
+            f" on rank {ranks}, clips {', '.join(clips[:_NAMED])}" if clips else ""
         )
         if self._in_a_row > self.maximum:
             raise NumericsError(
-                f"{said}; {self._in_a_row} in a row",
+                f"{message}; {self._in_a_row} in a row",
                 remedy="Lower optimizer.lr or set optimizer.max_grad_norm; checkpoints are kept",
                 shared=True,
             )
         if self.ranks.is_main:
-            tqdm.write(said, file=sys.stderr)
+            tqdm.write(message, file=sys.stderr)
 
 
-def _suspects(reads: Sequence[ClipBatch]) -> list[int]:
-    """Clips with features that are not finite, or where all are, every clip of the batch."""
+def _suspects(micro_batches: Sequence[ClipBatch]) -> list[int]:
+    """Clips with features that are not finite; all clips of the step if there are none."""
     clips, bad = [], []
-    for read in reads:
-        finite = torch.isfinite(read.buffer).all(1)
-        clips += read.clips.tolist()
-        bad += read.clips[(~finite).numpy()].tolist()
+    for batch in micro_batches:
+        finite = torch.isfinite(batch.buffer).all(1)
+        clips += batch.clips.tolist()
+        bad += batch.clips[(~finite).numpy()].tolist()
     return bad or clips

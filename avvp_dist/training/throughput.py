@@ -1,4 +1,4 @@
-"""How fast a training runs: its rates, and the peak of its device."""
+"""Throughput of a training: its rates, its FLOP, and the peak of its device."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 class Throughput:
-    """Rates since they were last asked for, of one rank and of all.
+    """Rates since the last call of `rates` or `restart`.
 
     Args:
-        flops: of one clip, forward and backward.
-        tokens: of one clip, without padding.
-        peak: FLOP/s that this rank's device reaches in matrix products, as measured here.
+        flops: FLOP of one clip, forward and backward.
+        tokens: tokens of one clip, without padding.
+        peak: measured FLOP/s of this rank's device in matrix products.
         world_size: ranks that share the clips.
     """
 
@@ -28,11 +28,11 @@ class Throughput:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was counted: something other than training has taken time."""
+        """Begin anew, after something other than training has taken time."""
         self._since, self._clips, self._waited = time.perf_counter(), 0, 0.0
 
     def waits(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches; the time to get them counts as waiting."""
+        """Iterate over `batches`, and count the time to get them as waiting."""
         iterator = iter(batches)
         while True:
             asked = time.perf_counter()
@@ -44,35 +44,34 @@ class Throughput:
             yield batch
 
     def count(self, clips: int) -> None:
-        """A step over so many clips, on all ranks together, has ended."""
+        """Count a step over `clips` clips of all ranks together."""
         self._clips += clips
 
     def rates(self) -> dict[str, float]:
-        """Metrics by name, and start again.
+        """Metrics by name; begins anew.
 
-        `mfu` is the share of the measured peak; `data_wait` the share of the time that this rank
-        waited for batches.
+        `mfu` is the fraction of the measured peak, `data_wait` the fraction of the time that this
+        rank waited for batches.
         """
         seconds = max(time.perf_counter() - self._since, 1e-9)
         clips = self._clips / seconds
         flops = clips * self.flops / self.world_size
-        found = {
-            "clips_per_second": clips,
-            "tokens_per_second": clips * self.tokens,
-            "tflops_per_rank": flops / 1e12,
-            "mfu": flops / self.peak,
-            "data_wait": self._waited / seconds,
+        rates = {
+            "train/clips_per_second": clips,
+            "train/tokens_per_second": clips * self.tokens,
+            "train/tflops_per_rank": flops / 1e12,
+            "train/mfu": flops / self.peak,
+            "train/data_wait": self._waited / seconds,
         }
         self.restart()
-        return found
+        return rates
 
 
 @torch.no_grad()
-def flops_per_clip(module: nn.Module, batch: dict[str, object], clips: int) -> float:
-    """Floating point operations of a clip's training step: three times those of its forward pass.
+def flops_per_clip(module: nn.Module, batch: object, clips: int) -> float:
+    """FLOP of a clip's training step: three times those of its forward pass; a collective.
 
-    Of matrix products and attention, as torch counts them; all ranks must call it. What
-    recomputed activations cost is not among them.
+    Counted by torch in matrix products and attention, without the cost of activation checkpointing.
     """
     training = module.training
     module.eval()  # running statistics stay as they are
@@ -83,13 +82,13 @@ def flops_per_clip(module: nn.Module, batch: dict[str, object], clips: int) -> f
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of square matrix products on a device, the best of a few."""
+    """FLOP/s of square matrix products on a device, the best of six tries."""
     size = 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(6):
         started = time.perf_counter()
         product = a @ b
-        float(product[0, 0])  # waits for it
+        float(product[0, 0])  # waits for the device
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best

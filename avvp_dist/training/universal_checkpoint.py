@@ -1,20 +1,26 @@
-"""Checkpoints between numbers of ranks, ZeRO stages and precisions, through the universal form:
-a folder for each parameter with its float32 value and its two moments."""
+"""Conversion of checkpoints between numbers of ranks, ZeRO stages and precisions.
+
+The universal form in between has a folder for each parameter, with its float32 value and its two
+moments.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from avvp_dist.config import TrainerConfig
 from avvp_dist.errors import CheckpointError
+from avvp_dist.training.engine import Engine
+
+Write = Callable[[Tensor, str, Tensor], None]
+"""Writes the whole tensor of a parameter and a key, `fp32` or a moment."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter."""
@@ -22,11 +28,11 @@ _STATES = ("fp32", *MOMENTS)
 
 
 def convert_to_universal(saved: Path, out: Path, zero_stage: int, parameters: list[str]) -> None:
-    """Write the universal form of a DeepSpeed checkpoint; one process does.
+    """Write the universal form of a DeepSpeed checkpoint; called by one process alone.
 
     Args:
-        saved: DeepSpeed's folder of one tag.
-        parameters: names of the trained parameters in the order of the optimiser's groups.
+        saved: folder of one tag, as DeepSpeed wrote it.
+        parameters: names of the trained parameters, in the order of the optimiser's groups.
     """
     if zero_stage:
         from deepspeed.checkpoint.ds_to_universal import main
@@ -44,13 +50,13 @@ def convert_to_universal(saved: Path, out: Path, zero_stage: int, parameters: li
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             main(options)
         return
-    # DeepSpeed has no such form for what was trained without ZeRO; its one file has it all.
+    # DeepSpeed has no universal form of a training without ZeRO, whose one file holds everything.
     (file,) = saved.glob("mp_rank_*_model_states.pt")
-    # DeepSpeed pickles objects of its own into it; its hash has been checked.
+    # The file holds pickled objects of DeepSpeed; its SHA-256 has been checked.
     held = torch.load(file, map_location="cpu", weights_only=False)
     optimizer = held["optimizer"]
     masters = dict(held["module"])
-    if "fp32_groups" in optimizer:  # bf16: the module's own weights are rounded ones
+    if "fp32_groups" in optimizer:  # bf16: the weights of the module are rounded
         values = [tensor for group in optimizer["fp32_groups"] for tensor in group]
         masters.update(zip(parameters, values, strict=True))
         optimizer = optimizer["optimizer_state_dict"]
@@ -64,16 +70,16 @@ def convert_to_universal(saved: Path, out: Path, zero_stage: int, parameters: li
 
 
 def restore(
-    engine: Any, universal: Path, buffers: dict[str, Tensor], steps: int, trainer: TrainerConfig
+    engine: Engine, universal: Path, buffers: dict[str, Tensor], steps: int, trainer: TrainerConfig
 ) -> None:
-    """Load the universal form into a fresh engine of any ZeRO stage; every rank calls it.
+    """Load the universal form into a fresh engine of any ZeRO stage; called by every rank.
 
     Args:
         buffers: the module's buffers by name.
-        steps: optimiser steps that were made.
+        steps: number of optimiser steps that were made.
 
     Raises:
-        CheckpointError: if a trained parameter is not in it or has another shape.
+        CheckpointError: if a trained parameter is missing or has another size.
     """
     for name, buffer in engine.module.named_buffers():
         buffer.copy_(buffers[name])
@@ -81,7 +87,7 @@ def restore(
     if trainer.zero_stage == 3:
         engine.optimizer.checkpoint_event_prologue()
     for flat in _states_of(engine, trainer):
-        # Fresh moments, as the first step would make them.
+        # Zero moments, as the first step would make them.
         zeros = {key: torch.zeros_like(flat) for key in MOMENTS}
         count = torch.tensor(float(steps), device=flat.device if _on_device(inner) else "cpu")
         inner.state[flat] = {"step": count, **zeros}
@@ -109,8 +115,8 @@ def _read(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield key, held["param"] if isinstance(held, dict) else held  # bare from ZeRO 3
 
 
-def _states_of(engine: Any, trainer: TrainerConfig) -> list[Tensor]:
-    """The tensors that the optimiser has states of: parameters, or flat parts of them."""
+def _states_of(engine: Engine, trainer: TrainerConfig) -> list[Tensor]:
+    """Tensors for which the optimiser keeps states: parameters, or flat parts of them."""
     if trainer.zero_stage == 3:
         return list(engine.optimizer.fp32_partitioned_groups_flat)
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
@@ -121,8 +127,8 @@ def _on_device(adam: torch.optim.Optimizer) -> bool:
     return any(group.get("fused") or group.get("capturable") for group in adam.param_groups)
 
 
-def _writer(engine: Any, trainer: TrainerConfig) -> Any:
-    """`write(parameter, key, whole tensor)` into wherever the stage keeps it."""
+def _writer(engine: Engine, trainer: TrainerConfig) -> Write:
+    """A function that writes a whole tensor to where the ZeRO stage keeps it."""
     if trainer.zero_stage == 0:
         return _plain_writer(engine)
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
@@ -141,7 +147,7 @@ def _writer(engine: Any, trainer: TrainerConfig) -> Any:
     return write
 
 
-def _plain_writer(engine: Any) -> Any:
+def _plain_writer(engine: Engine) -> Write:
     masters: dict[Tensor, Tensor] = {}
     if hasattr(engine.optimizer, "fp32_groups"):
         pairs = zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True)

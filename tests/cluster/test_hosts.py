@@ -139,9 +139,9 @@ def assert_as_alone(out: Path, single_rank: Path) -> None:
     """The losses are those of one host, and there were two."""
     ranks = [json.loads((out / f"ranks/rank-{rank:05d}.json").read_text()) for rank in (0, 1)]
     assert [rank["host"] for rank in ranks] == ["hosta", "hostb"]
-    losses = read_series(out)["loss"]
+    losses = read_series(out)["train/loss"]
     assert len(losses) == STEPS
-    assert losses == read_series(single_rank)["loss"]
+    assert losses == read_series(single_rank)["train/loss"]
 
 
 def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.tracking.records import read_records, read_series
+from avvp_dist.tracking.records import MetricsRecord, read_records, read_series
 from tests.cluster.faulty_pretrain import SAVING
 from tests.tracking.servers import free_port
 
@@ -56,9 +56,9 @@ class Job:
 
     def losses(self) -> dict[int, float]:
         """The newest loss of each step; every computation of a step gave this one."""
-        metrics = (r for r, _ in read_records(self.out) if r["kind"] == "metrics")
-        found = [(r["step"], r["values"]["loss"]) for r in metrics if "loss" in r["values"]]
-        series = read_series(self.out)["loss"]
+        metrics = [r for r, _ in read_records(self.out) if isinstance(r, MetricsRecord)]
+        found = [(r.step, r.values["train/loss"]) for r in metrics if "train/loss" in r.values]
+        series = read_series(self.out)["train/loss"]
         assert all(series[step] == loss for step, loss in found)
         return series
 
@@ -102,7 +102,7 @@ def test_ten_kills_with_zero_2_and_other_numbers_of_ranks(
     assert "2 ranks, ZeRO 2, fp32 turn into 1 ranks" in elastic.start("0:update:21", ranks=1)
     assert "1 ranks, ZeRO 2, fp32 turn into 4 ranks" in elastic.start(ranks=4)
     expected = undisturbed.losses()
-    series = read_series(elastic.out)["loss"]
+    series = read_series(elastic.out)["train/loss"]
     assert series == pytest.approx(expected, rel=1e-5)
 
 

@@ -197,6 +197,7 @@ def test_a_packaged_config_is_found_by_its_name(
     assert {name.partition("/")[0] for name in names} == {"pretrain", "finetune"}
     for name in names:
         assert read_config(name) == (root / "configs" / f"{name}.yaml").read_text()
+    assert "zero_optimization" in read_config("deepspeed/large_buckets", ".json")
 
 
 def test_a_file_counts_more_than_a_packaged_config_of_its_name(

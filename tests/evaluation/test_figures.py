@@ -1,4 +1,4 @@
-"""Figures: that each is written, and that what it must show is in it."""
+"""Figures of curves and seeds."""
 
 from __future__ import annotations
 
@@ -9,80 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
-from avvp_dist.annotations.llp import read_annotations
-from avvp_dist.evaluation import figures
-from avvp_dist.shards.schema import LLP_CLASSES
+from avvp_dist.evaluation import figures, grounding_figures, parsing_figures
+from tests.evaluation.pictures import assert_png
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures written during the test."""
-    written: list[Figure] = []
-    savefig = Figure.savefig
-
-    def keep(figure: Figure, *args: Any, **kwargs: Any) -> None:
-        written.append(figure)
-        savefig(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return written
-
-
-def texts(figure: Figure) -> set[str]:
-    return {text.get_text() for text in figure.findobj(Text) if text.get_visible()}
-
-
-def assert_png(path: Path, expected: Path) -> None:
-    assert path == expected
-    data = path.read_bytes()
-    assert data.startswith(b"\x89PNG")
-    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    assert 200 < height < 2000
-    assert 200 < width < 2000
-
-
-def crosses(axes: Any) -> list[int]:
-    """Crosses left of 0 by model."""
-    return [
-        len(points.get_offsets())
-        for points in axes.collections
-        if hasattr(points, "get_sizes") and (np.asarray(points.get_offsets())[:, 0] < 0).any()
-    ]
-
-
-def test_similarity_figure_labels_each_threshold(tmp_path: Path, drawn: list[Figure]) -> None:
-    edges = np.linspace(-1, 1, 41)
-    rng = np.random.default_rng(0)
-    within, across = rng.integers(0, 90, (2, 40))
-    empty = np.zeros(40, dtype=int)
-    path = figures.similarity_figure(
-        tmp_path / "new" / "similarity.png",
-        {"audio": (edges, within, across), "visual": (edges, empty, empty)},
-        {"audio": 0.42},
-        "train",
-    )
-    assert_png(path, tmp_path / "new" / "similarity.png")
-    assert {"train", "audio", "visual", "threshold 0.42"} <= texts(drawn[0])
-    audio: Any = drawn[0].axes[0]
-    assert [line.get_xdata()[0] for line in audio.lines] == [0.42]
-    shares = [patch.get_data().values for patch in audio.patches]
-    assert [share.sum() for share in shares] == pytest.approx([1] * len(shares))
-
-
-def test_component_figure_keeps_rare_bars_visible(tmp_path: Path, drawn: list[Figure]) -> None:
-    sizes = np.array([900, 99, 1, 0])
-    path = figures.component_figure(tmp_path / "c.png", sizes, sizes[::-1], "train, rule or")
-    assert_png(path, tmp_path / "c.png")
-    left: Any
-    left, right = drawn[0].axes
-    assert [bar.get_height() for bar in left.patches] == sizes.tolist()
-    assert [label.get_text() for label in left.texts] == ["90 %", "10 %", "<1 %", ""]
-    assert (left.get_title(), right.get_title()) == ("1,000 components", "1,000 clips")
-
-
-def test_curves_figure_draws_each_label_in_its_panel(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_curves_figure_draws_each_label_in_its_panel(
+    tmp_path: Path, written_figures: list[Figure]
+) -> None:
     series: dict[str, Any] = {
         "loss": (np.arange(100), np.arange(100) / 7),
         "audio": ([0, 5], [0.5, 0.8]),
@@ -91,7 +25,7 @@ def test_curves_figure_draws_each_label_in_its_panel(tmp_path: Path, drawn: list
     panels = [("Loss", ["loss"], "loss"), ("AUC", ["audio", "visual"], "area under ROC")]
     path = figures.curves_figure(tmp_path / "curves.png", series, panels, "step", "multi")
     assert_png(path, tmp_path / "curves.png")
-    loss, auc = drawn[0].axes
+    loss, auc = written_figures[0].axes
     assert [line.get_label() for line in loss.lines] == ["loss"]
     assert [line.get_label() for line in auc.lines] == ["audio", "visual"]
     assert (auc.get_title(), auc.get_xlabel(), auc.get_ylabel()) == ("AUC", "step", panels[1][2])
@@ -99,139 +33,28 @@ def test_curves_figure_draws_each_label_in_its_panel(tmp_path: Path, drawn: list
         figures.curves_figure(tmp_path / "x.png", series, [("", ["motion"], "")], "step", "")
 
 
-def test_class_figure_sorts_and_marks_missing(tmp_path: Path, drawn: list[Figure]) -> None:
-    nan = float("nan")
-    scores = {"HAN": np.array([50, nan, nan, 60.0]), "ours": np.array([20, nan, 90, 70.0])}
-    path = figures.class_figure(tmp_path / "f.png", LLP_CLASSES[:4], scores, "test, segment audio")
-    assert_png(path, tmp_path / "f.png")
-    axes: Any = drawn[0].axes[0]
-    bottom_up = [label.get_text() for label in axes.get_yticklabels()]
-    assert bottom_up == ["Car", "Speech", "Dog", "Cheering"]
-    assert crosses(axes) == [2, 1]
-    assert "neither true nor predicted" in texts(drawn[0])
-
-
-def test_comparison_figure_has_one_order_and_one_legend(
-    tmp_path: Path, drawn: list[Figure]
+def test_seeds_figure_draws_each_value_and_the_mean_of_each_row(
+    tmp_path: Path, written_figures: list[Figure]
 ) -> None:
-    nan = float("nan")
     panels = {
-        "audio": {"HAN": np.array([90, nan, 20.0]), "ours": np.array([80, nan, 40.0])},
-        # Models in another order keep their colours.
-        "visual": {"ours": np.array([10, 60, nan]), "HAN": np.array([10, 70, 50.0])},
+        "frozen": {"or": [50.0, 54.0], "random": [40.0]},
+        "tuned": {"or": [60.0], "random": []},
     }
-    path = figures.comparison_figure(tmp_path / "c.png", LLP_CLASSES[:3], panels, "test, segments")
-    assert_png(path, tmp_path / "c.png")
-    axes: list[Any] = drawn[0].axes
-    assert [panel.get_title() for panel in axes] == ["audio", "visual"]
-    # Means 47.5, 65 and 36.7, over what is known.
-    bottom_up = [label.get_text() for label in axes[0].get_yticklabels()]
-    assert bottom_up == ["Cheering", "Speech", "Car"]
-    expected = [{"HAN": [20, 90, nan], "ours": [40, 80, nan]}]
-    expected += [{"HAN": [50, 10, 70], "ours": [nan, 10, 60]}]
-    colours = set()
-    for panel, rows in zip(axes, expected, strict=True):
-        for dots in panel.collections:
-            if dots.get_label() in rows:
-                x, y = np.ma.filled(dots.get_offsets(), nan).T
-                np.testing.assert_array_equal(x, rows[dots.get_label()])
-                known = np.flatnonzero(~np.isnan(x))
-                np.testing.assert_array_equal(np.round(y[known]), known)
-                colours.add((dots.get_label(), dots.get_facecolor().tobytes()))
+    path = figures.seeds_figure(tmp_path / "s.png", panels, {"random"}, "F (%)", "study")
+    assert_png(path, tmp_path / "s.png")
+    frozen: Any
+    tuned: Any
+    frozen, tuned = written_figures[0].axes
+    assert [label.get_text() for label in frozen.get_yticklabels()] == ["or", "random"]
+    dots = [points.get_offsets().tolist() for points in frozen.collections[:4]]
+    assert dots == [[[50, 0], [54, 0]], [[52, 0]], [[40, 1]], [[40, 1]]]
+    colours = {tuple(points.get_facecolor()[0][:3]) for points in frozen.collections[:4]}
     assert len(colours) == 2
-    assert [crosses(panel) for panel in axes] == [[1, 1], [1]]
-    (legend,) = drawn[0].legends
-    labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["HAN", "ours", "neither true nor predicted"]
-    assert not any(panel.get_legend() for panel in axes)
-
-
-def test_comparison_figure_refuses_panels_of_other_models(tmp_path: Path) -> None:
-    one = np.ones(1)
-    panels = {"audio": {"HAN": one}, "visual": {"HAN": one, "ours": one}}
-    with pytest.raises(KeyError, match="ours"):
-        figures.comparison_figure(tmp_path / "c.png", LLP_CLASSES[:1], panels, "test")
-
-
-def test_event_counts_counts_clips_and_asks_for_one_second_of_both() -> None:
-    events = np.zeros((3, 4, 2, 2), dtype=bool)
-    events[0, :, 0, 0] = True  # heard, in four seconds of one clip
-    events[1, :2, 0, 0] = True  # heard and then seen
-    events[1, 2:, 1, 0] = True
-    events[2, :2, 0, 1] = True  # heard and seen in second 1
-    events[2, 1:, 1, 1] = True
-    counts = figures.event_counts(events)
-    assert {kind: number.tolist() for kind, number in counts.items()} == {
-        "audio": [2, 1],
-        "visual": [1, 1],
-        "audio-visual": [0, 1],
-    }
-
-
-def test_distribution_figure_sorts_and_shows_none(tmp_path: Path, drawn: list[Figure]) -> None:
-    counts = {"audio": np.array([3, 600, 0]), "visual": np.array([9, 140, 1])}
-    path = figures.distribution_figure(tmp_path / "d.png", LLP_CLASSES[:3], counts, "test")
-    assert_png(path, tmp_path / "d.png")
-    axes: Any = drawn[0].axes[0]
-    names = [label.get_text() for label in axes.get_xticklabels()]
-    assert names == ["Car", "Speech", "Cheering"]
-    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
-    assert lines == {"audio": [600, 3, 0], "visual": [140, 9, 1]}
-    low, high = axes.get_ylim()
-    assert low < 0 and high > 600
-    assert {"audio", "visual", "0", "100", "test"} <= texts(drawn[0])
-
-
-@pytest.mark.shared
-def test_distribution_of_llp(shared: Path, tmp_path: Path, drawn: list[Figure]) -> None:
-    test = read_annotations(shared / "llp", "test")
-    assert test.events is not None
-    counts = figures.event_counts(test.events)
-    # The paper: about 600 clips with speech to be heard, far fewer with it to be seen.
-    speech = {kind: int(number[0]) for kind, number in counts.items()}
-    assert speech == {"audio": 620, "visual": 142, "audio-visual": 140}
-    assert (counts["audio-visual"] <= np.minimum(counts["audio"], counts["visual"])).all()
-    path = figures.distribution_figure(tmp_path / "d.png", test.classes, counts, "LLP, test")
-    assert_png(path, tmp_path / "d.png")
-    names = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
-    assert (names[0], names[-1]) == ("Speech", "Telephone bell ringing")
-
-
-def test_timeline_figure_shows_what_occurs(tmp_path: Path, drawn: list[Figure]) -> None:
-    truth, predicted = np.zeros((2, 10, 2, 25), dtype=bool)
-    truth[2:5, 0, 3] = True
-    predicted[4:, 1, 5] = True
-    prob = np.full((10, 2, 25), 0.1, dtype=np.float32)
-    prob[0, 0, 24] = 0.4
-    path = figures.timeline_figure(
-        tmp_path / "t.png", LLP_CLASSES, truth, prob, predicted, "test, x_0_10"
-    )
-    assert_png(path, tmp_path / "t.png")
-    axes = drawn[0].axes[0]
-    rows = [label.get_text() for label in axes.get_yticklabels()]
-    assert rows == ["Dog", "Frying (food)", "Clapping"]
-    assert axes.get_xlim() == (0, 10)
-    spans = {
-        tuple(box.get_extents().intervalx)
-        for bars in axes.collections
-        for box in bars.get_paths()
-        if type(bars).__name__ == "PolyCollection"
-    }
-    assert spans == {(2, 5), (4, 10)}
-
-
-def test_timeline_figure_without_events_shows_the_most_probable_class(
-    tmp_path: Path, drawn: list[Figure]
-) -> None:
-    nothing = np.zeros((4, 2, 25), dtype=bool)
-    prob = np.zeros((4, 2, 25), dtype=np.float32)
-    prob[1, 1, 7] = 0.3
-    figures.timeline_figure(tmp_path / "t.png", LLP_CLASSES, nothing, prob, nothing, "test")
-    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["Fire alarm"]
+    assert sum(len(points.get_offsets()) for points in tuned.collections) == 2
 
 
 def test_no_pyplot_state() -> None:
     # pyplot picks a display and keeps every figure alive, which a training rank must not do.
-    assert not hasattr(figures, "plt")
-    source = Path(str(sys.modules[figures.__name__].__file__)).read_text()
-    assert "pyplot" not in source
+    for module in (figures, grounding_figures, parsing_figures):
+        source = Path(str(sys.modules[module.__name__].__file__)).read_text()
+        assert "pyplot" not in source

@@ -70,7 +70,7 @@ def test_the_pods_of_training_find_each_other_and_the_data(root: Path) -> None:
     assert int(given["master-port"]) == service["spec"]["ports"][0]["port"]
 
     config_file, *keys = container["args"]
-    config = load(PretrainConfig, [root / config_file.removeprefix("--config=")], keys)
+    config = load(PretrainConfig, config_file.removeprefix("--config="), keys)
     data = container["volumeMounts"][0]["mountPath"]
     assert config.trainer.resume == "auto"
     assert all(one.startswith(f"{data}/") for one in (*config.data.shards, config.trainer.out))
@@ -102,7 +102,7 @@ def test_the_image_has_what_the_recipes_run(root: Path) -> None:
         if one == "COPY" and not rest[0].startswith("--from=")
         for source in rest[:-1]
     ]
-    assert set(copied) >= {"avvp_dist", "configs", "launch", "tools", "pyproject.toml"}
+    assert set(copied) >= {"avvp_dist", "launch", "tools", "pyproject.toml"}
     assert all((root / source).exists() for source in copied)
     (extras,) = re.findall(r"-e '\.\[([\w,]+)\]'", "\n".join(lines))
     project = (root / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]

@@ -1,8 +1,7 @@
-"""The encoder: what reaches what."""
+"""The encoder: which streams and snippets reach which representations."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from avvp_dist.config import SIZES, EncoderConfig
+from avvp_dist.config import SIZES, EncoderConfig, ObjectiveConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import load_encoder, save_model
+from avvp_dist.models.specification import EncoderSpec
 
 DIMS = {"audio": 6, "visual": 10, "motion": 4}
 SNIPPETS = 7
@@ -51,7 +51,7 @@ def test_clips_of_full_length_need_no_lengths() -> None:
 
 @pytest.mark.parametrize("joint", [True, False])
 @torch.no_grad()
-def test_modalities_meet_only_in_a_joint_encoder(joint: bool) -> None:
+def test_modalities_attend_to_each_other_only_in_a_joint_encoder(joint: bool) -> None:
     model, streams = encoder(joint=joint), clips(2)
     audio, visual = model(streams)
     unseen = model({**streams, "visual": torch.randn(2, SNIPPETS, 10)})
@@ -79,7 +79,7 @@ def test_any_streams_of_any_size_all_of_which_matter(dims: dict[str, int]) -> No
 
 
 @torch.no_grad()
-def test_clips_of_a_batch_do_not_meet() -> None:
+def test_clips_of_a_batch_do_not_affect_one_another() -> None:
     model, streams = encoder(), clips(5)
     order = torch.tensor([3, 0, 4, 1, 2])
     lengths = torch.tensor([7, 2, 5, 7, 3])
@@ -159,7 +159,7 @@ def test_audio_meets_no_visual_token_in_an_encoder_that_is_not_joint() -> None:
         assert not torch.allclose(unseen[2], motion)
 
 
-# What the authors' code does by mistake.
+# Faults of the authors' code, as options.
 
 
 def train_a_step(model: Encoder) -> None:
@@ -176,8 +176,16 @@ def test_frozen_positions_are_random_and_stay(tmp_path: Path) -> None:
     assert 0.01 < float(before.std()) < 0.03
     train_a_step(model)
     assert torch.equal(model.positions, before)
-    meta = {"kind": "encoder", "encoder": asdict(EncoderConfig("tiny", frozen_positions=True))}
-    save_model(tmp_path / "model", model.state_dict(), {**meta, "dims": DIMS, "snippets": SNIPPETS})
+    spec = EncoderSpec(
+        encoder=EncoderConfig("tiny", frozen_positions=True),
+        objective=ObjectiveConfig(),
+        dims=DIMS,
+        snippets=SNIPPETS,
+        extractor="",
+        manifest="none",
+        grounding="none",
+    )
+    save_model(tmp_path / "model", model.state_dict(), spec)
     torch.manual_seed(5)  # other positions than these, were they not loaded
     loaded, _ = load_encoder(tmp_path / "model")
     assert torch.equal(loaded.positions, before)
@@ -214,8 +222,24 @@ def test_mask_vectors_train() -> None:
     assert not any(torch.equal(model.mask_vectors[name], before[name]) for name in DIMS)
 
 
+def test_activation_checkpointing_runs_each_layer_again_for_the_same_gradients() -> None:
+    gradients, calls = [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        config = EncoderConfig(size="tiny", dropout=0.1)
+        model = Encoder(config, DIMS, SNIPPETS, activation_checkpointing=checkpointed)
+        count: list[object] = []
+        for layer in model.layers:
+            layer.expand.register_forward_hook(lambda *hook, count=count: count.append(hook))
+        sum(group.square().sum() for group in model(clips(2))).backward()
+        gradients.append([p.grad for p in model.parameters()])
+        calls.append(len(count))
+    assert calls == [2, 4]
+    assert all(map(torch.equal, *gradients))
+
+
 def test_exported_encoders_still_load() -> None:
-    """The default encoder's names and shapes: every export of one has these."""
+    """Names and shapes of the default encoder's tensors, which every export of one has."""
     width, feedforward = 128, 512
     norm, square = {"weight": (width,), "bias": (width,)}, {}
     for name, rows, columns in (

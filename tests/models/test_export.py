@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from avvp_dist.commit import verify_folder
-from avvp_dist.config import EncoderConfig, ParserConfig, PretrainedEncoderConfig
+from avvp_dist.config import EncoderConfig, ObjectiveConfig, ParserConfig, PretrainedEncoderConfig
 from avvp_dist.errors import CheckpointError
 from avvp_dist.models.export import (
     build_encoder,
@@ -22,28 +20,32 @@ from avvp_dist.models.export import (
     load_parser,
     save_model,
 )
+from avvp_dist.models.specification import AttachedEncoder, EncoderSpec, ParserSpec
 
 DIMS = {"audio": 4, "visual": 6}
-ENCODER: dict[str, Any] = {
-    "kind": "encoder",
-    "encoder": asdict(EncoderConfig(size="tiny")),
-    "dims": DIMS,
-    "snippets": 5,
-}
-PARSER: dict[str, Any] = {
-    "kind": "parser",
-    "parser": asdict(ParserConfig(width=16)),
-    "dims": DIMS,
-    "classes": ("Dog", "Car", "Speech"),
-    "pretrained": None,
-}
-BEHIND_ENCODER = {
-    **PARSER,
-    "pretrained": {
-        "meta": ENCODER,
-        "config": asdict(PretrainedEncoderConfig(raw=False, scale=0.5)),
-    },
-}
+ENCODER = EncoderSpec(
+    encoder=EncoderConfig(size="tiny"),
+    objective=ObjectiveConfig(),
+    dims=DIMS,
+    snippets=5,
+    extractor="simulated",
+    manifest="0f",
+    grounding="or-1",
+    step=7,
+    validated={"val/auc": 0.5},
+)
+PARSER = ParserSpec(
+    parser=ParserConfig(width=16),
+    dims=DIMS,
+    snippets=5,
+    classes=["Dog", "Car", "Speech"],
+    extractor="simulated",
+    manifest="0f",
+)
+OVER_ENCODER = replace(
+    PARSER,
+    pretrained=AttachedEncoder(PretrainedEncoderConfig(raw=False, scale=0.5), ENCODER, "enc/1"),
+)
 
 
 def clips() -> dict[str, Tensor]:
@@ -77,28 +79,27 @@ def change(folder: Path, **tensors: Tensor | None) -> None:
 @torch.no_grad()
 def test_an_encoder_comes_back(tmp_path: Path) -> None:
     model = build_encoder(ENCODER).eval()
-    save_model(tmp_path / "model", model.state_dict(), {**ENCODER, "parent": "run 7"})
-    loaded, meta = load_encoder(tmp_path / "model")
-    assert meta["parent"] == "run 7"
+    save_model(tmp_path / "model", model.state_dict(), ENCODER)
+    loaded, spec = load_encoder(tmp_path / "model")
+    assert spec == ENCODER
     assert_same_state(loaded, model)
     torch.testing.assert_close(loaded.eval()(clips()), model(clips()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("meta", [PARSER, BEHIND_ENCODER], ids=["alone", "behind an encoder"])
-def test_a_parser_comes_back_with_its_encoder_and_buffers(
-    tmp_path: Path, meta: dict[str, Any]
-) -> None:
-    model = build_parser(meta)
+@pytest.mark.parametrize("spec", [PARSER, OVER_ENCODER], ids=["alone", "over an encoder"])
+def test_a_parser_comes_back_with_its_encoder_and_buffers(tmp_path: Path, spec: ParserSpec) -> None:
+    model = build_parser(spec)
     model.discriminate(model(clips()))  # moves the statistics of its BatchNorm layers
-    save_model(tmp_path / "model", model.state_dict(), meta)
-    loaded, _ = load_parser(tmp_path / "model")
+    save_model(tmp_path / "model", model.state_dict(), spec)
+    loaded, described = load_parser(tmp_path / "model")
+    assert described == spec
     assert_same_state(loaded, model)
     norm = loaded.discriminator.layers[1]
     assert isinstance(norm, nn.BatchNorm1d)
     assert norm.num_batches_tracked == 1
     assert norm.running_mean is not None
     assert norm.running_mean.abs().max() > 0
-    assert (loaded.encoder is None) == (meta is PARSER)
+    assert (loaded.encoder is None) == (spec is PARSER)
     with torch.no_grad():
         ours, theirs = model.eval()(clips()), loaded.eval()(clips())
     assert torch.equal(ours.video_prob, theirs.video_prob)
@@ -155,7 +156,3 @@ def test_a_torn_file_is_named(exported: Path, name: str) -> None:
     (exported / name).write_bytes(data[: len(data) // 2] + b"\n: [")
     with pytest.raises(CheckpointError, match=str(exported)):
         load_encoder(exported)
-
-
-def test_meta_data_is_plain_yaml(exported: Path) -> None:
-    assert OmegaConf.to_container(OmegaConf.load(exported / "config.yaml")) == ENCODER

@@ -1,4 +1,4 @@
-"""The parser family: its sizes, its switches, an encoder in front."""
+"""The parser family: its sizes, its switches, and parsers of an encoder's representations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from avvp_dist.config import EncoderConfig, ParserConfig, PretrainedEncoderConfig
+from avvp_dist.config import EncoderConfig, ObjectiveConfig, ParserConfig, PretrainedEncoderConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import build_parser, load_parser, save_model
 from avvp_dist.models.parser import Parser, ParserLayer
+from avvp_dist.models.specification import AttachedEncoder, EncoderSpec, ParserSpec
 
 LLP_DIMS = {"audio": 128, "visual": 2048, "motion": 512}
 HAN: dict[str, Any] = {
@@ -95,9 +96,9 @@ def test_mmil_pooling_is_attention_over_time_and_modality() -> None:
     for clip, t, m, c in np.ndindex(3, 5, 2, 7):
         p = prob[clip, t, m, c].sigmoid()
         attention = over_time[clip, t, m, c].exp() / over_time[clip, :, m, c].exp().sum()
-        share = over_modality[clip, t, m, c].exp() / over_modality[clip, t, :, c].exp().sum()
+        between = over_modality[clip, t, m, c].exp() / over_modality[clip, t, :, c].exp().sum()
         modality[clip, m, c] += attention * p
-        video[clip, c] += attention * share * p
+        video[clip, c] += attention * between * p
     torch.testing.assert_close(parsed.video_prob, video.float())
     torch.testing.assert_close(parsed.modality_prob, modality.float())
 
@@ -129,7 +130,7 @@ def test_without_fusion_the_heads_read_the_inputs() -> None:
 
 
 @torch.no_grad()
-def test_without_fusion_snippets_and_modalities_do_not_meet() -> None:
+def test_without_fusion_snippets_and_modalities_do_not_affect_one_another() -> None:
     parser, streams = small(**NO_FUSION), clips()
     before = parser(streams)
     streams["visual"][:, 3] += 1.0
@@ -148,13 +149,13 @@ def test_without_fusion_there_is_nothing_to_skip() -> None:
 
 
 def layer_input(config: ParserConfig, x: Tensor, other: Tensor) -> Tensor:
-    """What a layer's attention adds to `x`, `[B, T, width]`."""
+    """Sum of what a layer's attentions add to `x`, `[B, T, width]`."""
     torch.manual_seed(0)
     layer = ParserLayer(config, own=True, cross=True).eval()
-    found = []
-    layer.norm1.register_forward_hook(lambda _, inputs, __: found.append(inputs[0]))
+    attended = []
+    layer.norm1.register_forward_hook(lambda _, inputs, __: attended.append(inputs[0]))
     layer(x, other)
-    return found[0] - x
+    return attended[0] - x
 
 
 @pytest.mark.parametrize("faulty", [False, True])
@@ -206,7 +207,7 @@ def test_a_frozen_encoder_is_in_eval_mode_from_the_start() -> None:
 
 
 @pytest.mark.parametrize("tune", [False, True])
-def test_heads_read_an_encoder_alone(tune: bool) -> None:
+def test_heads_can_read_an_encoder_alone(tune: bool) -> None:
     """The authors' Pretrain rows: encoder, one linear layer per modality, pooling."""
     torch.manual_seed(0)
     encoder = Encoder(EncoderConfig(size="tiny"), DIMS, 5)
@@ -225,16 +226,17 @@ def test_heads_read_an_encoder_alone(tune: bool) -> None:
 @torch.no_grad()
 def test_an_encoder_with_a_token_for_each_stream_comes_back(raw: bool, tmp_path: Path) -> None:
     dims = {**DIMS, "motion": 3}
-    encoder = {"encoder": dataclasses.asdict(EncoderConfig("tiny", visual_tokens="separate"))}
-    pretrained_encoder = {"config": dataclasses.asdict(PretrainedEncoderConfig(raw=raw))}
-    pretrained_encoder["meta"] = {**encoder, "dims": dims, "snippets": 5}
-    parser = {"parser": dataclasses.asdict(SMALL), "dims": dims, "classes": list("abcdefg")}
-    meta = {"kind": "parser", "pretrained": pretrained_encoder, **parser}
-    made, streams = build_parser(meta).eval(), clips()
+    features = {"dims": dims, "snippets": 5, "extractor": "", "manifest": "none"}
+    config = EncoderConfig("tiny", visual_tokens="separate")
+    encoder = EncoderSpec(encoder=config, objective=ObjectiveConfig(), grounding="", **features)
+    attached = AttachedEncoder(PretrainedEncoderConfig(raw=raw), encoder, "1")
+    classes = list("abcdefg")
+    spec = ParserSpec(parser=SMALL, classes=classes, pretrained=attached, **features)
+    made, streams = build_parser(spec).eval(), clips()
     streams["motion"] = torch.randn(3, 5, 3)
     assert ("fuse_visual.weight" in made.state_dict()) == raw
     assert made.fuse_encoded.weight.shape == (16, 2 * 16)
-    save_model(tmp_path / "model", made.state_dict(), meta)
+    save_model(tmp_path / "model", made.state_dict(), spec)
     loaded, _ = load_parser(tmp_path / "model")
     loaded.eval()
     assert torch.equal(loaded(streams).frame_prob, made(streams).frame_prob)
@@ -259,7 +261,7 @@ def test_raw_features_bypass_the_encoder_only_on_request() -> None:
 
 
 @torch.no_grad()
-def test_scale_is_that_of_the_encoders_features() -> None:
+def test_scale_multiplies_the_encoders_features() -> None:
     plain, scaled = with_encoder(tune=False).eval(), with_encoder(tune=False, scale=0.25).eval()
     assert not torch.allclose(plain(clips()).frame_prob, scaled(clips()).frame_prob)
     for layer in plain.embed_encoded.values():

@@ -1,4 +1,4 @@
-"""The pool of negatives: whose clips are in it, and what comes back to them."""
+"""The pool of negatives: which clips are in it, and the gradient that returns to them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from avvp_dist.objectives.negative_pool import NegativePool
 from avvp_dist.runtime.ranks import Ranks, single_rank
 
 ALL = torch.tensor([0.7, 0.2, torch.inf, 0.9, 0.1, 0.4])
-"""Draws of six clips; the third can never be in it."""
+"""Hashes of six clips; the third one is never in the pool."""
 
 
 @pytest.mark.parametrize(
-    ("maximum", "chosen"), [(2, [4, 1]), (0, [4, 1, 5, 0, 3, None]), (9, [4, 1, 5, 0, 3, None])]
+    ("size", "chosen"), [(2, [4, 1]), (0, [4, 1, 5, 0, 3, None]), (9, [4, 1, 5, 0, 3, None])]
 )
-def test_it_has_the_clips_with_the_least_draws(maximum: int, chosen: list[int | None]) -> None:
+def test_it_holds_the_clips_with_the_smallest_hashes(size: int, chosen: list[int | None]) -> None:
     x = torch.arange(1.0, 13.0).reshape(6, 2).requires_grad_()
-    pool = NegativePool(ALL, 6, maximum, single_rank())
+    pool = NegativePool(ALL, 6, size, single_rank())
     rows = torch.stack([torch.zeros(2) if one is None else x[one] for one in chosen])
     assert torch.equal(pool(x), rows)
     pool(x).sum().backward()
@@ -27,7 +27,7 @@ def test_it_has_the_clips_with_the_least_draws(maximum: int, chosen: list[int | 
 
 
 class Peers(Ranks):
-    """Rank 0 of two, of whom the other has the draws of `ALL` from the fourth on."""
+    """Rank 0 of two; rank 1 has the hashes of `ALL` from the fourth on."""
 
     def all_gather(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, ALL[3:], torch.tensor([torch.inf])])
@@ -36,13 +36,13 @@ class Peers(Ranks):
         return x
 
 
-def test_the_places_of_other_ranks_are_zeros_until_they_are_added() -> None:
+def test_rows_of_other_ranks_are_zeros_until_they_are_summed() -> None:
     pool = NegativePool(ALL[:3], 4, 4, Peers(0, 2, torch.device("cpu")))
     mine = torch.tensor([[1], [2], [3]], dtype=torch.uint8)
     assert pool(mine).tolist() == [[0], [2], [0], [1]]
 
 
-def test_each_step_draws_another_pool() -> None:
+def test_each_step_has_another_pool() -> None:
     clips = torch.arange(1000)
     pools = [
         NegativePool(

@@ -1,4 +1,4 @@
-"""The parsing losses: each by hand, and the adversarial gradient on real modules."""
+"""The parsing losses: each by hand, and the adversarial gradient through real modules."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avvp_dist.config import ParserConfig, ParsingLossConfig
-from avvp_dist.models.parser import Parsed, Parser
+from avvp_dist.models.parser import Parser
 from avvp_dist.objectives.parsing import (
+    ParserOutput,
     bce,
     contrastive_loss,
     parsing_loss,
@@ -32,10 +33,17 @@ def parser(discriminator: bool = True) -> Parser:
     return Parser(config, {"audio": 4, "visual": 6}, 3)
 
 
-def parse(model: Parser) -> Parsed:
+def parse(model: Parser) -> ParserOutput:
     torch.manual_seed(1)
-    parsed: Parsed = model({"audio": torch.randn(2, 5, 4), "visual": torch.randn(2, 5, 6)})
-    return parsed
+    output: ParserOutput = model({"audio": torch.randn(2, 5, 4), "visual": torch.randn(2, 5, 6)})
+    return output
+
+
+def adversarial_loss_of(
+    model: Parser, output: ParserOutput, config: ParsingLossConfig, scale: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss with the discriminator's term."""
+    return parsing_loss(output, WEAK, config, discrimination=model.discriminate(output, scale))
 
 
 def cross_entropy(probability: Tensor, target: Tensor) -> float:
@@ -58,19 +66,18 @@ def test_bce_stays_finite_at_certain_mistakes() -> None:
 
 
 @pytest.mark.parametrize(("confidence", "low"), [(1.0, 0.0), (0.9, 0.05), (0.0, 0.5)])
-def test_smoothing_draws_labels_to_the_middle(confidence: float, low: float) -> None:
+def test_smoothing_moves_labels_to_the_middle(confidence: float, low: float) -> None:
     expected = torch.tensor([low, 1 - low])
     torch.testing.assert_close(smooth(torch.tensor([0.0, 1.0]), confidence), expected)
 
 
 def test_han_smooths_vision_only() -> None:
-    model = parser(discriminator=False)
-    parsed = parse(model)
-    loss, parts = parsing_loss(model, parsed, WEAK, ParsingLossConfig(lambda_guided=0.5), 0.0)
+    output = parse(parser(discriminator=False))
+    loss, parts = parsing_loss(output, WEAK, ParsingLossConfig(lambda_guided=0.5))
     expected = {
-        "weak": cross_entropy(parsed.video_prob, WEAK),
-        "audio": cross_entropy(parsed.modality_prob[:, 0], WEAK),
-        "visual": cross_entropy(parsed.modality_prob[:, 1], 0.9 * WEAK + 0.05),
+        "weak": cross_entropy(output.video_prob, WEAK),
+        "audio": cross_entropy(output.modality_prob[:, 0], WEAK),
+        "visual": cross_entropy(output.modality_prob[:, 1], 0.9 * WEAK + 0.05),
     }
     assert {name: float(part) for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
     total = expected["weak"] + 0.5 * (expected["audio"] + expected["visual"])
@@ -79,9 +86,9 @@ def test_han_smooths_vision_only() -> None:
 
 def test_the_discriminator_loss_is_over_all_snippets_of_both_modalities() -> None:
     model = parser()
-    parsed = parse(model)
-    loss, parts = parsing_loss(model, parsed, WEAK, FULL, 0.0)
-    rows = parsed.features.relu().flatten(0, 2)  # audio and visual rows in turn
+    output = parse(model)
+    loss, parts = adversarial_loss_of(model, output, FULL)
+    rows = output.features.relu().flatten(0, 2)  # audio and visual rows in turn
     probability = torch.sigmoid(model.discriminator(rows))
     truth = torch.tensor([0.0, 1.0]).repeat(10)
     assert float(parts["adversarial"]) == pytest.approx(cross_entropy(probability, truth), rel=1e-5)
@@ -91,26 +98,26 @@ def test_the_discriminator_loss_is_over_all_snippets_of_both_modalities() -> Non
 
 
 def adversarial_gradients(
-    model: Parser, parsed: Parsed, config: ParsingLossConfig, progress: float
+    model: Parser, output: ParserOutput, config: ParsingLossConfig
 ) -> tuple[Tensor, Tensor]:
-    """What the adversarial term alone sends to the features and to the discriminator."""
-    features = parsed.features.detach().requires_grad_()
-    alone = Parsed(
-        parsed.frame_prob.detach(),
-        parsed.modality_prob.detach(),
-        parsed.video_prob.detach(),
+    """Gradients that the adversarial term alone sends to the features and the discriminator."""
+    features = output.features.detach().requires_grad_()
+    alone = ParserOutput(
+        output.frame_prob.detach(),
+        output.modality_prob.detach(),
+        output.video_prob.detach(),
         features,
-        parsed.inputs.detach(),
+        output.inputs.detach(),
     )
-    loss, _ = parsing_loss(model, alone, WEAK, config, progress)
+    loss, _ = adversarial_loss_of(model, alone, config)
     weight = model.discriminator.layers[0].weight
     to_features, to_discriminator = torch.autograd.grad(loss, [features, weight])
     return to_features, to_discriminator
 
 
-def plain_gradients(model: Parser, parsed: Parsed) -> tuple[Tensor, Tensor]:
+def plain_gradients(model: Parser, output: ParserOutput) -> tuple[Tensor, Tensor]:
     """Gradient of L_ad itself, without any reversal."""
-    features = parsed.features.detach().requires_grad_()
+    features = output.features.detach().requires_grad_()
     logits = model.discriminator(features.relu().flatten(0, 2))
     loss = F.binary_cross_entropy_with_logits(logits, torch.tensor([0.0, 1.0]).repeat(10))
     weight = model.discriminator.layers[0].weight
@@ -119,30 +126,15 @@ def plain_gradients(model: Parser, parsed: Parsed) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("weight", [0.25, 2.0])  # exact in floats
-@pytest.mark.parametrize("progress", [0.0, 1.0])
-def test_without_ramp_the_parser_ascends_on_the_discriminators_loss(
-    weight: float, progress: float
-) -> None:
+def test_the_parser_ascends_on_the_discriminators_loss(weight: float) -> None:
     model = parser()
-    parsed = parse(model)
+    output = parse(model)
     config = replace(FULL, lambda_adversarial=weight)
-    features, discriminator = adversarial_gradients(model, parsed, config, progress)
-    plain_features, plain_discriminator = plain_gradients(model, parsed)
+    features, discriminator = adversarial_gradients(model, output, config)
+    plain_features, plain_discriminator = plain_gradients(model, output)
     assert plain_features.abs().max() > 0
     torch.testing.assert_close(features, -weight * plain_features, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(discriminator, weight * plain_discriminator, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
-def test_the_ramp_holds_back_the_parser_and_not_the_discriminator(progress: float) -> None:
-    model = parser()
-    parsed = parse(model)
-    config = replace(FULL, ramp=True)
-    features, discriminator = adversarial_gradients(model, parsed, config, progress)
-    full_features, full_discriminator = adversarial_gradients(model, parsed, FULL, progress)
-    scale = 2 / (1 + math.exp(-10 * progress)) - 1
-    torch.testing.assert_close(features, scale * full_features, rtol=1e-5, atol=1e-9)
-    torch.testing.assert_close(discriminator, full_discriminator)
 
 
 def test_the_ramp_goes_from_nothing_to_full() -> None:
@@ -152,7 +144,7 @@ def test_the_ramp_goes_from_nothing_to_full() -> None:
     assert ramp == sorted(ramp)
 
 
-# MA: labels that refinement took away, and the contrastive loss.
+# MA: labels that refinement removed, and the contrastive loss.
 
 KEPT = torch.tensor(
     [
@@ -160,34 +152,32 @@ KEPT = torch.tensor(
         [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]],
     ]
 )
-"""Of WEAK; a label that a clip does not have is not taken away."""
+"""Labels of WEAK that each modality keeps; 1 also where a clip has no label."""
 
 
 @pytest.mark.parametrize("alias", [False, True])
-def test_a_label_taken_away_is_0_for_its_modality(alias: bool) -> None:
-    model = parser(discriminator=False)
-    parsed = parse(model)
+def test_a_removed_label_is_0_for_its_modality(alias: bool) -> None:
+    output = parse(parser(discriminator=False))
     config = ParsingLossConfig(alias_audio_labels=alias, smooth_audio=0.8, smooth_visual=0.9)
-    _, parts = parsing_loss(model, parsed, WEAK, config, 0.0, KEPT)
+    _, parts = parsing_loss(output, WEAK, config, KEPT)
     audio = torch.tensor([[0.0, 0.1, 0.9], [0.1, 0.1, 0.9]])
     visual = torch.tensor([[0.95, 0.05, 0.0], [0.05, 0.05, 0.0]])
-    # MA's loader loses a label of the video too, but only where it was taken from the audio.
+    # MA's loader loses a label of the video too, but only if it was removed from the audio.
     video = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]) if alias else WEAK
     expected = {
-        "weak": cross_entropy(parsed.video_prob, video),
-        "audio": cross_entropy(parsed.modality_prob[:, 0], audio),
-        "visual": cross_entropy(parsed.modality_prob[:, 1], visual),
+        "weak": cross_entropy(output.video_prob, video),
+        "audio": cross_entropy(output.modality_prob[:, 0], audio),
+        "visual": cross_entropy(output.modality_prob[:, 1], visual),
     }
     assert {name: float(part) for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("alias", [False, True])
 def test_labels_that_all_stay_change_nothing(alias: bool) -> None:
-    model = parser()
-    parsed = parse(model)
+    output = parse(parser())
     config = ParsingLossConfig(alias_audio_labels=alias)
-    loss, parts = parsing_loss(model, parsed, WEAK, config, 0.5, torch.ones(2, 2, 3))
-    expected, expected_parts = parsing_loss(model, parsed, WEAK, config, 0.5)
+    loss, parts = parsing_loss(output, WEAK, config, torch.ones(2, 2, 3))
+    expected, expected_parts = parsing_loss(output, WEAK, config)
     assert torch.equal(loss, expected)
     assert parts == expected_parts
 
@@ -206,9 +196,9 @@ def contrast_by_loops(audio: Tensor, visual: Tensor, temperature: float) -> floa
     return float(np.mean(terms))
 
 
-def parsed_of(features: Tensor, inputs: Tensor) -> Parsed:
+def output_of(features: Tensor, inputs: Tensor) -> ParserOutput:
     nothing = torch.zeros(())
-    return Parsed(nothing, nothing, nothing, features, inputs)
+    return ParserOutput(nothing, nothing, nothing, features, inputs)
 
 
 @pytest.mark.parametrize("snippets", [10, 4])
@@ -216,36 +206,35 @@ def test_the_contrastive_loss_is_mas(snippets: int) -> None:
     torch.manual_seed(0)
     features, inputs = torch.randn(2, 3, snippets, 2, 6)
     inputs[:, :, 1] += features[:, :, 0]
-    found = contrastive_loss(parsed_of(features, inputs), 0.2, 0.9)
+    loss = contrastive_loss(output_of(features, inputs), 0.2, 0.9)
     expected = contrast_by_loops(features[:, :, 0], inputs[:, :, 1], 0.2)
-    assert float(found) == pytest.approx(expected, rel=1e-5)
-    colder = contrastive_loss(parsed_of(features, inputs), 0.1, 0.9)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    colder = contrastive_loss(output_of(features, inputs), 0.1, 0.9)
     assert float(colder) == pytest.approx(
         contrast_by_loops(features[:, :, 0], inputs[:, :, 1], 0.1), rel=1e-5
     )
 
 
 def test_the_contrastive_loss_is_added_with_its_weight_and_only_then() -> None:
-    model = parser(discriminator=False)
-    parsed = parse(model)
-    without, parts = parsing_loss(model, parsed, WEAK, ParsingLossConfig(), 0.0)
+    output = parse(parser(discriminator=False))
+    without, parts = parsing_loss(output, WEAK, ParsingLossConfig())
     assert "contrastive" not in parts
-    loss, parts = parsing_loss(model, parsed, WEAK, ParsingLossConfig(lambda_contrastive=2.0), 0.0)
+    loss, parts = parsing_loss(output, WEAK, ParsingLossConfig(lambda_contrastive=2.0))
     expected = contrast_by_loops(
-        parsed.features[:, :, 0].detach(), parsed.inputs[:, :, 1].detach(), 0.2
+        output.features[:, :, 0].detach(), output.inputs[:, :, 1].detach(), 0.2
     )
     assert float(parts["contrastive"]) == pytest.approx(expected, rel=1e-5)
     assert loss.item() == pytest.approx(without.item() + 2 * expected, rel=1e-5)
 
 
-def test_weak_labels_are_one_row_a_clip() -> None:
+def test_weak_labels_are_one_row_per_clip() -> None:
     rows = weak_labels([("Dog", "Car"), None, (), ("Cat",)], ("Cat", "Dog", "Car"))
     assert rows.dtype == torch.float32
     assert rows.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 0], [1, 0, 0]]
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.05, 1.0])
-def test_any_confidence_in_a_snippet_will_do(confidence: float) -> None:
+def test_the_contrastive_loss_is_finite_for_any_confidence(confidence: float) -> None:
     torch.manual_seed(0)
     features, inputs = torch.randn(2, 3, 10, 2, 6)
-    assert torch.isfinite(contrastive_loss(parsed_of(features, inputs), 0.2, confidence))
+    assert torch.isfinite(contrastive_loss(output_of(features, inputs), 0.2, confidence))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from avvp_dist.commit import write_json
 from avvp_dist.config import EvaluateConfig, ParserConfig, TrackingConfig
 from avvp_dist.errors import CheckpointError
 from avvp_dist.models.export import build_parser, save_model
+from avvp_dist.models.specification import ParserSpec
 from avvp_dist.reproduction import jobs
 from avvp_dist.reproduction.jobs import Command, Job, run_job, run_jobs, run_missing
 from avvp_dist.shards.schema import LLP_CLASSES
@@ -216,16 +217,15 @@ def test_mlflow_has_the_scores_of_the_newest_parser(
 
 def parser(folder: Path, shards: ShardSet) -> Path:
     """An exported parser with fresh weights."""
-    meta = {
-        "kind": "parser",
-        "parser": asdict(ParserConfig(width=16)),
-        "pretrained": None,
-        "dims": shards.dims,
-        "snippets": shards.snippets,
-        "classes": list(LLP_CLASSES),
-        "extractor": "simulated",
-    }
-    save_model(folder, build_parser(meta).state_dict(), meta)
+    spec = ParserSpec(
+        parser=ParserConfig(width=16),
+        dims=shards.dims,
+        snippets=shards.snippets,
+        classes=list(LLP_CLASSES),
+        extractor="simulated",
+        manifest=shards.digest,
+    )
+    save_model(folder, build_parser(spec).state_dict(), spec)
     return folder
 
 

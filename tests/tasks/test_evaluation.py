@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,25 +16,25 @@ from avvp_dist.errors import CheckpointError, ConfigError, DataError
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import score
 from avvp_dist.models.export import build_parser, save_model
+from avvp_dist.models.specification import ParserSpec
 from avvp_dist.shards.schema import LLP_CLASSES
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.evaluation import evaluate
 
 
 def config_of(
-    packed: dict[str, ShardSet], features: Path, out: Path, **meta: object
+    packed: dict[str, ShardSet], features: Path, out: Path, **changes: Any
 ) -> EvaluateConfig:
-    full = {
-        "kind": "parser",
-        "parser": asdict(ParserConfig(width=16)),
-        "pretrained": None,
-        "dims": packed["test"].dims,
-        "snippets": 10,
-        "classes": list(LLP_CLASSES),
-        "extractor": "simulated",
-        **meta,
-    }
-    save_model(out / "model", build_parser(full).state_dict(), full)
+    spec = ParserSpec(
+        parser=ParserConfig(width=16),
+        dims=packed["test"].dims,
+        snippets=10,
+        classes=list(LLP_CLASSES),
+        extractor="simulated",
+        manifest="none",
+    )
+    spec = replace(spec, **changes)
+    save_model(out / "model", build_parser(spec).state_dict(), spec)
     return EvaluateConfig(
         parser=str(out / "model"),
         shards=str(packed["test"].folder),
@@ -44,13 +45,13 @@ def config_of(
 
 
 @pytest.mark.parametrize(
-    "meta", [{"dims": {"audio": 3, "visual": 4}}, {"extractor": "another"}, {"classes": ["Dog"]}]
+    "changes", [{"dims": {"audio": 3, "visual": 4}}, {"extractor": "another"}, {"classes": ["Dog"]}]
 )
 def test_a_parser_of_other_features_or_classes_is_refused(
-    packed: dict[str, ShardSet], features: Path, tmp_path: Path, meta: dict[str, object]
+    packed: dict[str, ShardSet], features: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(CheckpointError, match=str(tmp_path / "model")):
-        evaluate(config_of(packed, features, tmp_path, **meta))
+        evaluate(config_of(packed, features, tmp_path, **changes))
 
 
 def test_an_unknown_clip_to_draw_is_named(

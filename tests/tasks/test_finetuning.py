@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,17 @@ from torch import Tensor
 
 from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.annotations.refined import save_refined
-from avvp_dist.config import CalibrateConfig, EncoderConfig, FinetuneConfig
+from avvp_dist.config import CalibrateConfig, EncoderConfig, FinetuneConfig, ObjectiveConfig
 from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.predictions import Predictions, report
 from avvp_dist.loading.mixture import Mixture
-from avvp_dist.models.encoder import Encoder
-from avvp_dist.models.export import load_parser, save_model
+from avvp_dist.models.export import build_encoder, load_parser, save_model
+from avvp_dist.models.specification import EncoderSpec
+from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.shards.schema import LLP_CLASSES
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.tasks.finetuning import SELECT, ParsingTask, find_encoder, finetune, pretrained
-from avvp_dist.tracking.records import read_records, read_series
+from avvp_dist.tasks.finetuning import SELECT, ParsingTask, attach_encoder, find_encoder, finetune
+from avvp_dist.tracking.records import RegisterRecord, read_records, read_series
 from avvp_dist.tracking.registry import Model
 from avvp_dist.tracking.run import stage_run
 
@@ -34,15 +34,16 @@ from avvp_dist.tracking.run import stage_run
 def encoder(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder") / "model"
     config, train = EncoderConfig(size="tiny"), packed["train"]
-    meta = {
-        "kind": "encoder",
-        "encoder": asdict(config),
-        "dims": train.dims,
-        "snippets": train.snippets,
-        "extractor": train.extractor,
-        "grounding": "none",
-    }
-    save_model(folder, Encoder(config, train.dims, train.snippets).state_dict(), meta)
+    spec = EncoderSpec(
+        encoder=config,
+        objective=ObjectiveConfig(),
+        dims=train.dims,
+        snippets=train.snippets,
+        extractor=train.extractor,
+        manifest=train.digest,
+        grounding="none",
+    )
+    save_model(folder, build_encoder(spec).state_dict(), spec)
     return folder
 
 
@@ -73,7 +74,7 @@ def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_th
     said = f"{encoder}: all {tensors} tensors loaded, none missing, none unexpected\n"
     assert out.count(said) == 1
     series = read_series(tmp_path)
-    assert {"loss", "train/adversarial", "val/segment_type_av"} <= series.keys()
+    assert {"train/loss", "train/adversarial", "val/segment_type_av"} <= series.keys()
 
     keys = [f"parser={tmp_path / 'model'}", "split=val", f"shards={packed['val'].folder}"]
     keys += [f"annotations={features}", f"out={tmp_path / 'scores'}", "tracking.enabled=false"]
@@ -88,8 +89,8 @@ def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_th
     assert report([saved], annotations, "video", 0.5)["scores"] == found["scores"]
     for picture in ("classes.png", "timeline.png"):
         assert (tmp_path / "scores" / picture).stat().st_size > 10_000
-    _, meta = load_parser(tmp_path / "model")
-    assert meta["pretrained"]["version"] == str(encoder)
+    _, spec = load_parser(tmp_path / "model")
+    assert spec.pretrained is not None and spec.pretrained.version == str(encoder)
 
 
 def test_tuned_encoder_has_a_learning_rate_of_its_own(
@@ -103,9 +104,9 @@ def test_tuned_encoder_has_a_learning_rate_of_its_own(
         Mixture([packed["train"]]),
         packed["val"],
         read_annotations(features, "val"),
-        *pretrained(config, packed["train"], Model(encoder)),
+        *attach_encoder(config, Model(encoder), single_rank()),
     )
-    rates = {group["lr"] for group in made.groups()}
+    rates = {group.lr for group in made.parameter_groups()}
     assert rates == {config.optimizer.lr, config.optimizer.lr * 0.5}
 
 
@@ -129,7 +130,7 @@ def test_missing_validation_clips_are_refused(
     config = config_of(packed, features, tmp_path)
     annotations = read_annotations(features, "test")
     with pytest.raises(DataError, match="lacks 24 of 24 test clips"):
-        ParsingTask(config, Mixture([packed["train"]]), packed["val"], annotations, None, None)
+        ParsingTask(config, Mixture([packed["train"]]), packed["val"], annotations)
 
 
 # In this process.
@@ -152,8 +153,8 @@ def weights_at(out: Path, step: int) -> dict[str, Tensor]:
     return {name.removeprefix("parser."): tensor for name, tensor in state.items()}
 
 
-def registered(out: Path) -> dict[str, Any]:
-    (record,) = (r for r, _ in read_records(out) if r["kind"] == "register")
+def registered(out: Path) -> RegisterRecord:
+    (record,) = (r for r, _ in read_records(out) if isinstance(r, RegisterRecord))
     return record
 
 
@@ -173,7 +174,7 @@ def test_the_best_or_the_last_epoch_is_exported(
     epoch: int,
 ) -> None:
     scores = iter([5.0, 7.0, 7.0, 6.0])  # of equal ones the later is taken
-    monkeypatch.setattr(ParsingTask, "validate", lambda *_: {SELECT: next(scores)})
+    monkeypatch.setattr(ParsingTask, "validate", lambda _: {SELECT: next(scores)})
     config = short_config(packed, features, tmp_path)
     config.trainer.epochs = config.trainer.keep = 4
     config.trainer.export = export
@@ -183,7 +184,7 @@ def test_the_best_or_the_last_epoch_is_exported(
         n == epoch for n in range(1, 5)
     ]
     # The score is the exported epoch's, not the best.
-    assert registered(tmp_path)["tags"][SELECT] == ("7" if export == "best" else "6")
+    assert registered(tmp_path).tags[SELECT] == ("7" if export == "best" else "6")
 
 
 def test_training_follows_refined_labels(
@@ -216,7 +217,7 @@ def test_refined_labels_of_other_clips_are_refused(
     config.data.refined_labels = str(tmp_path / "labels.npz")
     data, annotations = Mixture([packed["train"]]), read_annotations(features, "val")
     with pytest.raises(DataError, match=r"labels\.npz lacks 96 of 96 clips"):
-        ParsingTask(config, data, val, annotations, None, None)
+        ParsingTask(config, data, val, annotations)
 
 
 def test_an_encoder_is_tuned_under_nothing_but_pooling(
@@ -246,7 +247,7 @@ def test_a_resumed_run_may_export_another_epoch(
     then: str,
 ) -> None:
     scores = iter([0.1, 50.0, 0.5, 0.3])
-    monkeypatch.setattr(ParsingTask, "validate", lambda *_: {SELECT: next(scores)})
+    monkeypatch.setattr(ParsingTask, "validate", lambda _: {SELECT: next(scores)})
     config = short_config(packed, features, tmp_path)
     config.trainer.epochs, config.trainer.keep, config.trainer.export = 2, 4, first
     finetune(config)

@@ -28,13 +28,14 @@ from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.export import load_encoder
+from avvp_dist.models.grounding_model import GroundingModel
 from avvp_dist.objectives.grounding import grounding_loss
 from avvp_dist.packing.writing import write_shard_set
-from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import PADDING, Clip
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.tasks.pretraining import GroundingModel, PretrainingTask, pretrain
-from avvp_dist.tracking.records import read_records, read_series
+from avvp_dist.tasks.pretraining import PretrainingTask, pretrain
+from avvp_dist.tracking.records import RegisterRecord, RunRecord, read_records, read_series
+from avvp_dist.training.task import StepInfo
 
 pytestmark = pytest.mark.launch
 
@@ -48,6 +49,9 @@ KEYS = (
     "data.heldout=0.1",
     "tracking.enabled=false",
 )
+
+
+START = StepInfo(0, 0, 0.0)
 
 
 def finish(process: Any) -> tuple[int, str, str]:
@@ -68,11 +72,14 @@ def test_two_ranks_train_and_export_and_are_not_overwritten(
     undisturbed: Path, grounded: ShardSet, fork_ranks: Any
 ) -> None:
     series = read_series(undisturbed)
-    assert list(series["loss"]) == list(range(1, STEPS + 1))
-    assert set(series) >= {"auc", "auc/audio", "auc/visual", "auc/cross", "lr", "clips_per_second"}
-    assert series["loss"][STEPS] < series["loss"][1]
-    _, meta = load_encoder(undisturbed / "model")
-    assert meta["dims"] == grounded.dims and meta["manifest"] == grounded.digest
+    assert list(series["train/loss"]) == list(range(1, STEPS + 1))
+    assert set(series) >= {
+        *("val/auc", "val/auc_audio", "val/auc_visual", "val/auc_cross"),
+        *("train/lr", "train/clips_per_second"),
+    }
+    assert series["train/loss"][STEPS] < series["train/loss"][1]
+    _, spec = load_encoder(undisturbed / "model")
+    assert spec.dims == grounded.dims and spec.manifest == grounded.digest
     assert (undisturbed / "curves.png").stat().st_size > 10_000
     keys = (f"data.shards={grounded.folder}", f"trainer.out={undisturbed}", *KEYS)
     code, _, err = finish(fork_ranks("launch/pretrain.py", *keys, ranks=1))
@@ -132,9 +139,9 @@ def test_the_validation_loss_is_that_of_the_exported_encoder(
     with torch.no_grad():
         expected, _ = grounding_loss(*encoder.eval()(streams), components, objective)
     assert losses[6] == pytest.approx(float(expected), rel=1e-4)
-    (tags,) = (r["tags"] for r, _ in read_records(tmp_path) if r["kind"] == "register")
+    (tags,) = (r.tags for r, _ in read_records(tmp_path) if isinstance(r, RegisterRecord))
     assert float(tags["val/loss"]) == pytest.approx(losses[6], rel=1e-5)
-    assert float(tags["auc"]) == pytest.approx(read_series(tmp_path)["auc"][6], rel=1e-5)
+    assert float(tags["val/auc"]) == pytest.approx(read_series(tmp_path)["val/auc"][6], rel=1e-5)
     assert tags.keys() >= {"manifest", "grounding", "objective", "validated_on.clips", "digest"}
     assert tags["clips_seen"] == str(6 * config.trainer.batch_size)
 
@@ -149,7 +156,7 @@ def test_the_epoch_of_the_lowest_validation_loss_is_exported(
         return {**validate(task, *arguments), "val/loss": next(losses)}
 
     def told(model: GroundingModel, batch: Any) -> Any:
-        epochs.append(batch["epoch"])
+        epochs.append(batch.epoch)
         return forward(model, batch)
 
     monkeypatch.setattr(PretrainingTask, "validate", validated)
@@ -163,9 +170,9 @@ def test_the_epoch_of_the_lowest_validation_loss_is_exported(
     second = torch.load(file, map_location="cpu", weights_only=False)["module"]
     assert second.keys() == {f"encoder.{name}" for name in exported}
     assert all(torch.equal(exported[name], second[f"encoder.{name}"]) for name in exported)
-    (record,) = (r for r, _ in read_records(tmp_path) if r["kind"] == "register")
-    assert record["aliases"] == ["candidate", "cross"]
-    assert record["tags"]["objective"] == "cross"
+    (record,) = (r for r, _ in read_records(tmp_path) if isinstance(r, RegisterRecord))
+    assert record.aliases == ["candidate", "cross"]
+    assert record.tags["objective"] == "cross"
 
 
 LLP = ["4O9rI-FpqLg_1_11", "4YdbENYcIyE_0_10", "KSRjje7GH44_0_10"]
@@ -196,7 +203,7 @@ def test_clips_of_llps_held_out_videos_are_refused(
         f"{contaminated.name} holds clips of held-out videos: 2 of llp test, 1 of llp val" in line
     )
     assert f"first {LLP[0]}" in line
-    assert f"python tools/decontaminate.py shards={contaminated.name}" in line
+    assert f"avvp decontaminate shards={contaminated.name}" in line
     assert not list(tmp_path.iterdir())
 
 
@@ -206,9 +213,12 @@ def test_contamination_that_is_allowed_is_on_record(
     config = config_of(contaminated, tmp_path)
     config.data.allow_contaminated, config.trainer.epochs = True, 1
     pretrain(config)
-    records = {r["kind"]: r for r, _ in read_records(tmp_path)}
-    assert records["run"]["tags"]["contaminated"] == "3"
-    assert records["register"]["tags"]["contaminated"] == "3"
+    counts = {
+        r.kind: r.tags["contaminated"]
+        for r, _ in read_records(tmp_path)
+        if isinstance(r, RunRecord | RegisterRecord)
+    }
+    assert counts == {"run": "3", "register": "3"}
 
 
 def test_a_grounding_without_negatives_needs_them_from_elsewhere(
@@ -247,8 +257,8 @@ def test_excluded_clips_are_neither_trained_on_nor_held_out(
     assert seen == set(range(93))
     config.trainer.epochs = 1
     pretrain(config)
-    (record,) = (r for r, _ in read_records(tmp_path / "run") if r["kind"] == "register")
-    assert "contaminated" not in record["tags"]
+    (record,) = (r for r, _ in read_records(tmp_path / "run") if isinstance(r, RegisterRecord))
+    assert "contaminated" not in record.tags
 
 
 @pytest.mark.parametrize("hidden", [["motion"], ["audio"], ["visual"], ["visual", "audio"]])
@@ -298,11 +308,9 @@ def losses_of(folder: Path, hidden: list[str], tokens: str, changed: str) -> lis
     torch.manual_seed(0)
     task: Any = PretrainingTask(config, Mixture([shards]), [Halves()])  # type: ignore[list-item]
     task.module.eval()
-    alone = Ranks(0, 1, torch.device("cpu"))
     read, _ = read_clips(task.data, np.arange(20))
-    batch = task.batch(read, alone.device, torch.float32)
-    loss, _ = task.module({**batch, "step": 0, "epoch": 0})
-    return [float(loss), task.validate(alone, torch.float32)["val/loss"]]
+    loss, _ = task.module(task.make_batch(read, START))
+    return [float(loss), task.validate()["val/loss"]]
 
 
 @pytest.mark.parametrize("hidden", [[], ["motion"], ["visual"]])
@@ -322,19 +330,21 @@ def test_a_batch_knows_whose_its_clips_are_and_what_they_look_like(
     grounded: ShardSet, contaminated: ShardSet, tmp_path: Path
 ) -> None:
     config = config_of(grounded, tmp_path)
+    config.trainer.precision = "bf16"
     groundings = [Grounding(grounded), Grounding(contaminated)]
     task = PretrainingTask(config, Mixture([grounded, contaminated]), groundings)
     assert [one.rule for one in task.link_rules] == ["or", "or"]
     assert task.link_rules[0].thresholds == groundings[0].thresholds != {}
     read, _ = read_clips(task.data, np.array([95, 96, 3, 191]))
-    batch = task.batch(read, torch.device("cpu"), torch.bfloat16)
-    assert batch["clips"].tolist() == [95, 96, 3, 191]
-    assert batch["likeness"].tolist() == [0, 1, 0, 1]
-    assert batch["features"].keys() == groundings[0].thresholds.keys()
-    for name, stored in batch["features"].items():
+    batch = task.make_batch(read, START)
+    assert batch.clips.tolist() == [95, 96, 3, 191]
+    assert batch.rule_index is not None and batch.rule_index.tolist() == [0, 1, 0, 1]
+    assert {x.dtype for x in batch.streams.values()} == {torch.bfloat16}
+    assert batch.features.keys() == groundings[0].thresholds.keys()
+    for name, stored in batch.features.items():
         assert stored.dtype == torch.float16 and torch.equal(stored, read.streams[name])
-    empty = task.batch(dataclasses.replace(read, count=0), torch.device("cpu"), torch.float32)
-    assert (empty["components"] == PADDING).all()
+    empty = task.make_batch(dataclasses.replace(read, count=0), START)
+    assert (empty.components == PADDING).all()
 
 
 @pytest.mark.parametrize("changed", [{"other_clips": 0.0}, {"false_negatives": "keep"}])
@@ -346,7 +356,8 @@ def test_nothing_is_compared_that_is_not_left_out(
     task = PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
     read, _ = read_clips(task.data, np.arange(3))
     assert not task.link_rules
-    assert "features" not in task.batch(read, torch.device("cpu"), torch.float32)
+    batch = task.make_batch(read, START)
+    assert (batch.features, batch.rule_index) == ({}, None)
 
 
 def test_the_controls_of_grounding_leave_no_negative_out(
@@ -367,14 +378,14 @@ def test_a_collapse_is_said(
     config = config_of(grounded, tmp_path)
     task = PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
     task.module.eval()
-    alone = Ranks(0, 1, torch.device("cpu"))
-    healthy = task.validate(alone, torch.float32)
+    healthy = task.validate()
     assert "collapsed" not in capsys.readouterr().out
-    assert healthy["rank/audio"] > 2 and healthy["rank/visual"] > 2
+    assert healthy["val/rank_audio"] > 2 and healthy["val/rank_visual"] > 2
     torch.nn.init.zeros_(task.encoder.norm.weight)
     torch.nn.init.ones_(task.encoder.norm.bias)
-    found = task.validate(alone, torch.float32)
-    assert found["spread/audio"] < 1e-3 and found["rank/visual"] == pytest.approx(1, abs=1e-2)
+    found = task.validate()
+    assert found["val/spread_audio"] < 1e-3
+    assert found["val/rank_visual"] == pytest.approx(1, abs=1e-2)
     said = capsys.readouterr().out
     assert "warning: the audio representations have collapsed" in said
     assert "the visual representations" in said and "Lower optimizer.lr" in said
@@ -387,7 +398,6 @@ def test_held_out_clips_that_cannot_be_read_do_not_count(
     (folder / "shard-000001.tar").unlink()
     config = config_of(grounded, tmp_path)
     config.data.heldout, config.data.max_bad_fraction = 0.5, 0.5
-    alone = Ranks(0, 1, torch.device("cpu"))
     found = []
     for shards in (grounded.folder, folder):
         torch.manual_seed(0)
@@ -396,5 +406,5 @@ def test_held_out_clips_that_cannot_be_read_do_not_count(
         task.module.eval()
         if shards == grounded.folder:
             task.heldout = np.array([n for n in task.heldout if n not in range(40, 80)])
-        found.append(task.validate(alone, torch.float32))
+        found.append(task.validate())
     assert found[0] == pytest.approx(found[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.export import build_parser, load_parser, save_model
+from avvp_dist.models.specification import ParserSpec
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import LLP_CLASSES, Clip
@@ -29,6 +30,7 @@ from avvp_dist.tasks.prediction import load_streams, predict
 from avvp_dist.tasks.refinement import draw_partners, keep_labels, refine
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import stage_run
+from avvp_dist.training.task import StepInfo
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 Mask = NDArray[np.bool_]
@@ -136,23 +138,22 @@ def test_a_parser_without_errors_takes_nothing_away() -> None:
 # Whole.
 
 
-def exported(folder: Path, shards: ShardSet, **meta: Any) -> Path:
+def exported(folder: Path, shards: ShardSet, **changes: Any) -> Path:
     """A parser with fresh weights and clear opinions."""
-    full: dict[str, Any] = {
-        "kind": "parser",
-        "parser": asdict(ParserConfig(width=16)),
-        "pretrained": None,
-        "dims": shards.dims,
-        "snippets": shards.snippets,
-        "classes": list(LLP_CLASSES),
-        "extractor": shards.extractor,
-        **meta,
-    }
+    spec = ParserSpec(
+        parser=ParserConfig(width=16),
+        dims=shards.dims,
+        snippets=shards.snippets,
+        classes=list(LLP_CLASSES),
+        extractor=shards.extractor,
+        manifest=shards.digest,
+    )
+    spec = replace(spec, **changes)
     torch.manual_seed(0)
-    parser = build_parser(full)
+    parser = build_parser(spec)
     with torch.no_grad():
         parser.prob.weight *= 8
-    save_model(folder, parser.state_dict(), full)
+    save_model(folder, parser.state_dict(), spec)
     return folder
 
 
@@ -210,7 +211,7 @@ def task_of(packed: dict[str, ShardSet], features: Path, labels: str) -> Parsing
     config.parser.width, config.data.refined_labels = 16, labels
     torch.manual_seed(0)
     annotations = read_annotations(features, "val")
-    return ParsingTask(config, Mixture([packed["train"]]), packed["val"], annotations, None, None)
+    return ParsingTask(config, Mixture([packed["train"]]), packed["val"], annotations)
 
 
 def test_fine_tuning_reads_them(packed: dict[str, ShardSet], features: Path, refined: Path) -> None:
@@ -221,12 +222,12 @@ def test_fine_tuning_reads_them(packed: dict[str, ShardSet], features: Path, ref
         task = task_of(packed, features, labels)
         task.module.eval()
         read, _ = read_clips(task.data, clips)
-        batch = {**task.batch(read, ALONE.device, torch.float32), "progress": 0.0}
+        batch = task.make_batch(read, StepInfo(0, 0, 0.0))
         parts.append({name: float(part) for name, part in task.module(batch)[1].items()})
     plain, changed = parts
     different = {name for name in plain if plain[name] != changed[name]}
     assert different == {"audio", "visual"}
-    kept = batch["kept"].numpy() > 0
+    kept = batch.kept.numpy() > 0
     found = load_refined(refined, packed["train"].ids, weak)
     assert np.array_equal(kept, (found | ~weak[:, None])[clips])
 

@@ -13,8 +13,8 @@ import torch
 
 from avvp_dist.config import PretrainConfig, TrainerConfig
 from avvp_dist.models.encoder import Encoder
+from avvp_dist.models.grounding_model import GroundingModel
 from avvp_dist.objectives.negatives import LinkRule
-from avvp_dist.tasks.pretraining import GroundingModel
 from avvp_dist.training.footprint import BUCKET, PlannedRanks, Weights, measure
 
 DIMS = {"audio": 128, "visual": 2048}
@@ -52,7 +52,15 @@ def test_floating_point_operations_are_those_of_the_model(scaling: ModuleType) -
     batch |= {"lengths": torch.full((clips,), 10), "clips": torch.arange(clips)}
     batch |= {"epoch": 0, "step": 0}
     link_rules = [LinkRule({"audio": 0.5, "visual": 0.5}, "or")]
-    model = GroundingModel(encoder, config, link_rules, PlannedRanks(0, ranks, meta))
+    model = GroundingModel(
+        encoder,
+        config.objective,
+        hidden_streams=[],
+        seed=0,
+        clips_per_rank=clips,
+        link_rules=link_rules,
+        ranks=PlannedRanks(0, ranks, meta),
+    )
     found = measure(model, lambda: batch).flops
 
     layers = sum(p.numel() for p in encoder.layers.parameters() if p.ndim > 1)

@@ -1,4 +1,4 @@
-"""The feed: whatever call to MLflow fails, the next flush makes up for it."""
+"""The exporter: whichever call to MLflow fails, the next flush makes up for it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from avvp_dist.config import CalibrateConfig, TrackingConfig
-from avvp_dist.errors import CheckpointError, ConfigError, StorageError
+from avvp_dist.errors import CheckpointError, ConfigError, DataError, StorageError
 from avvp_dist.tracking.mlflow_exporter import MlflowExporter, sync
 from avvp_dist.tracking.run import Run, stage_run
-from avvp_dist.tracking.server import tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,20 +45,24 @@ def folder(tmp_path: Path) -> Path:
     note.write_text("note")
     config = CalibrateConfig(shards="somewhere")
     config.tracking.enabled = False
-    with stage_run("fed", tmp_path / "run", config, {"a": "b"}, {"/train": "f" * 64}) as run:
+    with stage_run("export", tmp_path / "run", config, {"a": "b"}, {"/train": "f" * 64}) as run:
         run.log(0, loss=3.0)
         run.log(1, loss=2.0)
         run.artifact(note)
         run.log(2, loss=1.0)
-        run.register("avvp-fed", export, {}, ("candidate", "uni"))
+        run.register("avvp-export", export, {}, ("candidate", "uni"))
     return tmp_path / "run"
 
 
 def fail_once(
-    monkeypatch: pytest.MonkeyPatch, feed: MlflowExporter, method: str, number: int, reached: bool
+    monkeypatch: pytest.MonkeyPatch,
+    exporter: MlflowExporter,
+    method: str,
+    number: int,
+    reached: bool,
 ) -> None:
-    """Let the `number`-th call of a client's method fail before or after it reached the store."""
-    whole, calls = getattr(feed._client, method), []
+    """Make the `number`-th call of a method fail before or after it reached the store."""
+    whole, calls = getattr(exporter._client, method), []
 
     def torn(*arguments: Any, **keys: Any) -> Any:
         calls.append(method)
@@ -69,11 +72,11 @@ def fail_once(
             raise ConnectionError("the server went away")
         return whole(*arguments, **keys)
 
-    monkeypatch.setattr(feed._client, method, torn)
+    monkeypatch.setattr(exporter._client, method, torn)
 
 
 def assert_all_sent_once(client: MlflowClient) -> None:
-    experiment = client.get_experiment_by_name("avvp-fed")
+    experiment = client.get_experiment_by_name("avvp-export")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     history = client.get_metric_history(run.info.run_id, "loss")
@@ -83,15 +86,15 @@ def assert_all_sent_once(client: MlflowClient) -> None:
     assert len(run.inputs.dataset_inputs) == 1
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert files >= {"config.yaml", "note.txt"}
-    (version,) = client.search_model_versions("name='avvp-fed'")
+    (version,) = client.search_model_versions("name='avvp-export'")
     assert version.run_id == run.info.run_id
     for alias in ("candidate", "uni"):
-        named = client.get_model_version_by_alias("avvp-fed", alias)
+        named = client.get_model_version_by_alias("avvp-export", alias)
         assert named.version == version.version
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("again", ["the same feed", "a new feed", "a new feed, answer lost"])
+@pytest.mark.parametrize("again", ["same exporter", "new exporter", "new exporter, answer lost"])
 @pytest.mark.parametrize(("method", "number"), CALLS, ids=lambda value: str(value))
 def test_a_call_that_fails_is_made_up_for(
     folder: Path,
@@ -101,27 +104,27 @@ def test_a_call_that_fails_is_made_up_for(
     number: int,
     again: str,
 ) -> None:
-    feed = MlflowExporter(folder)
-    fail_once(monkeypatch, feed, method, number, reached="lost" in again)
+    exporter = MlflowExporter(folder)
+    fail_once(monkeypatch, exporter, method, number, reached="lost" in again)
     with pytest.raises(ConnectionError, match="went away"):
-        feed.flush()
-    feed = feed if again == "the same feed" else MlflowExporter(folder)
-    feed.flush()
+        exporter.flush()
+    exporter = exporter if again == "same exporter" else MlflowExporter(folder)
+    exporter.flush()
     assert_all_sent_once(client)
 
 
 def test_records_of_older_versions_are_sent(folder: Path, client: MlflowClient) -> None:
-    """They have no parent, and a model's one alias goes without saying."""
+    """They have no parent and no aliases: a model is then the candidate."""
     path = folder / "records.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     old = [{k: v for k, v in r.items() if k not in ("parent", "aliases")} for r in records]
     assert old != records
     path.write_text("".join(json.dumps(record) + "\n" for record in old))
     MlflowExporter(folder).flush()
-    (version,) = client.search_model_versions("name='avvp-fed'")
-    named = client.get_model_version_by_alias("avvp-fed", "candidate")
+    (version,) = client.search_model_versions("name='avvp-export'")
+    named = client.get_model_version_by_alias("avvp-export", "candidate")
     assert named.version == version.version
-    assert list(client.get_registered_model("avvp-fed").aliases) == ["candidate"]
+    assert list(client.get_registered_model("avvp-export").aliases) == ["candidate"]
     assert "mlflow.parentRunId" not in client.get_run(version.run_id).data.tags
 
 
@@ -138,15 +141,15 @@ def test_a_part_is_sent_after_the_run_it_belongs_to(
     folder: Path, client: MlflowClient, tmp_path: Path
 ) -> None:
     part = part_of(folder, tmp_path / "part")
-    before, feed = (part / "records.jsonl").read_bytes(), MlflowExporter(part)
+    before, exporter = (part / "records.jsonl").read_bytes(), MlflowExporter(part)
     for _ in range(2):
         with pytest.raises(Exception, match=str(folder)):
-            feed.flush()
+            exporter.flush()
     experiment = client.get_experiment_by_name("avvp-part")
     assert experiment is None or not client.search_runs([experiment.experiment_id])
     assert (part / "records.jsonl").read_bytes() == before
     MlflowExporter(folder).flush()
-    feed.flush()
+    exporter.flush()
     experiment = client.get_experiment_by_name("avvp-part")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
@@ -155,7 +158,7 @@ def test_a_part_is_sent_after_the_run_it_belongs_to(
     assert (run.data.metrics["loss"], run.info.status) == (1.0, "FINISHED")
 
 
-def test_a_flush_without_news_sends_nothing(folder: Path, client: MlflowClient) -> None:
+def test_a_flush_without_new_records_sends_nothing(folder: Path, client: MlflowClient) -> None:
     MlflowExporter(folder).flush()
     before = (folder / "mlflow.json").read_bytes()
     MlflowExporter(folder).flush()
@@ -163,33 +166,23 @@ def test_a_flush_without_news_sends_nothing(folder: Path, client: MlflowClient) 
     assert_all_sent_once(client)
 
 
-def test_points_that_were_sent_but_not_remembered_are_not_doubled(
+def test_points_that_were_sent_before_the_state_was_saved_are_not_doubled(
     folder: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feed = MlflowExporter(folder)
-    whole, sizes = feed._remember, []
+    exporter = MlflowExporter(folder)
+    whole, offsets = exporter._save_offset, []
 
     def cut_off(offset: int) -> None:
-        sizes.append(offset)
-        if len(sizes) == 2:  # after the first metrics
+        offsets.append(offset)
+        if len(offsets) == 2:  # after the first metrics
             raise KeyboardInterrupt
         whole(offset)
 
-    monkeypatch.setattr(feed, "_remember", cut_off)
+    monkeypatch.setattr(exporter, "_save_offset", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        feed.flush()
+        exporter.flush()
     MlflowExporter(folder).flush()
     assert_all_sent_once(client)
-
-
-def test_without_a_server_the_store_is_in_the_working_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
-    assert tracking_uri() == "http://server"
 
 
 def test_a_part_is_sent_from_any_working_folder(
@@ -217,19 +210,19 @@ def test_a_part_sent_too_early_is_one_line(
 def test_no_alias_moves_to_files_that_arrived_damaged(
     folder: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feed = MlflowExporter(folder)
-    whole = feed._client.log_artifacts
+    exporter = MlflowExporter(folder)
+    whole = exporter._client.log_artifacts
 
     def damaged(run_id: str, local: str, path: str) -> None:
         whole(run_id, local, path)
         stored = client.get_run(run_id).info.artifact_uri.removeprefix("file://")
         (Path(stored) / path / "model.safetensors").write_bytes(b"weightz")
 
-    monkeypatch.setattr(feed._client, "log_artifacts", damaged)
-    with pytest.raises(CheckpointError, match=r"avvp-fed, just sent: its files are not those"):
-        feed.flush()
-    assert client.search_model_versions("name='avvp-fed'") == []
-    assert client.get_registered_model("avvp-fed").aliases == {}
+    monkeypatch.setattr(exporter._client, "log_artifacts", damaged)
+    with pytest.raises(CheckpointError, match=r"avvp-export, just sent: its files are not those"):
+        exporter.flush()
+    assert client.search_model_versions("name='avvp-export'") == []
+    assert client.get_registered_model("avvp-export").aliases == {}
     MlflowExporter(folder).flush()
     assert_all_sent_once(client)
 
@@ -246,7 +239,7 @@ def test_files_that_were_replaced_before_they_were_sent_are_not_registered(
     (folder.parent / "note.txt").unlink()
     run_id = sync(folder)
     run = client.get_run(run_id)
-    assert client.search_model_versions("name='avvp-fed'") == []
+    assert client.search_model_versions("name='avvp-export'") == []
     assert (run.info.status, run.data.metrics["loss"]) == ("FINISHED", 1.0)
     assert run.data.tags["missing.note.txt"] == str(folder.parent / "note.txt")
     assert any(tag.startswith("not_registered.model-") for tag in run.data.tags)
@@ -254,7 +247,7 @@ def test_files_that_were_replaced_before_they_were_sent_are_not_registered(
 
 def test_a_version_names_the_run_that_made_it(folder: Path, client: MlflowClient) -> None:
     run_id = sync(folder)
-    (version,) = client.search_model_versions("name='avvp-fed'")
+    (version,) = client.search_model_versions("name='avvp-export'")
     assert version.tags["parent_run"] == version.run_id == run_id
 
 
@@ -286,3 +279,22 @@ def test_an_outage_while_syncing_is_one_line(
     assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=r"nowhere holds no records\.jsonl"):
         sync(tmp_path / "nowhere")
+
+
+def test_records_of_newer_versions_are_skipped_and_damaged_ones_named(
+    folder: Path, client: MlflowClient
+) -> None:
+    path = folder / "records.jsonl"
+    lines = path.read_text().splitlines()
+    first = json.loads(lines[0])
+    lines[0] = json.dumps({**first, "priority": 3})
+    newer = json.dumps({"kind": "checkpoint", "time": 1, "step": 2})
+    path.write_text("\n".join([*lines[:2], newer, *lines[2:]]) + "\n")
+    MlflowExporter(folder).flush()
+    assert_all_sent_once(client)
+    damaged = '{"kind": "metrics", "time": 1}\n'
+    with path.open("a") as file:
+        file.write(damaged)
+    start = path.stat().st_size - len(damaged)
+    with pytest.raises(DataError, match=rf"{path}: the line at byte {start} is no record: .*step"):
+        MlflowExporter(folder).flush()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from avvp_dist.config import CalibrateConfig
 from avvp_dist.tracking.mlflow_exporter import sync
 from avvp_dist.tracking.nodes import NodeMonitor, node_name
-from avvp_dist.tracking.records import read_lines
+from avvp_dist.tracking.records import NodeRecord, read_lines
 from avvp_dist.tracking.run import Run
 from tests.tracking.servers import wait_for
 
@@ -27,8 +27,9 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOCAL_RANK", raising=False)
 
 
-def samples(folder: Path, node: str) -> list[dict[str, Any]]:
-    return [record for record, _ in read_lines(folder / "nodes" / f"{node}.jsonl")]
+def samples(folder: Path, node: str) -> list[NodeRecord]:
+    records = (record for record, _ in read_lines(folder / "nodes" / f"{node}.jsonl"))
+    return [record for record in records if isinstance(record, NodeRecord)]
 
 
 def config(enabled: bool = True) -> CalibrateConfig:
@@ -41,10 +42,10 @@ def test_a_node_is_sampled_until_the_end(tmp_path: Path) -> None:
     monitor = NodeMonitor(tmp_path)
     wait_for(lambda: len(samples(tmp_path, node_name())) >= 2, 20)
     monitor.close()
-    found = samples(tmp_path, node_name())
-    assert len(found) >= 3
-    for record in found:
-        values = record["values"]
+    taken = samples(tmp_path, node_name())
+    assert len(taken) >= 3
+    for record in taken:
+        values = record.values
         assert 0 <= values[CPU] <= 100 and 0 < values["system_memory_usage_percentage"] < 100
         assert values["system_memory_usage_megabytes"] > 10
         assert values["disk_available_megabytes"] >= 0
@@ -79,7 +80,7 @@ def test_the_first_rank_of_every_node_samples_and_rank_0_sends(
         points = client.get_metric_history(run_id, f"system/{node}/{CPU}")
         taken = samples(tmp_path / "run", node)
         assert sorted((p.timestamp, p.value) for p in points) == sorted(
-            (record["time"], record["values"][CPU]) for record in taken
+            (sample.time, sample.values[CPU]) for sample in taken
         )
         assert {p.step for p in points} <= set(range(60))  # seconds of the run
     (run,) = client.search_runs([client.get_experiment_by_name("avvp-nodes").experiment_id])
@@ -89,7 +90,7 @@ def test_the_first_rank_of_every_node_samples_and_rank_0_sends(
 def test_samples_belong_to_the_run_in_whose_time_they_were_taken(
     client: MlflowClient, tmp_path: Path
 ) -> None:
-    """Also when both runs of a folder, and a resumed part of one, are sent at once."""
+    """Even if both runs of a folder, one of them with two attempts, are sent at once."""
     (tmp_path / "nodes").mkdir()
     base = config(enabled=False)
     times = {"one": 1_000_000, "two": 2_000_000}

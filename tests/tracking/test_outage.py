@@ -31,14 +31,14 @@ KEYS = (
     "data.heldout=0.1",
 )
 TIMED = {
-    "clips_per_second",
-    "tokens_per_second",
-    "tflops_per_rank",
-    "mfu",
-    "data_wait",
-    "checkpoint_seconds",
+    "train/clips_per_second",
+    "train/tokens_per_second",
+    "train/tflops_per_rank",
+    "train/mfu",
+    "train/data_wait",
+    "train/checkpoint_seconds",
 }
-"""Not the same again in steps that are taken again after a kill."""
+"""Metrics that differ when a step is repeated after a kill."""
 
 
 def kill_ranks(process: Any) -> None:
@@ -55,12 +55,12 @@ def test_two_ranks_a_dying_server_and_a_kill_make_one_whole_run(
     keys = (f"data.shards={grounded.folder}", f"trainer.out={out}", *KEYS)
     fast = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5"}
     first, state = fork_ranks("launch/pretrain.py", *keys, **fast), out / "mlflow.json"
-    wait_for(lambda: state.exists() and '"loss"' in state.read_text(), 90)
+    wait_for(lambda: state.exists() and '"train/loss"' in state.read_text(), 90)
     server.kill()
     wait_for(lambda: any((out / "checkpoints").glob("step-*")), 60)
     kill_ranks(first)
     first.communicate(timeout=60)
-    assert max(read_series(out)["loss"]) < STEPS, "it was over before it could be killed"
+    assert max(read_series(out)["train/loss"]) < STEPS, "it was over before it could be killed"
 
     second = fork_ranks("launch/pretrain.py", *keys, **fast)
     printed, err = second.communicate(timeout=240)
@@ -80,7 +80,7 @@ def assert_whole(client: Any, run_id: str, out: Path) -> None:
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
     series = read_series(out)
-    assert list(series["loss"]) == list(range(1, STEPS + 1))
+    assert list(series["train/loss"]) == list(range(1, STEPS + 1))
     for name, points in series.items():
         sent = client.get_metric_history(run_id, name)
         assert sorted(p.step for p in sent) == sorted(points), name
@@ -94,7 +94,7 @@ def assert_whole(client: Any, run_id: str, out: Path) -> None:
     (version,) = client.search_model_versions("name='avvp-encoder'")
     assert version.run_id == version.tags["parent_run"] == run_id
     assert version.tags["digest"] == folder_digest(out / "model")
-    assert float(version.tags["auc"]) == pytest.approx(series["auc"][STEPS], rel=1e-5)
+    assert float(version.tags["val/auc"]) == pytest.approx(series["val/auc"][STEPS], rel=1e-5)
     aliases = client.get_registered_model("avvp-encoder").aliases
     assert {alias: str(number) for alias, number in aliases.items()} == {
         "candidate": str(version.version),

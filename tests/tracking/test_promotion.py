@@ -60,31 +60,31 @@ def config(**keys: Any) -> PromoteConfig:
 def test_the_champion_changes_only_for_a_better_one(
     client: MlflowClient, register: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = []
+    printed = []
     for value, margin, promoted, holder in (
         (70.0, 0.0, True, 1),  # the first
         (70.0, 0.0, False, 1),  # no better
-        (70.5, 1.0, False, 1),  # not by so much
+        (70.5, 1.0, False, 1),  # better by less than the margin
         (71.0, 1.0, True, 4),
         (65.0, 0.0, False, 4),
     ):
         register({F: value, **ON})
         assert promote(config(margin=margin)) is promoted
         assert champion(client) == holder
-        said.append(capsys.readouterr().out.splitlines())
-    assert said[0] == [
-        f"avvp-parser/1: {F} 70; there is no champion yet",
+        printed.append(capsys.readouterr().out.splitlines())
+    assert printed[0] == [
+        f"avvp-parser/1: {F} 70; no current champion",
         "promoted: avvp-parser/1 is the champion",
     ]
-    assert said[2] == [
-        f"avvp-parser/3: {F} 70.5, avvp-parser/1, the champion: 70, better by 0.5, asked for 1",
+    assert printed[2] == [
+        f"avvp-parser/3: {F} 70.5, avvp-parser/1, the champion: 70, better by 0.5, margin 1",
         "kept: avvp-parser/1 stays the champion",
     ]
     assert promote(config(version="4")) and champion(client) == 4
     assert capsys.readouterr().out == "avvp-parser/4 is the champion already\n"
 
 
-def test_less_is_better_of_a_loss_and_under_one_objective_only(
+def test_a_lower_loss_is_better_and_comparable_under_one_objective_only(
     client: MlflowClient, register: Any
 ) -> None:
     keys = {"model": "avvp-encoder", "metric": "val/loss"}
@@ -100,7 +100,7 @@ def test_less_is_better_of_a_loss_and_under_one_objective_only(
 
 def test_encoders_are_compared_by_their_auc(client: MlflowClient, register: Any) -> None:
     for auc in (0.7, 0.8):
-        register({"auc": auc, "val/loss": auc, **ON}, "avvp-encoder")
+        register({"val/auc": auc, "val/loss": auc, **ON}, "avvp-encoder")
         assert promote(config(model="avvp-encoder"))
     assert champion(client, "avvp-encoder") == 2
 
@@ -126,7 +126,7 @@ def test_other_validation_data_are_refused_and_named(
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "good", None])
-def test_without_a_finite_metric_nobody_is_promoted(
+def test_without_a_finite_metric_no_version_is_promoted(
     client: MlflowClient, register: Any, value: str | None
 ) -> None:
     register({**ON, **({} if value is None else {F: value})})
@@ -163,7 +163,7 @@ def test_two_promotions_at_once_do_not_undo_each_other(
         client.set_registered_model_alias("avvp-parser", "champion", "2")
 
     monkeypatch.setattr(promotion, "_verify", meanwhile)
-    with pytest.raises(CheckpointError, match="another champion meanwhile"):
+    with pytest.raises(CheckpointError, match="another champion by now"):
         promote(config(version="3"))
     assert champion(client) == 2
 

@@ -32,7 +32,7 @@ def sent(client: MlflowClient, experiment: str) -> list[Any]:
 
 
 def points(client: MlflowClient, run_id: str, metric: str = "loss") -> list[tuple[int, float]]:
-    """Every point of a metric, as often as it arrived."""
+    """Every point of a metric that MLflow holds, doubled ones too."""
     return sorted((point.step, point.value) for point in client.get_metric_history(run_id, metric))
 
 
@@ -140,7 +140,7 @@ def test_a_part_whose_whole_was_not_sent_goes_on(
         pass
     with stage_run("finetune", tmp_path / "part", part, {}) as run:
         run.log(0, loss=2.0)
-    hint = f"send them with: python tools/sync_mlflow.py {tmp_path / 'part'}"
+    hint = f"send them with: avvp sync {tmp_path / 'part'}"
     assert hint in capfd.readouterr().err
     assert read_series(tmp_path / "part") == {"loss": {0: 2.0}}
     for folder in (tmp_path / "whole", tmp_path / "part"):
@@ -239,7 +239,7 @@ def test_a_dead_server_costs_two_lines_and_is_made_up_for(
     assert stage.stdout == "the stage is done\n"
     warning, hint = stage.stderr.splitlines()
     assert warning.startswith(f"MLflow: {dead} does not answer, the run goes on")
-    assert hint.endswith(f"send them with: python tools/sync_mlflow.py {folder}")
+    assert hint.endswith(f"send them with: avvp sync {folder}")
     sync = subprocess.run(
         [sys.executable, str(root / "tools" / "sync_mlflow.py"), str(folder)],
         env={**os.environ, "MLFLOW_TRACKING_URI": client.tracking_uri},

@@ -24,6 +24,7 @@ from avvp_dist.loading.stream import ClipStream
 from avvp_dist.runtime.ranks import Ranks, connect, single_rank
 from avvp_dist.tasks.pretraining import PretrainingTask
 from avvp_dist.training.engine import make_engine
+from avvp_dist.training.task import StepInfo
 
 CLIPS = {1: 17, 2: 20}
 """Of an epoch, by micro-batches a step. In its last step rank 1 has fewer clips, or none."""
@@ -82,7 +83,7 @@ def outcome(task: PretrainingTask, loader: Loader, ranks: Ranks, step: int, engi
     loss_of_all = left_out = torch.zeros(())
     grads: dict[str, Tensor] = {}
     for number, read in enumerate(reads):
-        batch = task.batch(read, ranks.device, torch.float32) | {"epoch": 0, "step": step}
+        batch = task.make_batch(read, StepInfo(step, 0, 0.0))
         loss, parts = (engine or module)(batch)
         weight = read.count * ranks.size * len(reads) / planned
         loss_of_all = loss_of_all + loss.detach() * weight / len(reads)
@@ -106,7 +107,7 @@ def main(shards: str, out: str) -> None:
         task, loader = task_of(config, ranks)
         joined, joined_loader = task_of(config, single_rank())
         optimizer, trainer = config.optimizer, config.trainer
-        engine = make_engine(task.module, task.groups(), optimizer, trainer, ranks)
+        engine = make_engine(task.module, task.parameter_groups(), optimizer, trainer, ranks)
         for step in (0, loader.stream.steps_per_epoch - 1):
             every = outcome(task, loader, ranks, step, engine)
             one = outcome(joined, joined_loader, single_rank(), step, None)

@@ -14,6 +14,7 @@ from avvp_dist.config import TrainerConfig
 from avvp_dist.errors import CheckpointError, StorageError
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.checkpoint import (
+    TrainerState,
     check_unclaimed,
     checkpoints,
     load_checkpoint,
@@ -45,7 +46,7 @@ def save(out: Path, *steps: int, keep: int = 2, **scores: float) -> None:
     trainer = TrainerConfig(out=str(out), keep=keep)
     for step in steps:
         score = scores.get(f"step{step}")
-        save_checkpoint(Engine(), out, step, {"step": step}, trainer, ALONE, score)
+        save_checkpoint(Engine(), out, TrainerState(step), trainer, ALONE, score)
 
 
 def steps(out: Path) -> list[int]:
@@ -57,10 +58,9 @@ def test_the_newest_is_loaded_and_only_some_are_kept(tmp_path: Path) -> None:
     assert steps(tmp_path) == [4, 10]
     found = newest(tmp_path, ALONE)
     assert found is not None and (found.step, found.world_size) == (10, 1)
-    checked: list[Any] = []
     trainer = TrainerConfig(out=str(tmp_path))
-    assert load_checkpoint(Engine(), found, trainer, ALONE, checked.append) == {"step": 10}
-    assert checked == [{"step": 10}]
+    assert found.state == TrainerState(10)
+    assert load_checkpoint(Engine(), found, trainer, ALONE) == TrainerState(10)
 
 
 def test_the_best_stays(tmp_path: Path) -> None:
@@ -116,7 +116,8 @@ def test_a_full_disk_leaves_the_one_before(small_disk: Any) -> None:
     disk = small_disk("200k")
     save(disk, 2)
     with pytest.raises(StorageError, match=r"step-00000004 cannot be written: no space left") as e:
-        save_checkpoint(Engine(size=2000), disk, 4, {}, TrainerConfig(out=str(disk)), ALONE)
+        trainer = TrainerConfig(out=str(disk))
+        save_checkpoint(Engine(size=2000), disk, TrainerState(4), trainer, ALONE)
     assert "trainer.resume=auto" in str(e.value)
     assert [path.name for path in (disk / "checkpoints").iterdir()] == ["step-00000002"]
     found = newest(disk, ALONE)
@@ -129,5 +130,14 @@ def test_another_version_is_named(tmp_path: Path) -> None:
     manifest = json.loads(path.read_text())
     del manifest["zero_stage"]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match=r"another version: .* lacks 'zero_stage'"):
+    with pytest.raises(CheckpointError, match=r"another version: .* differs in zero_stage"):
         newest(tmp_path, ALONE)
+
+
+def test_a_state_of_another_version_is_named(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    found = newest(tmp_path, ALONE)
+    assert found is not None
+    (found.folder / "trainer.json").write_text('{"step": 2, "seen": 4}')
+    with pytest.raises(CheckpointError, match=r"another version: trainer\.json differs in best"):
+        load_checkpoint(Engine(), found, TrainerConfig(out=str(tmp_path)), ALONE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avvp_dist.training.collapse import collapsed, effective_rank, health, spread
+from avvp_dist.training.collapse import collapsed, effective_rank, spread, spread_and_rank
 
 RNG = np.random.default_rng(0)
 EVEN = RNG.normal(size=(4000, 32))
@@ -33,7 +33,7 @@ def test_weak_dimensions_count_for_less() -> None:
 
 
 def test_what_has_collapsed_is_named() -> None:
-    found = health({"audio": EVEN, "visual": LINE})
-    assert set(found) == {"spread/audio", "rank/audio", "spread/visual", "rank/visual"}
+    found = spread_and_rank({"audio": EVEN, "visual": LINE})
+    assert set(found) == {"spread_audio", "rank_audio", "spread_visual", "rank_visual"}
     (line,) = collapsed(found)
     assert line.startswith("the visual representations have collapsed: spread ")

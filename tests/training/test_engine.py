@@ -43,10 +43,10 @@ def test_steps_follow_epochs() -> None:
 def test_biases_norms_and_frozen_parameters_do_not_decay() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     module[2].requires_grad_(False)
-    decayed, plain = parameter_groups(list(module.named_parameters()), 0.1, 0.01)
-    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3)]
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
-    assert len(plain["params"]) == 3
+    decayed, plain = parameter_groups(module.parameters(), 0.1, 0.01)
+    assert [tuple(p.shape) for p in decayed.params] == [(4, 3)]
+    assert (decayed.weight_decay, plain.weight_decay) == (0.01, 0.0)
+    assert len(plain.params) == 3
 
 
 def test_full_state_keeps_buffers() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from avvp_dist.config import (
     EncoderConfig,
@@ -25,6 +24,7 @@ from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.pretraining import PretrainingTask
+from avvp_dist.training.task import StepInfo
 
 pytestmark = pytest.mark.launch
 
@@ -99,7 +99,6 @@ def test_every_tensor_learns_but_those_of_hidden_streams(
     shards = write_shard_set(clips, tmp_path)
     task: Any = PretrainingTask(config, Mixture([shards]), [Halves()])  # type: ignore[list-item]
     read, _ = read_clips(task.data, np.arange(12))
-    batch = task.batch(read, torch.device("cpu"), torch.float32)
-    task.module({**batch, "epoch": 0, "step": 0})[0].backward()
+    task.module(task.make_batch(read, StepInfo(0, 0, 0.0)))[0].backward()
     gradients = {n: p.grad for n, p in task.encoder.named_parameters() if p.requires_grad}
     assert {n for n, g in gradients.items() if g is None or not g.abs().max() > 1e-6} == idle

@@ -19,12 +19,13 @@ def test_rates_are_of_the_time_since_they_were_asked_for() -> None:
         time.sleep(0.02)
         meter.count(100)
     rates = meter.rates()
-    assert 1000 < rates["clips_per_second"] < 5000
-    assert rates["tokens_per_second"] == pytest.approx(20 * rates["clips_per_second"])
-    assert rates["tflops_per_rank"] == pytest.approx(rates["clips_per_second"] * 1e6 / 2 / 1e12)
-    assert rates["mfu"] == pytest.approx(rates["tflops_per_rank"] * 1e12 / 1e9)
-    assert rates["data_wait"] < 0.2
-    assert meter.rates()["clips_per_second"] == 0
+    assert 1000 < rates["train/clips_per_second"] < 5000
+    assert rates["train/tokens_per_second"] == pytest.approx(20 * rates["train/clips_per_second"])
+    flops = rates["train/clips_per_second"] * 1e6 / 2
+    assert rates["train/tflops_per_rank"] == pytest.approx(flops / 1e12)
+    assert rates["train/mfu"] == pytest.approx(flops / 1e9)
+    assert rates["train/data_wait"] < 0.2
+    assert meter.rates()["train/clips_per_second"] == 0
 
 
 def test_waiting_for_batches_is_told_from_training() -> None:
@@ -37,7 +38,7 @@ def test_waiting_for_batches_is_told_from_training() -> None:
 
     for _ in meter.waits(slow()):
         pass
-    assert meter.rates()["data_wait"] > 0.8
+    assert meter.rates()["train/data_wait"] > 0.8
 
 
 def test_operations_are_counted_by_torch() -> None:

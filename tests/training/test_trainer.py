@@ -19,12 +19,14 @@ from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.loading.stream import ClipStream
+from avvp_dist.models.grounding_model import GroundingBatch
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.pretraining import PretrainingTask, pretrain
 from avvp_dist.tracking.records import read_series
 from avvp_dist.training.engine import lr_factor
+from avvp_dist.training.task import StepInfo
 
 pytestmark = pytest.mark.launch
 
@@ -46,8 +48,8 @@ def test_a_dead_mlflow_server_costs_one_line_and_no_step(
     lines = [line for line in err.splitlines() if line.startswith("MLflow:")]
     assert len(lines) == 2, err
     assert "does not answer, the run goes on" in lines[0]
-    assert f"python tools/sync_mlflow.py {tmp_path}" in lines[1]
-    assert list(read_series(tmp_path)["loss"]) == [1, 2, 3]
+    assert f"avvp sync {tmp_path}" in lines[1]
+    assert list(read_series(tmp_path)["train/loss"]) == [1, 2, 3]
 
 
 def test_ranks_and_zero_stages_train_alike(
@@ -66,7 +68,7 @@ def test_ranks_and_zero_stages_train_alike(
         assert code == 0, err
         series = read_series(tmp_path / name)
         assert series["train/other"] and series["train/left_out"]
-        losses.append(list(series["loss"].values()))
+        losses.append(list(series["train/loss"].values()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0] == pytest.approx(losses[2], rel=1e-5)
 
@@ -90,83 +92,82 @@ def test_steps_that_diverge_are_skipped_and_then_too_many(
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
     grounded: ShardSet,
-    alone: Any,
+    train_here: Any,
     tmp_path: Path,
     stage: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    batch, seen = PretrainingTask.batch, []
+    make_batch, seen = PretrainingTask.make_batch, []
 
-    def broken(task: PretrainingTask, read: ClipBatch, *arguments: Any) -> Any:
-        seen.append(read.clips)
+    def broken(task: PretrainingTask, clips: ClipBatch, info: StepInfo) -> GroundingBatch:
+        seen.append(clips.clips)
         if len(seen) == 3:  # the first is only counted
-            read.buffer[5, 7] = float("nan")
-        return batch(task, read, *arguments)
+            clips.buffer[5, 7] = float("nan")
+        return make_batch(task, clips, info)
 
-    monkeypatch.setattr(PretrainingTask, "batch", broken)
+    monkeypatch.setattr(PretrainingTask, "make_batch", broken)
     fixed = (f"trainer.zero_stage={stage}", "tracking.enabled=false", "optimizer.warmup=0")
-    single_rank(grounded, tmp_path, *KEYS, *fixed)
+    train_here(grounded, tmp_path, *KEYS, *fixed)
     said = capsys.readouterr().err
     bad = grounded.ids[int(seen[2][5])]
     assert "step 1 is skipped: loss, own, other" in said
     assert f"not finite on rank [0], clips {bad}\n" in said
     series = read_series(tmp_path)
-    assert list(series["loss"]) == [1, 3]  # the loss of the second is no number
-    assert series["skipped_steps"] == {1: 0, 2: 1, 3: 1}
-    assert 0 < series["loss"][3] < 2 * series["loss"][1]
-    assert series["mfu"][3] > 0 and 0 <= series["data_wait"][3] < 1
+    assert list(series["train/loss"]) == [1, 3]  # the loss of the second is no number
+    assert series["train/skipped_steps"] == {1: 0, 2: 1, 3: 1}
+    assert 0 < series["train/loss"][3] < 2 * series["train/loss"][1]
+    assert series["train/mfu"][3] > 0 and 0 <= series["train/data_wait"][3] < 1
 
 
 def test_zero_stages_train_as_plain_torch_does(
-    grounded: ShardSet, single_rank: Any, tmp_path: Path
+    grounded: ShardSet, train_here: Any, tmp_path: Path
 ) -> None:
     fixed = (*KEYS, "tracking.enabled=false", "encoder.dropout=0", "trainer.max_steps=5")
     for stage in range(4):
-        single_rank(grounded, tmp_path / str(stage), *fixed, f"trainer.zero_stage={stage}")
+        train_here(grounded, tmp_path / str(stage), *fixed, f"trainer.zero_stage={stage}")
     config = load(PretrainConfig, tmp_path / "0" / "config.yaml")
     torch.manual_seed(config.trainer.seed)
     task = PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
-    adam = torch.optim.AdamW(task.groups())
+    adam = torch.optim.AdamW([{**vars(group)} for group in task.parameter_groups()])
     stream = ClipStream(task.pools, config.trainer.batch_size, seed=config.trainer.seed)
     losses = []
     for step in range(5):
         for group in adam.param_groups:
             group["lr"] = config.optimizer.lr * lr_factor(config.optimizer, step, 5, 5)
         read, _ = read_clips(task.data, stream.batch(step))
-        batch = task.batch(read, torch.device("cpu"), torch.float32)
-        loss, _ = task.module({**batch, "step": step, "epoch": 0})
+        loss, _ = task.module(task.make_batch(read, StepInfo(step, 0, 0.0)))
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(task.module.parameters(), config.optimizer.max_grad_norm)
         adam.step()
         losses.append(float(loss.detach()))
     for stage in range(4):
-        ours = list(read_series(tmp_path / str(stage))["loss"].values())
+        ours = list(read_series(tmp_path / str(stage))["train/loss"].values())
         assert ours == pytest.approx(losses, rel=1e-6), stage
 
 
 def test_how_activations_are_kept_changes_no_loss(
-    grounded: ShardSet, single_rank: Any, tmp_path: Path
+    grounded: ShardSet, train_here: Any, tmp_path: Path
 ) -> None:
     for name, key in {"kept": "false", "again": "true"}.items():
         keys = ("tracking.enabled=false", f"trainer.activation_checkpointing={key}")
-        single_rank(grounded, tmp_path / name, *KEYS, *keys)
-    losses = [read_series(tmp_path / name)["loss"] for name in ("kept", "again")]
+        train_here(grounded, tmp_path / name, *KEYS, *keys)
+    losses = [read_series(tmp_path / name)["train/loss"] for name in ("kept", "again")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_a_time_limit_preempts_and_the_next_run_goes_on(
-    grounded: ShardSet, single_rank: Any, tmp_path: Path
+    grounded: ShardSet, train_here: Any, tmp_path: Path
 ) -> None:
     keys = (*KEYS, "tracking.enabled=false", "trainer.resume=auto")
-    single_rank(grounded, tmp_path / "whole", *keys)
+    train_here(grounded, tmp_path / "whole", *keys)
     out = tmp_path / "parts"
     with pytest.raises(Preempted, match=r"max_minutes, saved at step 1 of 3"):
-        single_rank(grounded, out, *keys, "trainer.max_minutes=1e-6")
+        train_here(grounded, out, *keys, "trainer.max_minutes=1e-6")
     assert (out / "checkpoints" / "step-00000001").is_dir()
-    single_rank(grounded, out, *keys)
-    assert read_series(out)["loss"] == read_series(tmp_path / "whole")["loss"]
+    train_here(grounded, out, *keys)
+    assert read_series(out)["train/loss"] == read_series(tmp_path / "whole")["train/loss"]
     assert load(PretrainConfig, out / "config.yaml").trainer.max_steps == 3
     assert json.loads((out / "deepspeed.json").read_text())["train_batch_size"] == 16
 
@@ -185,7 +186,7 @@ LAST = (
 
 
 @pytest.fixture
-def single_rank(one_rank: None) -> Any:
+def train_here(one_rank: None) -> Any:
     """Pretrain on one rank in this process."""
 
     def run(shards: ShardSet, out: Path, *keys: str) -> None:
@@ -201,53 +202,53 @@ def same_weights(one: Path, two: Path) -> bool:
 
 
 def test_a_padded_batch_trains_alike_on_any_number_of_ranks(
-    grounded: ShardSet, fork_ranks: Any, single_rank: Any, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, train_here: Any, tmp_path: Path
 ) -> None:
     one, four, two = (tmp_path / name for name in ("one", "micro", "two"))
-    single_rank(grounded, one, *LAST)
-    single_rank(grounded, four, *LAST, "trainer.gradient_accumulation=4")
+    train_here(grounded, one, *LAST)
+    train_here(grounded, four, *LAST, "trainer.gradient_accumulation=4")
     code, err = start(fork_ranks, grounded, two, *LAST)
     assert code == 0, err
-    assert len(read_series(one)["loss"]) == 6
+    assert len(read_series(one)["train/loss"]) == 6
     assert same_weights(one, four) and same_weights(one, two)
 
 
 def test_ranks_leave_out_the_same_clips_and_count_them(
-    grounded: ShardSet, fork_ranks: Any, single_rank: Any, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, train_here: Any, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(grounded.folder, tmp_path / "train"))
     tar = folder / "shard-000001.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")
     damaged = ShardSet(folder)
     keys = (*LAST, "data.max_bad_fraction=0.5", "data.heldout=0")
-    single_rank(damaged, tmp_path / "one", *keys)
+    train_here(damaged, tmp_path / "one", *keys)
     code, err = start(fork_ranks, damaged, tmp_path / "two", *keys)
     assert code == 0, err
     assert "left out (40 of 96 clips): shard " in err and "another SHA-256" in err
     for name in ("one", "two"):
-        assert set(read_series(tmp_path / name)["bad_clips"].values()) == {40}
+        assert set(read_series(tmp_path / name)["train/bad_clips"].values()) == {40}
     assert same_weights(tmp_path / "one", tmp_path / "two")
     with pytest.raises(DataError, match=r"shard-000001\.tar has another SHA-256"):
-        single_rank(damaged, tmp_path / "stopped", *LAST)
+        train_here(damaged, tmp_path / "stopped", *LAST)
     with pytest.raises(DataError, match=r"40 of 96 clips cannot be read, more than .*=0\.1"):
-        single_rank(damaged, tmp_path / "stopped", *LAST, "data.max_bad_fraction=0.1")
+        train_here(damaged, tmp_path / "stopped", *LAST, "data.max_bad_fraction=0.1")
 
 
 def test_another_order_or_other_clips_are_not_resumed(
-    grounded: ShardSet, single_rank: Any, tmp_path: Path
+    grounded: ShardSet, train_here: Any, tmp_path: Path
 ) -> None:
     keys = (*KEYS, "tracking.enabled=false", "trainer.resume=auto", "trainer.log_every=100")
-    single_rank(grounded, tmp_path / "run", *keys)
+    train_here(grounded, tmp_path / "run", *keys)
     for key, named in (
         ("trainer.batch_size=8", r"trainer\.batch_size: 16 then, 8 now"),
         ("data.order=block", r"data\.order: global then, block of 8 now"),
     ):
         with pytest.raises(CheckpointError, match=f"another order of clips: .*{named}"):
-            single_rank(grounded, tmp_path / "run", *keys, key)
+            train_here(grounded, tmp_path / "run", *keys, key)
     changed = with_one_number_changed(grounded, tmp_path / "train")
     named = f"shard sets: \\['{grounded.digest}'\\] then, \\['{changed.digest}'\\] now"
     with pytest.raises(CheckpointError, match=named):
-        single_rank(changed, tmp_path / "run", *keys)
+        train_here(changed, tmp_path / "run", *keys)
 
 
 def with_one_number_changed(shards: ShardSet, out: Path) -> ShardSet:

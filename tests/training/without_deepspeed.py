@@ -1,4 +1,4 @@
-"""Run an entry point, whose name comes first, where DeepSpeed, MLflow and Ray cannot be imported."""
+"""Run the entry point that is named first where DeepSpeed, MLflow and Ray cannot be imported."""
 
 import runpy
 import sys

@@ -50,7 +50,7 @@ from avvp_dist.tracking.records import read_records, read_series
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.trainer import Trainer
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "finetune" / "han.yaml"
+CONFIG = "finetune/han"
 FILES = {"vggish": (10, 128), "res152": (80, 2048), "r2plus1d_18": (10, 512)}
 """Feature folders of HAN's release and the shape of a clip's float32 array in each."""
 BATCH, LR, WIDTH, SEED = 16, 3e-4, 512, 1
@@ -168,7 +168,7 @@ def packed(folder: Path, csvs: Path) -> tuple[ShardSet, float]:
     shards = pack(
         PackConfig(str(folder), str(out), "han", annotations=str(csvs), tracking=untracked)
     )
-    times = {record["kind"]: record["time"] for record, _ in read_records(out)}
+    times = {record.kind: record.time for record, _ in read_records(out)}
     return shards, (times["end"] - times["run"]) / 1000
 
 
@@ -281,16 +281,6 @@ def official_loss(audio: Tensor, visual: Tensor, video: Tensor, label: Tensor) -
 # Ours
 
 
-class EpochTrainer(Trainer):
-    """The train loop as it is, without what follows an epoch."""
-
-    def _validate(self) -> None: ...
-
-    def _save(self) -> None: ...
-
-    def _draw(self) -> None: ...
-
-
 def our_epoch(
     shards: ShardSet,
     csvs: Path,
@@ -313,14 +303,20 @@ def our_epoch(
     }
     config = load(FinetuneConfig, CONFIG, [f"{key}={value}" for key, value in keys.items()])
     torch.manual_seed(SEED)
-    task = ParsingTask(config, Mixture([shards]), shards, annotations, None, None)
-    out = Path(config.trainer.out)
+    task = ParsingTask(config, Mixture([shards]), shards, annotations, ranks=ranks)
+    out, times = Path(config.trainer.out), [0.0, 0.0]
+
+    def watch(step: int, doing: str) -> None:
+        if doing == "updating" and step == 0:
+            times[0] = time.perf_counter()
+        elif doing == "reading":
+            times[1] = time.perf_counter()
+
     with Run("finetune", out, config, {}) as record:
-        trainer = EpochTrainer(task, config.trainer, config.optimizer, record, ranks)
-        started = time.perf_counter()
+        trainer = Trainer(task, config, record, watch)
         trainer.train()
-        seconds = time.perf_counter() - started
-    losses = list(read_series(out)["loss"].values())
+    seconds = times[1] - times[0]  # without what precedes the first step and follows the last
+    losses = list(read_series(out)["train/loss"].values())
     return Epoch(seconds, trainer.step * config.trainer.batch_size, second_half(losses))
 
 

@@ -46,7 +46,7 @@ from avvp_dist.objectives.negatives import CELLS
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.runtime.ranks import Ranks, connect
 from avvp_dist.shards.schema import Clip
-from avvp_dist.tasks.pretraining import PretrainingTask, open_data
+from avvp_dist.tasks.pretraining import open_pretraining
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.footprint import BUCKET, FLAT, Weights, exchanged, messages
 from avvp_dist.training.trainer import Trainer
@@ -317,28 +317,25 @@ def count(arguments: argparse.Namespace) -> None:
         "tracking.enabled": False,
     }
     config = load(PretrainConfig, None, [f"{key}={value}" for key, value in keys.items()])
-    data, groundings, _ = open_data(config)
-    ranks = connect()
-    task = PretrainingTask(config, data, groundings, ranks)
+    task = open_pretraining(config, connect)
+    ranks, data = task.ranks, task.data
+    last_step: dict[str, int] = {}
 
-    class Counted(Trainer):
-        def _update(self, step: int, reads: Any) -> Any:
+    def watch(step: int, doing: str) -> None:
+        if doing == "updating":
             sent.clear()
-            found = super()._update(step, reads)
-            self.sent = dict(sent)
-            return found
+        elif doing == "reading":
+            last_step.update(sent)
 
-    record = Run("pretrain", Path(config.trainer.out), config, {}, active=ranks.is_main)
-    with record:
+    with Run("pretrain", Path(config.trainer.out), config, {}, active=ranks.is_main) as record:
         weights = Weights.of(task.module)
-        trainer = Counted(task, config.trainer, config.optimizer, record, ranks)
-        trainer.train()
+        Trainer(task, config, record, watch).train()
     if ranks.is_main:
         shapes = (16, 8, data.snippets, task.encoder.width, sum(data.dims.values()), 2)
         figures = {
-            "sent": trainer.sent["weights"],
+            "sent": last_step["weights"],
             "planned": sum(messages(weights, config.trainer, 2).values()),
-            "shared": trainer.sent["exchange"],
+            "shared": last_step["exchange"],
             "share": sum(exchanged(*shapes).values()),
         }
         write_json(arguments.folder / f"{arguments.worker}.json", figures)

@@ -38,6 +38,7 @@ from avvp_dist.entry import run
 from avvp_dist.errors import ClusterError
 from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.version import Grounding
+from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.runtime.ranks import Ranks, connect
@@ -46,7 +47,8 @@ from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.pretraining import PretrainingTask
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.engine import parameter_groups
-from avvp_dist.training.throughput import peak_flops
+from avvp_dist.training.task import StepInfo
+from avvp_dist.training.throughput import flops_per_clip, peak_flops
 from avvp_dist.training.trainer import Trainer
 
 SNIPPETS, DIMS = 10, {"audio": 128, "visual": 2048}
@@ -211,14 +213,16 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def config_of(folder: Path, row: str, size: str, arguments: argparse.Namespace) -> PretrainConfig:
+    """The config of a row. An epoch takes each clip 10,000 times: only steps are timed, and no
+    epoch ends."""
     logged = row == "logged"
     keys = {
         "data.shards": folder / "shards",
+        "data.weights": "[10000]",
         "data.heldout": 0,
         "encoder.size": size,
         "trainer.out": folder / f"{arguments.worker}-{row}-{os.environ['WORLD_SIZE']}",
         "trainer.batch_size": arguments.batch,
-        "trainer.epochs": 1000,
         "trainer.zero_stage": 1 if row == "zero1" else 0,
         "trainer.log_every": 1 if logged else 1000,
         "tracking.enabled": logged,
@@ -226,80 +230,78 @@ def config_of(folder: Path, row: str, size: str, arguments: argparse.Namespace) 
     return load(PretrainConfig, None, [f"{key}={value}" for key, value in keys.items()])
 
 
-def task_of(config: PretrainConfig) -> PretrainingTask:
+def task_of(config: PretrainConfig, ranks: Ranks) -> PretrainingTask:
+    """The task of a config, its weights seeded."""
     shards = ShardSet(config.data.shards[0], config.data)
+    data = Mixture([shards], config.data.weights)
     torch.manual_seed(1)
-    return PretrainingTask(config, Mixture([shards]), [Grounding(shards)])
+    return PretrainingTask(config, data, [Grounding(shards)], ranks)
 
 
 def plain_steps(
     folder: Path, row: str, size: str, arguments: argparse.Namespace, ranks: Ranks
 ) -> Iterator[dict[str, float]]:
-    """A step each time it is asked for: torch alone, DistributedDataParallel on two ranks."""
-    config = config_of(folder, row, size, arguments)
-    task = task_of(config)
-    groups = parameter_groups(list(task.module.named_parameters()), 5e-4, 0.01)
-    adam = torch.optim.AdamW(groups, lr=5e-4, fused=True)
+    """Steps of torch alone, with DistributedDataParallel on two ranks; one for each request."""
+    task = task_of(config_of(folder, row, size, arguments), ranks)
+    groups = parameter_groups(task.module.parameters(), 5e-4, 0.01)
+    adam = torch.optim.AdamW([{**vars(group)} for group in groups], lr=5e-4, fused=True)
     model: nn.Module = task.module
     if ranks.size > 1:
         model = nn.parallel.DistributedDataParallel(model)
-    mine = np.arange(arguments.batch // ranks.size)
-    from avvp_dist.loading.loader import read_clips
-
-    batch = task.batch(read_clips(task.data, mine)[0], ranks.device, torch.float32)
+    clips = np.arange(arguments.batch // ranks.size)
+    batch = task.make_batch(read_clips(task.data, clips)[0], StepInfo(0, 0, 0.0))
     while True:
         adam.zero_grad()
-        loss, _ = model({**batch, "step": 0, "epoch": 0})
+        loss, _ = model(batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         yield {}
 
 
-class Turns(Trainer):
-    """The train loop, held at the end of each step until it is its turn again."""
+class Turns:
+    """The project's train loop, held before each step until it is its turn again."""
 
-    def hold(self) -> Iterator[dict[str, float]]:
-        """Make a step each time it is asked for; its rates so far."""
+    def __init__(self, config: PretrainConfig, ranks: Ranks) -> None:
+        out = Path(config.trainer.out)
+        record = Run("pretrain", out, config, {}, active=ranks.is_main)
+        self.trainer = Trainer(task_of(config, ranks), config, record, self._beat)
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        threading.Thread(target=self.train, daemon=True).start()
+        self._passed, self._waited = 0.0, 0.0
+
+    def steps(self) -> Iterator[dict[str, float]]:
+        """Make a step for each request; its data wait, as a fraction of the step."""
+        threading.Thread(target=self.trainer.train, daemon=True).start()
         self._done.acquire()
         while True:
+            begun = time.perf_counter()
             self._go.release()
             self._done.acquire()
-            yield self.found
+            yield {"data_wait": self._waited / (time.perf_counter() - begun)}
 
-    def _epoch_ends(self) -> bool:
-        return False  # validation and checkpoints are not steps
-
-    def _measure(self) -> Any:
-        meter = super()._measure()
-        self.found: dict[str, float] = {"flops_per_clip": meter.flops}
-        self._done.release()
-        self._go.acquire()
-        return meter
-
-    def _save_if_due(self) -> None:
-        super()._save_if_due()
-        if self.config.log_every > 1:
-            self.found |= {"data_wait": self.meter.rates()["data_wait"]}
-        self._done.release()
-        self._go.acquire()
+    def _beat(self, step: int, doing: str) -> None:
+        now = time.perf_counter()
+        if doing == "reading":
+            self._passed = now
+        elif doing == "updating":
+            self._waited = now - self._passed
+            self._done.release()
+            self._go.acquire()
 
 
 def our_steps(
     folder: Path, row: str, size: str, arguments: argparse.Namespace, ranks: Ranks
 ) -> Iterator[dict[str, float]]:
-    """A step each time it is asked for, of the project's own loop."""
-    config = config_of(folder, row, size, arguments)
-    out = Path(config.trainer.out)
-    record = Run("pretrain", out, config, {}, active=ranks.is_main)
-    trainer = Turns(task_of(config), config.trainer, config.optimizer, record, ranks)
+    """Steps of the project's own loop; one for each request."""
+    turns = Turns(config_of(folder, row, size, arguments), ranks)
+    extra: dict[str, float] = {}
     if row == "zero0":
-        trainer_peak = peak_flops(ranks.device, torch.float32)
-        for found in trainer.hold():
-            yield {**found, "peak": trainer_peak}
-    yield from trainer.hold()
+        clips = turns.trainer.loader.read(0)[0]
+        batch = turns.trainer.task.make_batch(clips, StepInfo(0, 0, 0.0))
+        flops = flops_per_clip(turns.trainer.engine.module, batch, len(clips.clips))
+        extra = {"flops_per_clip": flops, "peak": peak_flops(ranks.device, torch.float32)}
+    for waited in turns.steps():
+        yield {**waited, **extra}
 
 
 def epoch_of_a_corpus(folder: Path, ranks: Ranks) -> dict[str, Any]:
@@ -317,14 +319,13 @@ def epoch_of_a_corpus(folder: Path, ranks: Ranks) -> dict[str, Any]:
     config = load(PretrainConfig, None, [f"{key}={value}" for key, value in keys.items()])
     memory: list[float] = []
 
-    class Watched(Trainer):
-        def _save_if_due(self) -> None:
-            super()._save_if_due()
+    def watch(step: int, doing: str) -> None:
+        if doing == "reading":
             used = psutil.Process().memory_full_info()
             memory.append((used.rss - used.shared) / 2**20)
 
     with Run("pretrain", Path(config.trainer.out), config, {}) as record:
-        trainer = Watched(task_of(config), config.trainer, config.optimizer, record, ranks)
+        trainer = Trainer(task_of(config, ranks), config, record, watch)
         begun = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - begun

@@ -1,0 +1,44 @@
+"""Keys of the train loop: what pretraining and fine-tuning set differently, and ranges."""
+
+from __future__ import annotations
+
+import pytest
+
+from avvp_dist.config import FinetuneConfig, PretrainConfig
+from avvp_dist.config.files import load
+from avvp_dist.config.option import keys_of
+from avvp_dist.errors import ConfigError
+
+KEYS = ["data.shards=some/folder", "trainer.out=some/folder"]
+
+
+def test_both_trainings_have_the_same_keys_of_the_loop() -> None:
+    loops = [
+        {key.name: key.option for key in keys_of(kind) if key.name.startswith(("trainer.", "opt"))}
+        for kind in (PretrainConfig, FinetuneConfig)
+    ]
+    assert loops[0] == loops[1]
+
+
+def test_each_training_has_the_papers_schedule_by_default() -> None:
+    pretrain, finetune = PretrainConfig(), FinetuneConfig()
+    assert (pretrain.optimizer.schedule, finetune.optimizer.schedule) == ("cosine", "step")
+    assert (pretrain.trainer.epochs, finetune.trainer.epochs) == (30, 40)
+    # Pretraining's held-out AUC chooses no epoch, fine-tuning's validation does.
+    assert (pretrain.trainer.export, finetune.trainer.export) == ("last", "best")
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("trainer.zero_stage=4", "is above 3"),
+        ("trainer.batch_size=0", "is below 1"),
+        ("trainer.keep=0", "is below 1"),
+        ("trainer.precision=fp16", "is not one of fp32, bf16"),
+        ("optimizer.warmup=1.5", "is above 1"),
+        ("optimizer.lr=nan", "is not a finite number"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(override: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        load(PretrainConfig, None, [*KEYS, override])
