@@ -11,7 +11,7 @@ DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 WHEELS := $(if $(filter cpu,$(DEVICE)),$(PIP_FIND_LINKS))
 TORCH := $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
 
-.PHONY: demo demo-wheel docs test lint clean
+.PHONY: demo demo-wheel docs test test-python lint clean
 demo: $(READY)
 	$(BIN)/python tools/demo.py $(if $(FEATURES),features=$(FEATURES) seeds=3) $(ARGS)
 
@@ -32,6 +32,14 @@ docs: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 $(ARGS)
 
+# The tests that start no launcher, on another Python: make test-python PYTHON=python3.12
+OTHER = .venv-$(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
+test-python:
+	test -x $(OTHER)/bin/uv || { $(PYTHON) -m venv $(OTHER) && $(OTHER)/bin/python -m pip install --quiet uv; }
+	UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(OTHER)/bin/uv pip install --quiet --python $(OTHER)/bin/python \
+	  $(TORCH) -e '.[$(DEVICE),dev]'
+	$(OTHER)/bin/python -m pytest -n 2 --dist worksteal -m "not launch" $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +54,4 @@ $(READY): pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf .venv build runs site
+	rm -rf .venv .venv-* build runs site

@@ -143,7 +143,7 @@ def _execute(command: Command[DataclassInstance], ranks: int) -> None:
     if code:
         error = AvvpError(
             f"stage {command.name} ended with exit code {code}",
-            remedy="Its message stands above; the same command goes on from here",
+            remedy="Its message is above; run the demo again to resume from here",
         )
         error.exit_code = code % 256
         raise error
@@ -217,8 +217,8 @@ def _class_figure(config: DemoConfig, out: Path, data: str) -> Path:
         per_seed = []
         for seed in range(1, config.seeds + 1):
             saved = Predictions.load(_scores(out, name, seed).with_name("predictions.npz"))
-            found = score_per_class(saved.decided("video", 0.5), annotations.events)
-            per_seed += [found["segment_audio"], found["segment_visual"]]
+            scored = score_per_class(saved.decided("video", 0.5), annotations.events)
+            per_seed += [scored["segment_audio"], scored["segment_visual"]]
         stacked = np.stack(per_seed)
         known = ~np.isnan(stacked)
         total = np.where(known, stacked, 0).sum(0)

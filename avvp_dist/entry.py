@@ -37,7 +37,7 @@ def run(main: Callable[[], None]) -> None:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         raise
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on with what is missing", file=sys.stderr)
+        print("interrupted: run the command again to do what is missing", file=sys.stderr)
         membership.leave(130)
         os._exit(130)
     except (AvvpError, OSError, RuntimeError) as caught:

@@ -70,7 +70,7 @@ def test_a_mistake_in_the_code_keeps_its_traceback() -> None:
     ("program", "code", "said"),
     [
         ("open('/proc/nothing', 'w')", 2, "error: /proc/nothing: No such file or directory"),
-        ("raise KeyboardInterrupt", 130, "interrupted: the same command goes on"),
+        ("raise KeyboardInterrupt", 130, "interrupted: run the command again"),
         ("raise OSError('a bug')", 1, "OSError: a bug"),
     ],
 )

@@ -73,7 +73,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(kind: type, description: str, prog: str | None, usage: str = "") -> _Parser:
-    positional = "".join(f" [{key.name.upper()} ...]" for key in _positional(kind))
+    positional = "".join(
+        f" {key.name.upper()}{' ...' if key.is_list else ''}" for key in _positional(kind)
+    )
     parser = _Parser(
         prog=prog,
         description=description,
@@ -92,7 +94,7 @@ def _parser(kind: type, description: str, prog: str | None, usage: str = "") -> 
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved config and exit"
     )
-    # The deepspeed launcher appends it; the environment says the same.
+    # The deepspeed launcher appends it; LOCAL_RANK holds it too.
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="any of the keys below")
     return parser

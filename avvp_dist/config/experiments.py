@@ -52,7 +52,7 @@ class TablesConfig(SweepConfig):
         False, "fidelity: train as the authors' code does, with its faults and schedules"
     )
     compare: list[str] = option(
-        ["han", "pretrain_multi"], "two rows whose F-score per class is drawn (Figure 4)"
+        ["han", "pretrain_multi"], "two rows whose F-scores per class are plotted (Figure 4)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Keys of MLflow tracking, which most stages have, and of the stages about it."""
+"""Keys of MLflow tracking, and of the stages that use its records and its registry."""
 
 from __future__ import annotations
 

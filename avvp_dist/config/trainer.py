@@ -1,4 +1,4 @@
-"""Keys of the train loop, which pretraining and fine-tuning share."""
+"""Keys of the train loop of pretraining and fine-tuning."""
 
 from __future__ import annotations
 

@@ -225,12 +225,12 @@ def run_job(job: Job, *after: Path) -> Path:
 
 def scores(job: Job) -> dict[str, float]:
     """Scores of a finished job's evaluations, each with its command's prefix."""
-    found = {}
+    named = {}
     for command in job.commands:
         if command.stage == "evaluate":
             judged = json.loads((command.out / "scores.json").read_text())["scores"]
-            found.update({f"{command.prefix}{key}": value for key, value in judged.items()})
-    return found
+            named.update({f"{command.prefix}{key}": value for key, value in judged.items()})
+    return named
 
 
 def raise_if_failed(failed: Mapping[str, AvvpError], jobs: int, out: Path) -> None:
@@ -244,7 +244,7 @@ def raise_if_failed(failed: Mapping[str, AvvpError], jobs: int, out: Path) -> No
         name, error = next(iter(failed.items()))
         raise ClusterError(
             f"{len(failed)} of {jobs} jobs failed, first {name}: {error}",
-            remedy=f"Their logs are {out}/*/*/log.txt; the same command goes on with them",
+            remedy=f"Their logs are {out}/*/*/log.txt; run the command again to resume them",
         )
 
 

@@ -47,9 +47,9 @@ class TableRow:
     def cell(self, key: str) -> str:
         """`mean ± deviation over seeds [95 % interval over clips] (the paper's number)`."""
         cell = MISSING
-        if (found := self.summary.get(key)) is not None:
-            spread = spread_cell(found.mean, found.deviation)
-            cell = f"{spread} [{found.low:.1f}, {found.high:.1f}]"
+        if (scored := self.summary.get(key)) is not None:
+            spread = spread_cell(scored.mean, scored.deviation)
+            cell = f"{spread} [{scored.low:.1f}, {scored.high:.1f}]"
         published = self.published(key)
         return cell if published is None else f"{cell} ({published:.1f})"
 

@@ -54,13 +54,13 @@ def reproduce_tables(config: TablesConfig) -> Path:
 
 def _decided(jobs: Jobs, row: str, annotations: Annotations, rule: str) -> list[Mask]:
     """Predicted events of the finished parsers of a row, one mask per seed."""
-    found = []
+    masks = []
     for (name, _), job in jobs.items():
         if name == row and job.is_finished:
             path = job.commands[-1].out / "predictions.npz"
             predictions = Predictions.load(path).ordered(annotations, path)
-            found.append(predictions.decided(rule, THRESHOLD))
-    return found
+            masks.append(predictions.decided(rule, THRESHOLD))
+    return masks
 
 
 def _rows(
@@ -107,7 +107,7 @@ def _write(
         # MLflow takes letters, digits and a few signs, no plus and no brackets.
         method = re.sub(r"[^\w /-]", " ", row.method)
         run.log(
-            run.attempt, **{f"{method}/{key}": found.mean for key, found in row.summary.items()}
+            run.attempt, **{f"{method}/{key}": scored.mean for key, scored in row.summary.items()}
         )
     print(f"\n{text}\n{out / 'tables.md'}\n{out / 'tables.csv'}")
 
@@ -136,7 +136,7 @@ def _draw(
     means = {ROWS[n].method: mean_per_class(m, truth) for n, m in masks.items() if m}
     if means:
         panels = {
-            stream: {method: found[f"segment_{stream}"] for method, found in means.items()}
+            stream: {method: mean[f"segment_{stream}"] for method, mean in means.items()}
             for stream in ("audio", "visual")
         }
         title = f"segment F by class, rule {config.rule}. {features}"

@@ -59,7 +59,7 @@ class Point:
     """A row of the study: the grounding and the encoder that its parsers are trained on."""
 
     name: str
-    """Name for the reader, and in lower case for the folders of its jobs."""
+    """Name in the table, and with hyphens in the folders of its jobs."""
     rule: str
     rate: float
     """False-link rate that the thresholds are calibrated for."""

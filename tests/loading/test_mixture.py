@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from avvp_dist.loading.mixture import Mixture
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
+
+SIZES = {"audio": 300, "visual": 700}
 
 
 def write(out: Path, count: int, first: float = 0, dim: int = 4, extractor: str = "x") -> ShardSet:
@@ -80,3 +84,31 @@ def test_damage_in_the_second_set_has_the_mixtures_numbers(tmp_path: Path) -> No
     batch, good = read_clips(mixture, np.array([9, 10, 0, 11]))
     assert good.tolist() == [True, False, True, False]
     assert not batch.streams["audio"][torch.from_numpy(~good)].any()
+
+
+def test_sets_of_other_layouts_are_read_into_one_buffer(tmp_path: Path) -> None:
+    """Ours are read in one run, the tars of others stream by stream."""
+    rng = np.random.default_rng(0)
+    streams = [
+        {name: rng.standard_normal((4, dim)).astype(np.float16) for name, dim in SIZES.items()}
+        for _ in range(9)
+    ]
+    clips = [Clip(f"c{n}", one) for n, one in enumerate(streams)]
+    ours = write_shard_set(clips[:5], tmp_path / "a", clips_per_shard=2)
+    (tmp_path / "b").mkdir()
+    with tarfile.open(tmp_path / "b" / "x.tar", "w") as tar:
+        for name in ("visual", "audio"):  # far from each other in the tar
+            for clip in clips[5:]:
+                member = io.BytesIO()
+                np.save(member, clip.streams[name])
+                info = tarfile.TarInfo(f"{clip.id}.{name}.npy")
+                info.size = len(member.getvalue())
+                tar.addfile(info, io.BytesIO(member.getvalue()))
+    mixture = Mixture([ours, ShardSet(tmp_path / "b")])
+    assert [part.layout.one_run for part in mixture.sets] == [True, False]
+    order = np.array([8, 0, 4, 5, 5, 2, 7])
+    buffer = np.full((len(order), mixture.layout.width), 7, np.float16)
+    assert mixture.read_into(buffer, order).all()
+    for name, views in mixture.layout.views(buffer).items():
+        expected = np.stack([streams[clip][name] for clip in order])
+        np.testing.assert_array_equal(views, expected)
