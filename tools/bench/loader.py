@@ -173,9 +173,7 @@ def our_rows(tars: Sequence[Path], batch: int) -> list[Row]:
         Row("raw", "raw read, 1 MiB at once", lambda: blocks(tars, 1 << 20), False),
         Row("raw_batch", "raw read, a batch at once", lambda: blocks(tars, size), False),
         Row("ours", "ours: order=global, prefetch=2, verify=sha256", ours(shards, batch, GLOBAL)),
-        Row(
-            "ours_prefetch_0", "ours: prefetch=0", ours(shards, batch, replace(GLOBAL, prefetch=0))
-        ),
+        Row("ours_prefetch_0", "ours: prefetch=0", ours(shards, batch, at_once)),
         Row("ours_size", "ours: verify=size", ours(shards, batch, replace(GLOBAL, verify="size"))),
         Row("ours_block", "ours: order=block, block_shards=2", ours(shards, batch, BLOCK)),
         Row("ours_opening", "ours: only opening the shards, verify=sha256", opening, False),
