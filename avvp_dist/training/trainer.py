@@ -48,7 +48,7 @@ from avvp_dist.training.throughput import Throughput, flops_per_clip, peak_flops
 
 @dataclass
 class LoopState:
-    """What one call of `Trainer.train` knows and nothing else does."""
+    """State of one call of `Trainer.train`."""
 
     preemption: Preemption
     throughput: Throughput
