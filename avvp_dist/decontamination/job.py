@@ -178,9 +178,7 @@ def _embed(config: DecontaminateConfig, embedded: list[Embedded], sets: list[Sha
             unreadable += bad
             bar.update(clips)
     if unreadable:
-        print(
-            f"{unreadable} clips cannot be read: tools/inspect_shards.py --deep names every fault"
-        )
+        print(f"{unreadable} clips cannot be read: avvp inspect --deep names every fault")
     return unreadable
 
 

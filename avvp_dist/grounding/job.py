@@ -124,11 +124,11 @@ def _plan(config: GroundConfig, shards: ShardSet) -> Plan:
     path = Path(config.thresholds or shards.folder / "thresholds.yaml")
     if not path.is_file():
         raise ConfigError(
-            f"thresholds: {path} does not exist", remedy="Make it with tools/calibrate.py"
+            f"thresholds: {path} does not exist", remedy="Make it with avvp calibrate"
         )
     chosen: Any = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(chosen, dict) or not {"extractor", "thresholds"} <= chosen.keys():
-        raise ConfigError(f"thresholds: {path} is no file of tools/calibrate.py")
+        raise ConfigError(f"thresholds: {path} is no file of avvp calibrate")
     limits = chosen["thresholds"]
     numbers = limits.values() if isinstance(limits, dict) else [None]
     if not limits or not all(type(limit) in (int, float) for limit in numbers):

@@ -22,7 +22,7 @@ GROUNDINGS = "grounding"
 SUMMARY = "grounding.json"
 """Written when every shard is done; a grounding without it is not finished."""
 
-_REMEDY = "Copy it again, or remove it and run tools/ground.py again"
+_REMEDY = "Copy it again, or remove it and run avvp ground again"
 
 
 class Grounding:
@@ -39,17 +39,17 @@ class Grounding:
         except FileNotFoundError:
             raise DataError(
                 f"{self.place}/{SUMMARY} is missing: no finished grounding",
-                remedy="Run tools/ground.py (again: it goes on where it stopped)",
+                remedy="Run avvp ground (again: it goes on where it stopped)",
             ) from None
         if self.summary["manifest"] != shards.content:
             raise DataError(
                 f"{self.place} was made for another shard set than {shards.name}",
-                remedy="Run tools/ground.py on this one",
+                remedy="Run avvp ground on this one",
             )
         if "shards" not in self.summary:
             raise DataError(
                 f"{self.place}/{SUMMARY} has no hashes of its labels: an older version made it",
-                remedy="Run tools/ground.py again",
+                remedy="Run avvp ground again",
             )
         self.version: str = self.summary["version"]
         files = [f"{self.place}/{shard.stem}.npy" for shard in shards.shards]
@@ -111,6 +111,6 @@ def _only_one(shards: ShardSet) -> Path:
         raise DataError(
             f"{shards.folder}/{GROUNDINGS} holds {len(found)} finished groundings"
             + "".join(f", {path.name}" for path in found),
-            remedy="Run tools/ground.py, or choose one with data.grounding=FOLDER",
+            remedy="Run avvp ground, or choose one with data.grounding=FOLDER",
         )
     return found[0]

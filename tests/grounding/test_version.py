@@ -52,7 +52,7 @@ def test_a_grounding_is_chosen_among_several(shards: ShardSet) -> None:
 
 
 def test_none_is_an_error(shards: ShardSet) -> None:
-    with pytest.raises(DataError, match=r"0 finished groundings.*tools/ground\.py"):
+    with pytest.raises(DataError, match=r"0 finished groundings.*avvp ground"):
         Grounding(shards)
 
 
@@ -69,7 +69,7 @@ def test_labels_that_changed_are_named(shards: ShardSet) -> None:
     folder = write_grounding(shards, "v1")
     path = folder / "shard-000001.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(DataError, match=rf"{path} has another SHA-256.*tools/ground\.py again"):
+    with pytest.raises(DataError, match=rf"{path} has another SHA-256.*avvp ground again"):
         Grounding(shards)
     path.unlink()
     with pytest.raises(DataError, match=f"{path} is missing or damaged"):
