@@ -1,4 +1,4 @@
-"""Keys that earlier versions had, and what stands in their place."""
+"""Keys of earlier versions and their successors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REMOVED = {
 
 
 def replacement(name: str, known: Collection[str]) -> str:
-    """What to say of a key of an earlier version.
+    """One line about a key of an earlier version, which names its successor.
 
     Args:
         known: the keys of the stage; a key that was renamed in another stage is not meant.
