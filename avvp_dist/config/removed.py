@@ -22,6 +22,14 @@ REMOVED = {
 }
 """Old key, and why it has no successor."""
 
+RENAMED_METRICS = {
+    "auc": "val/auc",
+    "loss": "train/loss",
+    "lr": "train/lr",
+    "grad_norm": "train/grad_norm",
+}
+"""Old metric, new metric."""
+
 
 def replacement(name: str, known: Collection[str]) -> str:
     """One line about a key of an earlier version, which names its successor.

@@ -92,16 +92,18 @@ class OpenTask(Protocol[_ConfigT]):
     """Opens the data of a stage and builds its task.
 
     Everything that can be refused without a device is refused before `connect` is called.
-
-    Args:
-        config: the whole config.
-        connect: joins the ranks and seeds the random numbers of the weights; called once.
-        scratch: folder for downloads that are not to be kept; None: the run's own folder.
-
-    Raises:
-        AvvpError: naming what is wrong, and what to do.
     """
 
     def __call__(
         self, config: _ConfigT, connect: Callable[[], Ranks], *, scratch: Path | None = None
-    ) -> Task: ...
+    ) -> Task:
+        """Open the data and build the task.
+
+        Args:
+            config: the whole config.
+            connect: joins the ranks and seeds the random numbers of the weights; called once.
+            scratch: folder for downloads that are not to be kept; None: the run's own folder.
+
+        Raises:
+            AvvpError: naming what is wrong, and what to do.
+        """
