@@ -188,7 +188,7 @@ def contaminated(grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("contaminated") / "set"
     shards = write_shard_set(made, out, clips_per_shard=40, extractor="simulated")
     shutil.copy(grounded.folder / "thresholds.yaml", out)
-    ground(GroundConfig(shards=str(out), tracking=TrackingConfig(enabled=False)))
+    ground(GroundConfig(shards=str(out), workers=1, tracking=TrackingConfig(enabled=False)))
     return shards
 
 
@@ -246,7 +246,7 @@ def test_excluded_clips_are_neither_trained_on_nor_held_out(
     folder = Path(shutil.copytree(contaminated.folder, tmp_path / "set"))
     decontaminate(
         DecontaminateConfig(
-            shards=str(folder), duplicates=False, tracking=TrackingConfig(enabled=False)
+            shards=str(folder), duplicates=False, workers=1, tracking=TrackingConfig(enabled=False)
         )
     )
     shards = ShardSet(folder)
