@@ -64,7 +64,7 @@ def assert_same(found: ShardSet, local: ShardSet) -> None:
 
 @dataclass
 class Fault:
-    """A fault in `times` answers for files whose name ends in `name`, after the `first` good ones."""
+    """A fault in `times` answers for files named `*NAME`, after `first` good answers."""
 
     kind: str
     name: str
