@@ -98,9 +98,6 @@ def test_damaged_checkpoints_are_named_and_never_a_fresh_start(
     assert err.count("has records of checkpoints, but there is none any more") == 1
 
 
-# In this process.
-
-
 def config_of(shards: ShardSet, out: Path) -> PretrainConfig:
     """Three epochs of two steps, with all that the authors' code does otherwise."""
     config = PretrainConfig()
