@@ -135,6 +135,8 @@ class Mixture:
         Raises:
             DataError: for more damage than is allowed.
         """
+        if len(self.sets) == 1:
+            return self.sets[0].read_into(buffer, clips, self.damage)
         parts = [part for part in self._split(clips) if len(part.rows)]
         return read_parts(parts, self.layout, buffer, self._gather)
 

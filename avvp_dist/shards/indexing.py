@@ -64,7 +64,7 @@ def index_tars(folder: Path, workers: int = 1) -> None:
             remedy="Make one with avvp pack, or let a cut-off run of it finish",
         )
     try:
-        with FileLock(folder / ".adopt.lock"):
+        with FileLock(folder / ".index.lock"):
             if (folder / MANIFEST).exists():
                 return  # another process was faster
             if workers == 1:
