@@ -35,13 +35,13 @@ def sha256(content: Path | bytes) -> str:
     return hasher.hexdigest()
 
 
-def check_sha256(name: str | Path, found: str, expected: str, remedy: str = "") -> None:
+def check_sha256(name: str | Path, actual: str, expected: str, remedy: str = "") -> None:
     """Compare the SHA-256 of the file `name` with the one that its manifest records.
 
     Raises:
         DataError: naming the file, if they differ.
     """
-    if found != expected:
+    if actual != expected:
         raise DataError(f"{name} has another SHA-256 than its manifest says", remedy=remedy)
 
 

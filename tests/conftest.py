@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from avvp_dist.packing.job import pack
 from avvp_dist.packing.simulation import simulate
 from avvp_dist.shards.shard_set import ShardSet
 from tests.forked_ranks import FIXED, RANK_VARIABLES, Job
-from tests.tracking.servers import free_port
+from tests.tracking.servers import Server, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -147,6 +148,30 @@ def fork_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
     yield start
     for job in started:
         job.kill()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's tables, which take seconds to make."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def server(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A running server that MLFLOW_TRACKING_URI names."""
+    shutil.copy(empty_store, tmp_path / "server.db")
+    made = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
 
 
 Disk = Callable[[str], Path]

@@ -1,4 +1,4 @@
-"""The commit protocol: what stands under a final name is whole, whatever happens meanwhile."""
+"""The commit protocol: a file or folder under its final name is whole, whatever happens."""
 
 from __future__ import annotations
 

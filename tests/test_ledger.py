@@ -1,4 +1,4 @@
-"""The ledger: a piece is finished from one digest alone, and a cut-off one is known again."""
+"""The ledger: a piece is finished for one digest only, and a cut-off piece is recognised."""
 
 from __future__ import annotations
 

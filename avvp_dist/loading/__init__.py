@@ -1,4 +1,4 @@
-"""Which clip comes when, and batches of clips.
+"""Order of the clips, and batches of them.
 
 `order` permutes an epoch, `stream` cuts it into steps, ranks and micro-batches, `mixture` joins
 several shard sets, `loader` reads ahead, `damage` counts unreadable clips, `heldout` chooses clips

@@ -101,7 +101,7 @@ class Mixture:
 
     @cached_property
     def excluded(self) -> NDArray[np.bool_]:
-        """Mask of the clips that tools/decontaminate.py keeps out of training, `[N]`."""
+        """Mask of the clips that avvp decontaminate keeps out of training, `[N]`."""
         return np.concatenate([part.excluded for part in self.sets])
 
     def owners(self, clips: Numbers) -> Numbers:
@@ -135,6 +135,8 @@ class Mixture:
         Raises:
             DataError: for more damage than is allowed.
         """
+        if len(self.sets) == 1:
+            return self.sets[0].read_into(buffer, clips, self.damage)
         parts = [part for part in self._split(clips) if len(part.rows)]
         return read_parts(parts, self.layout, buffer, self._gather)
 

@@ -93,7 +93,7 @@ class Cache:
             )
         end = time.monotonic() + remote.ATTEMPTS * remote.STALLED_SECONDS
         while True:
-            with FileLock(self.folder / ".room.lock"):
+            with FileLock(self.folder / ".reserve.lock"):
                 if self._free(size) or time.monotonic() > end:
                     with temporary.open("wb") as file:
                         file.truncate(size)  # other processes count it from now on

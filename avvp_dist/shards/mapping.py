@@ -31,8 +31,8 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 class Mapping:
     """One range of addresses for files of the given `sizes` in bytes, which are mapped one by one.
 
-    Addresses without a file cost no memory. Reading there ends the process, so whoever gathers
-    must know which files are mapped.
+    Addresses without a file cost no memory. Reading there ends the process, so a caller must
+    know which files are mapped.
 
     Raises:
         OSError: if the system has no range of that length.

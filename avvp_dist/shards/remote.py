@@ -29,9 +29,9 @@ def is_url(place: str) -> bool:
     """
     if place.startswith("pipe:"):
         raise DataError(f"{place}: pipe: URLs are refused: they start a shell")
-    if found := re.match(r"([^/]+://)[^/]*:[^/]*@(.*)", place):
+    if match := re.match(r"([^/]+://)[^/]*:[^/]*@(.*)", place):
         raise DataError(
-            f"{found[1]}...@{found[2]} has a password in it, which would be recorded",
+            f"{match[1]}...@{match[2]} has a password in it, which would be recorded",
             remedy="Give it by fsspec's configuration or the environment variables of its library",
         )
     return "://" in place

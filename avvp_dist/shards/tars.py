@@ -186,7 +186,7 @@ def scan_tar(path: Path) -> Scan:
             _check_end(path, tar.offset)
     except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}", remedy=_REMEDY) from None
-    clips = {key: found for key, found in clips.items() if found.arrays or found.meta}
+    clips = {key: clip for key, clip in clips.items() if clip.arrays or clip.meta}
     if not any(members.arrays for members in clips.values()):
         raise DataError(f"{path} holds no clips: no member is named KEY.STREAM.npy")
     return _scan(path, clips)

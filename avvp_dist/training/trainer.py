@@ -90,7 +90,7 @@ class Trainer:
         self.step, self.best = 0, float("-inf")
         self.score: float | None = None
         """Validation score of this step's weights; None where they were not validated."""
-        self.skips = NonfiniteSteps(self.config.max_skipped, task.data, run, self.ranks)
+        self.skips = NonfiniteSteps(self.config.max_skipped, task.data, self.ranks)
         self._resume()
 
     def train(self) -> None:

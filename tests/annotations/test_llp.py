@@ -1,4 +1,4 @@
-"""LLP's annotations: small files written here, and the real ones where they are at hand."""
+"""LLP's annotations: from small files written here, and from the real ones if they exist."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_labels_that_others_refined(shared: Path, tmp_path: Path) -> None:
     with np.load(shared / "llp" / "ma_refined_labels.npz") as dropped:
         for modality, name in enumerate(("a_idx", "v_idx")):
             rows, classes = dropped[name].T
-            assert labels[rows, modality, classes].all()  # what is dropped was there
+            assert labels[rows, modality, classes].all()  # every dropped label was there
             labels[rows, modality, classes] = False
     save_refined(tmp_path / "labels.npz", train.ids, labels)
     found = load_refined(tmp_path / "labels.npz", train.ids, weak)

@@ -1,4 +1,4 @@
-"""Clips of videos that must stay unseen: by their names in every form, and in every list."""
+"""Videos that must not be trained on: recognised by every form of name, in every kind of list."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_blocks_of_names_do_not_run_into_each_other() -> None:
     assert len(np.unique(videos(ids))) == 70_000
 
 
-def test_names_are_found_and_called_as_they_are_listed() -> None:
+def test_videos_are_found_and_shown_by_their_first_clip() -> None:
     held = HeldOutVideos.of("list", names("AP_-61o0Nvk_0_10", "c7", "BjCEufrlXm4_20_30"), "")
     found = held.find(videos(names("c8", "BjCEufrlXm4_0_10", "c7", "")))
     assert (found >= 0).tolist() == [False, True, True, False]
@@ -104,7 +104,7 @@ def test_every_kind_of_list_is_read(tmp_path: Path, file: str) -> None:
         (None, "cannot be read: No such file"),
     ],
 )
-def test_a_list_that_is_none_is_named(tmp_path: Path, text: bytes | None, named: str) -> None:
+def test_a_file_that_is_no_list_is_named(tmp_path: Path, text: bytes | None, named: str) -> None:
     path = tmp_path / "list.csv"
     if text is not None:
         path.write_bytes(text)

@@ -28,7 +28,7 @@ from avvp_dist.shards.verification import raise_on_bad
 DIMS = {"audio": 4, "visual": 6}
 TAR = "shard-000001.tar"
 BAD = [3, 4, 5]
-"""The clips of `TAR`."""
+"""Clips of `TAR`."""
 
 
 def clips(prefix: str = "clip") -> list[Clip]:
@@ -96,7 +96,7 @@ CASES = [
 PLAIN = b"\x93NUMPY\1\0v\0" + (
     b"{'descr': '|u1', 'fortran_order': False, 'shape': (7, 9), }".ljust(117) + b"\n"
 )
-"""The header of an npy file of plain numbers."""
+"""Header of an npy file of plain numbers."""
 
 
 def put_nan(folder: Path) -> None:

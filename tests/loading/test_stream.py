@@ -16,7 +16,7 @@ from avvp_dist.loading.order import ClipPool
 from avvp_dist.loading.stream import EMPTY, ClipStream
 
 SHARDS = st.lists(st.integers(1, 12), min_size=1, max_size=7)
-"""Clips in each shard."""
+"""Number of clips in each shard."""
 RANKS = st.sampled_from([1, 2, 3, 4])
 
 

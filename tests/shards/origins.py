@@ -64,7 +64,7 @@ def assert_same(found: ShardSet, local: ShardSet) -> None:
 
 @dataclass
 class Fault:
-    """What is done to `times` answers for files whose name ends in `name`, but for the first."""
+    """A fault in `times` answers for files named `*NAME`, after `first` good answers."""
 
     kind: str
     name: str
@@ -111,7 +111,7 @@ class Server(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
+        """Ignore a client that closed its connection."""
 
     def fault(self, path: str) -> str:
         with self._guard:
@@ -202,7 +202,7 @@ def flipped(body: bytes) -> bytes:
 
 @dataclass
 class Origin:
-    """Where shard sets are put, and the server in front of it."""
+    """A place for shard sets, and the server in front of it."""
 
     root: str
     server: Server

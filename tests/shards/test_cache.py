@@ -52,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 class Blobs:
-    """Files of 1000 bytes each at a server, fetched into a cache of `most` bytes."""
+    """Files of 1000 bytes each at a server, fetched into a cache of bounded size."""
 
     def __init__(self, origin: Origin, folder: Path, maximum: int) -> None:
         self.origin, self.cache = origin, Cache(folder, maximum)
@@ -167,7 +167,7 @@ def test_a_cache_of_one_shard_is_enough_to_read_all(
         for name, array in found.gather(np.array([clip])).items():
             np.testing.assert_array_equal(array, local.gather(np.array([clip]))[name])
         assert held(tmp_path / "cache") <= largest
-    assert_same(found, local)  # what is open needs no place in the cache
+    assert_same(found, local)  # an open shard needs no file in the cache
 
 
 def test_a_cache_that_cannot_be_made_is_named(
@@ -226,7 +226,7 @@ print(float(found.gather(np.arange(len(found)))["audio"].astype(float).sum()))
 def child(
     url: str, cache: Path, chunk: int = 1 << 20, stalled: float = 30
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ready to read all of a shard set, once it is told to go."""
+    """A process that waits for a line on stdin, then reads all of a shard set."""
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, url, str(cache), str(chunk), str(stalled)],
         stdin=subprocess.PIPE,
@@ -307,7 +307,7 @@ def test_a_process_that_met_a_stall_ends(
 
 
 def batches(mixture: Mixture, config: LoaderConfig, epochs: int = 1) -> list[list[int]]:
-    """The clips of each step of some epochs, checked against nothing but their count."""
+    """Clips of each step of some epochs; only their number is checked here."""
     block = config.block_shards if config.order == "block" else 0
     stream = ClipStream(mixture.pools(), 4, seed=3, block=block, pad=True)
     loader = Loader(mixture, stream, config, torch.device("cpu"))
@@ -319,7 +319,7 @@ def batches(mixture: Mixture, config: LoaderConfig, epochs: int = 1) -> list[lis
 
 @contextmanager
 def most_held(folder: Path) -> Iterator[list[int]]:
-    """The most bytes that were ever seen in a folder."""
+    """Maximum number of bytes that were seen in a folder."""
     maximum, stop = [0], threading.Event()
 
     def look() -> None:

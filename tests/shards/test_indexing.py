@@ -62,7 +62,7 @@ def foreign(tmp_path: Path) -> Path:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {".adopt.lock"}
+    return {path.name for path in folder.iterdir()} - {".index.lock"}
 
 
 def test_tars_of_webdataset_become_the_same_set_as_ours(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_the_second_use_reads_what_the_first_one_wrote(foreign: Path) -> None:
     assert {name: (foreign / name).stat().st_mtime_ns for name in names(foreign)} == times
 
 
-def test_what_a_cut_off_adoption_left_is_made_anew(foreign: Path) -> None:
-    (foreign / ".adopt.lock").touch()
+def test_the_remains_of_a_cut_off_indexing_are_replaced(foreign: Path) -> None:
+    (foreign / ".index.lock").touch()
     (foreign / "index.npy").write_bytes(b"\x93NUMPY")
     found = ShardSet(foreign)
     assert found.ids == [clip.id for clip in clips()]

@@ -1,4 +1,4 @@
-"""What is said of a shard set, and that every fault in it is."""
+"""The inspection of a shard set: its content is described, and every fault is listed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def put(folder: Path, clip: int, value: float) -> None:
-    """Another number in a clip of the first shard."""
+    """Write another number into a clip of the first shard."""
     start = int(np.load(folder / "index.npy")["offsets"][clip, 0])
     with tar(folder, 0).open("r+b") as file:
         file.seek(start)
@@ -56,7 +56,7 @@ def put(folder: Path, clip: int, value: float) -> None:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_what_a_whole_set_holds(
+def test_the_content_of_a_whole_set_is_described(
     folder: Path, deep: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inspect(str(folder), deep=deep)
@@ -100,8 +100,8 @@ def test_every_clip_that_is_not_finite_is_listed(
 ) -> None:
     put(folder, 0, np.nan)
     put(folder, 2, np.inf)
-    for adopted in (False, True):
-        if adopted:  # then the index knows them
+    for indexed_again in (False, True):
+        if indexed_again:  # then the index knows them
             (folder / "manifest.json").unlink()
         with pytest.raises(DataError, match="2 faults, 2 of 7 clips"):
             inspect(str(folder), deep=True, config=ReadConfig(verify="size"))

@@ -35,7 +35,7 @@ from tests.shards.origins import (
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-# What is read
+# Reading
 
 
 def test_a_remote_shard_set_is_the_local_one(

@@ -1,4 +1,4 @@
-"""The record that travels: ids as WebDataset keys, and what a clip must be."""
+"""The record of a clip: ids as WebDataset keys, and what a valid clip is."""
 
 from __future__ import annotations
 

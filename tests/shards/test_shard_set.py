@@ -1,4 +1,4 @@
-"""Shard sets: what was written comes back, opened once, by ours and by other readers."""
+"""Shard sets: written clips come back, and each shard is opened once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DIMS = {"audio": 4, "motion": 3, "visual": 6}
 
 
 def clips(count: int = 7) -> list[Clip]:
-    """Clips with ids as in LLP, of which some are without labels and some are short."""
+    """Clips with ids as in LLP; some have no labels, some are short."""
     rng = np.random.default_rng(0)
     return [
         Clip(
@@ -208,7 +208,7 @@ def test_two_million_clips_cost_no_memory_and_no_time(tmp_path: Path) -> None:
 
 
 def huge_set(out: Path, shards: int, clips_per_shard: int) -> Path:
-    """A shard set of sparse files: one real shard, whose header all others share."""
+    """A shard set of sparse files: one real shard, and others with its header alone."""
     rng = np.random.default_rng(0)
     first = [Clip(f"c{n:07d}", {"audio": rng.random((10, 128))}) for n in range(clips_per_shard)]
     small = write_shard_set(first, out, clips_per_shard=clips_per_shard)
@@ -241,7 +241,7 @@ def test_opening_waits_for_no_other_shard(shard_set: ShardSet) -> None:
 def test_a_shard_that_is_read_is_not_closed(
     shard_set: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Validation reads while the loader closes what it has passed: else the process ends."""
+    """Validation reads while the loader closes shards. Reading a closed one ends the process."""
     expected, gather = shard_set.gather(np.array([0, 6])), Gather.__call__
 
     def released_meanwhile(self: Gather, addresses: np.ndarray, out: np.ndarray) -> None:

@@ -77,10 +77,7 @@ def good(changes: dict[str, bytes | None] | None = None) -> list[Item]:
 
 
 def tar(items: Iterable[Item]) -> bytes:
-    """A tar of these members, however wrong their headers are.
-
-    `TarFile.addfile` would refuse some of them in Python 3.13.
-    """
+    """A tar of these members, even of those that `TarFile.addfile` refuses in Python 3.13."""
     out = bytearray()
     for name, data in items:
         info = tarfile.TarInfo(name) if isinstance(name, str) else name
@@ -310,10 +307,7 @@ DAMAGED_MEMBERS: dict[str, tuple[list[Item], str]] = {
     "JSON without arrays": ([*good(), ("c.json", b"{}")], "clip c "),
     "one stream more": ([*good(), ("b.more.npy", npy(array(0, 3)))], "clip b .*more"),
     "key of broken escapes": ([(f"=FF{str(name)[1:]}", data) for name, data in good()[:3]], "=FF"),
-    "name that is no UTF-8": (
-        [(f"\udcff{str(name)[1:]}", data) for name, data in good()[:2]],
-        "",
-    ),
+    "name that is no UTF-8": ([(f"\udcff{str(n)[1:]}", data) for n, data in good()[:2]], ""),
     **{
         f"pickle .{kind}": ([*good(), (f"b.more.{kind}", b"x")], f"b.more.{kind} .*pickle")
         for kind in ("pyd", "pkl", "pickle", "pth")

@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 
-from avvp_dist.config import EncoderConfig, PretrainConfig, TrainerConfig
-from avvp_dist.config.command_line import parse_training
-from avvp_dist.errors import ConfigError
+from avvp_dist.config import EncoderConfig, TrainerConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.training.footprint import Weights, checkpoint_bytes, memory, messages
+from avvp_dist.training.footprint import Weights, checkpoint_bytes
 
 KEYS = ("encoder.size=tiny", "data.heldout=0.1", "trainer.batch_size=16", "trainer.max_steps=4")
 
@@ -141,29 +139,3 @@ def test_fine_tuning_over_an_encoder(
     assert code == 4 and "none does not exist" in err
     code, _, err = dry("finetune", *keys, f"data.annotations={tmp_path}")
     assert code == 3
-
-
-def test_parsing_says_for_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ["data.shards=a", "trainer.out=b"]
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    for words, ranks in (([], 0), (["--dry-run"], 4), (["--ranks", "64", "--dry-run"], 64)):
-        assert parse_training(PretrainConfig, "x", [*given, *words])[1] == ranks
-    for words in (["--ranks", "2"], ["--dry-run", "--ranks", "0"]):
-        with pytest.raises(ConfigError, match="--ranks"):
-            parse_training(PretrainConfig, "x", [*given, *words])
-
-
-def test_zero_divides_what_it_says_it_divides() -> None:
-    weights = Weights(1_000_000, 0, 0)
-    for stage, sizes in {
-        0: (2e6, 6e6, 12e6),
-        1: (2e6, 2e6 + 1e6, 3e6),
-        2: (2e6, 0.5e6 + 1e6, 3e6),
-        3: (2.5e6, 0.5e6 + 1e6, 3e6),
-    }.items():
-        found = memory(weights, TrainerConfig(zero_stage=stage, precision="bf16"), 4)
-        assert tuple(found[n] for n in ("weights", "gradients", "optimiser")) == sizes
-    sent = [
-        sum(messages(weights, TrainerConfig(zero_stage=stage), 4).values()) for stage in range(4)
-    ]
-    assert sent == [6e6, 9e6, 9e6, 6e6]

@@ -65,7 +65,7 @@ class Steps:
     """Measurements of one worker's rows."""
 
     seconds: dict[str, list[float]]
-    """Of each step, by row."""
+    """Seconds of each step, by row."""
     batch: int
     """Clips of a step."""
     flops_per_clip: float = 0.0
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="steps of each row, in turn")
     parser.add_argument("--batch", type=int, default=256, help="clips a step")
     parser.add_argument("--size", default="", help="another encoder than base and small")
-    parser.add_argument("--corpus", type=int, default=0, help="clips of the corpus of an epoch")
+    parser.add_argument("--corpus", type=int, default=0, help="clips of an epoch: 3,000 or more")
     parser.add_argument("--only", nargs="*", default=[*WORKERS], choices=[*WORKERS, "none"])
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
