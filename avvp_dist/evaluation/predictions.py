@@ -174,7 +174,9 @@ def report(
 
     Args:
         predictions: in the order of the annotations, see `Predictions.ordered`.
-        rule, threshold: see `decide`.
+        annotations: dense events of the same clips.
+        rule: decision rule, see `decide`.
+        threshold: probability at which an event is decided, see `decide`.
     """
     assert annotations.events is not None
     masks = [one.decided(rule, threshold) for one in predictions]

@@ -18,7 +18,8 @@ class Progress:
 
     Args:
         what: name of the work, such as "grounding".
-        shards, clips: their number in the whole job.
+        shards: number of shards in the whole job.
+        clips: number of clips in the whole job.
     """
 
     def __init__(self, what: str, shards: int, clips: int) -> None:
