@@ -30,7 +30,7 @@ CLIPS = {1: 17, 2: 20}
 """Of an epoch, by micro-batches a step. In its last step rank 1 has fewer clips, or none."""
 
 Outcome = tuple[dict[str, Tensor], float, float]
-"""Gradients, the loss, the share of negatives that was left out."""
+"""Gradients, the loss, the fraction of negatives that was left out."""
 
 
 def cases() -> Iterator[tuple[ObjectiveConfig, int, int]]:

@@ -25,7 +25,7 @@ def test_two_ranks_end_with_one_line_and_the_exit_code(
     script, keys, code, line = _wrong(fault, packed, features, tmp_path)
     start = launch if fault == "unknown class" else fork_ranks  # one of them by the real launcher
     process = start(script, *keys, f"trainer.out={tmp_path / 'out'}")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == code
     assert [words for words in err.splitlines() if words.startswith("error")] == [line]
 

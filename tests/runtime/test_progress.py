@@ -1,4 +1,4 @@
-"""The live line where nobody watches a terminal."""
+"""Progress lines where standard error is no terminal."""
 
 from __future__ import annotations
 

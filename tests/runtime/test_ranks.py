@@ -1,4 +1,4 @@
-"""What ranks share and join."""
+"""Parts of an array over ranks, and how they are joined."""
 
 from __future__ import annotations
 

@@ -80,19 +80,19 @@ def training(shards: ShardSet, out: Path, *keys: str) -> list[str]:
 
 
 def steps(out: Path, minimum: int) -> dict[int, dict[str, Any]]:
-    """What two ranks say of themselves, once both have made `least` steps."""
+    """Heartbeats of two ranks, once both have made `minimum` steps."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
         with contextlib.suppress(OSError, ValueError):
-            found = [json.loads((out / f"ranks/rank-{n:05d}.json").read_text()) for n in (0, 1)]
-            if all(one["step"] >= minimum for one in found):
-                return dict(enumerate(found))
+            beats = [json.loads((out / f"ranks/rank-{n:05d}.json").read_text()) for n in (0, 1)]
+            if all(one["step"] >= minimum for one in beats):
+                return dict(enumerate(beats))
         time.sleep(0.1)
     raise AssertionError("the ranks make no steps")
 
 
 def ends(process: subprocess.Popen[str], within: float) -> tuple[int, str, str]:
-    """Exit code and output; of the family that it has now, nobody is left."""
+    """Exit code and output, when none of the processes that it has now is left."""
     family = psutil.Process(process.pid).children(recursive=True)
     started = time.monotonic()
     out, err = process.communicate(timeout=120)
