@@ -185,14 +185,17 @@ started = time.process_time()
 from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.loading.stream import ClipStream
+def private():
+    return sum(m.private_dirty for m in psutil.Process().memory_maps())
+imported = private()  # a CUDA build of torch alone takes 300 MB
 data = Mixture.open([sys.argv[1]], [], LoaderConfig(verify="size"))
 stream = ClipStream(data.pools(), 256, seed=1)
 read_clips(data, stream.batch(0))
 first = time.process_time() - started
 for step in range(1, 20):
     read_clips(data, stream.batch(step))
-private = sum(m.private_dirty for m in psutil.Process().memory_maps())
-print(json.dumps({"clips": len(data), "first": first, "private": private}))
+used = private() - imported
+print(json.dumps({"clips": len(data), "first": first, "private": used}))
 """
 
 
@@ -203,7 +206,7 @@ def test_two_million_clips_cost_no_memory_and_no_time(tmp_path: Path) -> None:
     )
     found = json.loads(started.stdout)
     assert found["clips"] == 2_000_000
-    assert found["private"] < 300 * 2**20
+    assert found["private"] < 150 * 2**20
     assert found["first"] < 8  # seconds of CPU time, imports included
 
 
