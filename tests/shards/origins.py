@@ -64,7 +64,7 @@ def assert_same(found: ShardSet, local: ShardSet) -> None:
 
 @dataclass
 class Fault:
-    """A fault in `times` answers for files whose name ends in `name`, after the `first` good ones."""
+    """A fault in `times` answers for files that end in `name`, after the `first` good ones."""
 
     kind: str
     name: str
