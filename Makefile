@@ -38,7 +38,7 @@ test-python:
 	test -x $(OTHER)/bin/uv || { $(PYTHON) -m venv $(OTHER) && $(OTHER)/bin/python -m pip install --quiet uv; }
 	UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(OTHER)/bin/uv pip install --quiet --python $(OTHER)/bin/python \
 	  $(TORCH) -e '.[$(DEVICE),dev]'
-	$(OTHER)/bin/python -m pytest -n 2 --dist worksteal -m "not launch" $(ARGS)
+	$(OTHER)/bin/python -m pytest -n 2 --dist worksteal -m "not launch and not shared" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

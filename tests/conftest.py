@@ -23,7 +23,7 @@ from avvp_dist.grounding.job import ground
 from avvp_dist.packing.job import pack
 from avvp_dist.packing.simulation import simulate
 from avvp_dist.shards.shard_set import ShardSet
-from tests.forked_ranks import FIXED, Job
+from tests.forked_ranks import FIXED, RANK_VARIABLES, Job
 from tests.tracking.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +65,7 @@ def packed(features: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
                 out=str(out / split),
                 clips_per_shard=40,
                 extractor="simulated",
+                workers=1,
                 tracking=TrackingConfig(enabled=False),
             )
         )
@@ -76,7 +77,7 @@ def packed(features: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def grounded(packed: dict[str, ShardSet]) -> ShardSet:
     """The train shards of `packed`, calibrated and grounded."""
     train, tracking = packed["train"], TrackingConfig(enabled=False)
-    calibrate(CalibrateConfig(shards=str(train.folder), tracking=tracking))
+    calibrate(CalibrateConfig(shards=str(train.folder), workers=1, tracking=tracking))
     ground(GroundConfig(shards=str(train.folder), workers=1, tracking=tracking))
     return train
 
@@ -138,7 +139,8 @@ def fork_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
 
     def start(script: str, *keys: str, ranks: int = 2, **environment: str) -> Job:
         to_meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        variables = {**os.environ, **FIXED, **to_meet, **environment}
+        kept = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+        variables = {**kept, **FIXED, **to_meet, **environment}
         started.append(Job([script, *keys], variables, ranks, logs / str(len(started))))
         return started[-1]
 

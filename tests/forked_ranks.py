@@ -30,6 +30,9 @@ IMPORTED = (
 FIXED = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
 """Variables that torch and DeepSpeed read while they are imported."""
 
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+"""Variables that tell a rank from the others."""
+
 
 class Job:
     """The ranks of a script, used like a `subprocess.Popen` with pipes."""
@@ -108,8 +111,8 @@ def _rank(words: list[str], variables: dict[str, str], rank: int, ranks: int) ->
     """Run the script as this rank, in the environment that a launcher would give it."""
     number, size = str(rank), str(ranks)
     os.environ.clear()
-    os.environ.update(variables, RANK=number, LOCAL_RANK=number)
-    os.environ.update(WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
+    os.environ.update(RANK=number, LOCAL_RANK=number, WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
+    os.environ.update(variables)
     sys.argv = [words[0], f"--local_rank={rank}", *words[1:]]
     os.chdir(ROOT)
     sys.path.insert(0, str(Path(words[0]).resolve().parent))

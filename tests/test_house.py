@@ -22,7 +22,7 @@ OPENINGS = ("Of ", "What ", "The same", "By which", "Whose ", "How often", "As "
 """Words that no docstring starts with: it starts with a noun or a verb."""
 UNMIRRORED = ("tests/cluster/", "tests/docs/", "tests/launch/", "tests/tools/")
 """Tests of what takes several processes or hosts, of the pages, of shims, recipes and benches."""
-OF_THE_HOUSE = ("tests/test_floors.py", "tests/test_house.py")
+OF_THE_HOUSE = ("tests/test_floors.py", "tests/test_house.py", "tests/test_wheel.py")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Keys that earlier versions had, and what stands in their place."""
+"""Keys of earlier versions and their successors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ REMOVED = {
 }
 """Old key, and why it has no successor."""
 
+RENAMED_METRICS = {
+    "auc": "val/auc",
+    "loss": "train/loss",
+    "lr": "train/lr",
+    "grad_norm": "train/grad_norm",
+}
+"""Old metric, new metric."""
+
 
 def replacement(name: str, known: Collection[str]) -> str:
-    """What to say of a key of an earlier version.
+    """One line about a key of an earlier version, which names its successor.
 
     Args:
         known: the keys of the stage; a key that was renamed in another stage is not meant.

@@ -25,7 +25,7 @@ class PromoteConfig:
     version: str = option("", "number of the version to promote; empty: alias `candidate`")
     metric: str = option(
         "",
-        "tag of the versions that is compared; empty: val/segment_type_av of parsers, auc of "
+        "tag of the versions that is compared; empty: val/segment_type_av of parsers, val/auc of "
         "encoders (losses, where lower is better, are comparable under one objective only)",
     )
     margin: float = option(

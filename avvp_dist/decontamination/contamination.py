@@ -10,10 +10,10 @@ from avvp_dist.shards.shard_set import ShardSet
 
 
 def contaminated(shards: ShardSet) -> dict[str, NDArray[np.int64]]:
-    """Clips of LLP's held-out videos that `shards` does not exclude, by what they belong to.
+    """Clip numbers of LLP's held-out videos that `shards` does not exclude, by LLP split.
 
     Raises:
-        DataError: if the set's list of excluded clips is damaged.
+        DataError: if the list of excluded clips is damaged.
     """
     names = llp_heldout()
     rows = names.find(videos(shards.index["id"]))

@@ -1,8 +1,9 @@
-"""What is found of each clip of a shard set: whether it goes, why, and what it matches."""
+"""Findings about each clip of a shard set: whether to exclude it, why, and what it matches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,101 +12,135 @@ from avvp_dist.errors import DataError
 from avvp_dist.shards.exclusion import Exclusion
 from avvp_dist.shards.manifest import REASONS
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.similarity import duplicates
-from avvp_dist.similarity.duplicates import Cosines, Rows
-from avvp_dist.similarity.embeddings import Embedded
+from avvp_dist.similarity.duplicates import Cosines, Rows, representatives
+from avvp_dist.similarity.embeddings import EmbeddingStore, stream_cosines
 
-_CLIPS_AT_ONCE = 4096
+_CLIPS_PER_READ = 4096
 _ID, _EMBEDDING, _DUPLICATE = range(1, 1 + len(REASONS))
 
 
-class Verdict:
-    """What is found of each clip of `shards`.
+@dataclass(frozen=True)
+class Matches:
+    """Near-duplicates of clips in another shard set, one for each clip."""
 
-    `reason` int8 `[N]` is 0 for clips that stay. `source` int16 and `match` int64 say which row of
-    which list or set a clip matches, `similarity` float32 `[N, streams]` how well, NaN where a
-    stream was not compared.
+    clips: Rows
+    """Clip numbers in the shard set that is decontaminated, `[M]`."""
+    matches: Rows
+    """Clip numbers in the other set, `[M]`."""
+    streams: Sequence[str]
+    """Streams that both sets have."""
+    cosines: Cosines
+    """Cosine in each of these streams, `[M, streams]`."""
+
+
+class Findings:
+    """Reason and match of each clip that is to be excluded from `shards`.
+
+    Per clip: `reason` int8 `[N]` is 0 for clips that stay, else 1 + the place in `REASONS`.
+    `source` int16 `[N]` says which list (reason `id`) or shard set (`embedding`) the clip matches,
+    `match` int64 `[N]` which row of it. `similarity` float32 `[N, streams]` holds the cosines, NaN
+    for a stream that was not compared.
+
+    Args:
+        lists: videos that must stay unseen.
+        sets: shard sets that must stay unseen.
+        threshold: the minimum cosine of near-duplicates, for messages.
     """
 
     def __init__(
-        self, shards: ShardSet, lists: list[HeldOutVideos], sets: list[ShardSet], limit: float
+        self, shards: ShardSet, lists: list[HeldOutVideos], sets: list[ShardSet], threshold: float
     ) -> None:
-        self.shards, self.lists, self.sets, self.limit = shards, lists, sets, limit
+        self.shards, self.lists, self.sets, self.threshold = shards, lists, sets, threshold
         self.reason = np.zeros(len(shards), np.int8)
         self.source = np.zeros(len(shards), np.int16)
         self.match = np.zeros(len(shards), np.int64)
         self.similarity = np.full((len(shards), len(shards.dims)), np.nan, np.float32)
-        self._nearness = np.full(len(shards), -1.0)
+        self._mean_cosine = np.full(len(shards), -1.0)
 
-    def compare_ids(self) -> None:
-        """Note the clips of videos that a list names."""
-        found = videos(self.shards.index["id"])
+    def add_ids(self) -> None:
+        """Record the clips of videos that are in a list; the first list with a video counts."""
+        corpus = videos(self.shards.index["id"])
         for source, names in enumerate(self.lists):
-            rows = names.find(found)
+            rows = names.find(corpus)
             clips = np.flatnonzero((rows >= 0) & (self.reason == 0))
-            self._note(_ID, source, clips, rows[clips])
+            self._record(_ID, source, clips, rows[clips])
 
-    def near(
-        self, source: int, clips: Rows, match: Rows, streams: Sequence[str], cosine: Cosines
-    ) -> None:
-        """Note near-duplicates of clips of a set; the nearest counts, and of equals the first."""
-        nearness = cosine.mean(1, dtype=float)
-        before = self._nearness[clips], self.source[clips], self.match[clips]
-        first = (source < before[1]) | ((source == before[1]) & (match < before[2]))
-        better = (nearness > before[0]) | ((nearness == before[0]) & first)
+    def add_matches(self, source: int, new: Matches) -> None:
+        """Record near-duplicates of clips of the shard set number `source`.
+
+        The nearest match of a clip counts, and the first one of equally near matches, so that the
+        order in which comparisons end does not matter. A match by id counts more.
+        """
+        mean = new.cosines.mean(1, dtype=float)
+        clips, match = new.clips, new.matches
+        best, best_source, best_match = (
+            self._mean_cosine[clips],
+            self.source[clips],
+            self.match[clips],
+        )
+        first = (source < best_source) | ((source == best_source) & (match < best_match))
+        better = (mean > best) | ((mean == best) & first)
         better &= self.reason[clips] != _ID
         clips = clips[better]
-        self._note(_EMBEDDING, source, clips, match[better])
-        self._nearness[clips] = nearness[better]
-        self._measure(clips, streams, cosine[better])
+        self._record(_EMBEDDING, source, clips, match[better])
+        self._mean_cosine[clips] = mean[better]
+        self._set_similarity(clips, new.streams, new.cosines[better])
 
-    def duplicates(self, corpus: Embedded, roots: Rows) -> None:
-        """Note all but one clip of each component of near-duplicates."""
-        stands = duplicates.kept(roots, self.shards.hashes, self.reason != 0)
-        clips = np.flatnonzero((stands != np.arange(len(stands))) & (self.reason == 0))
-        self._note(_DUPLICATE, 0, clips, stands[clips])
+    def add_duplicates(self, corpus: EmbeddingStore, roots: Rows) -> None:
+        """Record all but one clip of each component of near-duplicates within the shard set.
+
+        Args:
+            roots: the lowest clip of the component of each clip, `[N]`.
+        """
+        kept = representatives(roots, self.shards.hashes, self.reason != 0)
+        clips = np.flatnonzero((kept != np.arange(len(kept))) & (self.reason == 0))
+        self._record(_DUPLICATE, 0, clips, kept[clips])
         streams = list(corpus.dims)
-        for start in range(0, len(clips), _CLIPS_AT_ONCE):
-            some = clips[start : start + _CLIPS_AT_ONCE]
-            one, other = corpus.read(some, streams), corpus.read(stands[some], streams)
-            cosine = duplicates.cosines(one, other, list(corpus.dims.values()))
-            self._measure(some, streams, cosine)
+        for start in range(0, len(clips), _CLIPS_PER_READ):
+            block = clips[start : start + _CLIPS_PER_READ]
+            one, other = corpus.load(block, streams), corpus.load(kept[block], streams)
+            cosines = stream_cosines(one, other, list(corpus.dims.values()))
+            self._set_similarity(block, streams, cosines)
 
     def check(self, at_least: int = 0) -> None:
-        """Raise `DataError` if more than half of the clips go, or `at_least` so many will."""
-        gone = max(at_least, int((self.reason != 0).sum()))
-        if 2 * gone <= len(self.shards):
+        """Raise `DataError` if more than half of the clips are to be excluded.
+
+        Args:
+            at_least: number of clips that will certainly be excluded later.
+        """
+        excluded = max(at_least, int((self.reason != 0).sum()))
+        if 2 * excluded <= len(self.shards):
             return
         by_id = int((self.reason == _ID).sum())
         raise DataError(
-            f"{gone} of {len(self.shards)} clips of {self.shards.name}, or more, would be "
+            f"{excluded} of {len(self.shards)} clips of {self.shards.name}, or more, would be "
             f"excluded, {by_id} by their ids",
             remedy="against= names the set's own clips: leave that out"
-            if 2 * by_id > gone
-            else f"similarity={self.limit:g} does not fit this extractor: raise it, or compare "
+            if 2 * by_id > excluded
+            else f"similarity={self.threshold:g} does not fit this extractor: raise it, or compare "
             "ids alone with embeddings=false duplicates=false",
         )
 
     def counts(self) -> dict[str, int]:
-        """Excluded clips by reason."""
-        found = np.bincount(self.reason, minlength=1 + len(REASONS))[1:]
-        return dict(zip(REASONS, found.tolist(), strict=True))
+        """Number of excluded clips by reason."""
+        counts = np.bincount(self.reason, minlength=1 + len(REASONS))[1:]
+        return dict(zip(REASONS, counts.tolist(), strict=True))
 
     def exclusions(self) -> Iterator[Exclusion]:
-        """The clips to leave out, in their order."""
+        """Clips to exclude, in their order in the shard set."""
         for clip in np.flatnonzero(self.reason).tolist():
             reason, source, row = self.reason[clip], self.source[clip], int(self.match[clip])
             if reason == _ID:
                 match = self.lists[source].shown[row].decode()
             else:
                 match = (self.sets[source] if reason == _EMBEDDING else self.shards).id(row)
-            cosine = tuple(self.similarity[clip].tolist())
-            yield Exclusion(clip, self.shards.id(clip), REASONS[reason - 1], match, cosine)
+            cosines = tuple(self.similarity[clip].tolist())
+            yield Exclusion(clip, self.shards.id(clip), REASONS[reason - 1], match, cosines)
 
-    def _note(self, reason: int, source: int, clips: Rows, match: Rows) -> None:
+    def _record(self, reason: int, source: int, clips: Rows, match: Rows) -> None:
         self.reason[clips], self.source[clips], self.match[clips] = reason, source, match
 
-    def _measure(self, clips: Rows, streams: Sequence[str], cosine: Cosines) -> None:
+    def _set_similarity(self, clips: Rows, streams: Sequence[str], cosines: Cosines) -> None:
         self.similarity[clips] = np.nan
-        for name, column in zip(streams, cosine.T, strict=True):
+        for name, column in zip(streams, cosines.T, strict=True):
             self.similarity[clips, list(self.shards.dims).index(name)] = column

@@ -1,15 +1,15 @@
 """The decontamination job: which clips of a shard set training must not see, and why.
 
-Ids are compared at once; embeddings are made by one Ray task a shard, into a folder beside the
-shards that goes when the job is done, and compared by one task for each pair of blocks of clips.
+Ids are compared in this process. Embeddings are written by one Ray task per shard into a temporary
+folder beside the shards, and compared by one task per pair of blocks of clips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from avvp_dist.annotations.video_ids import LLP, HeldOutVideos, llp_heldout, read_names
 from avvp_dist.commit import sha256
 from avvp_dist.config import DecontaminateConfig
-from avvp_dist.decontamination.findings import Verdict
+from avvp_dist.decontamination.findings import Findings, Matches
 from avvp_dist.errors import DataError
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.exclusion import write_excluded
@@ -26,24 +26,35 @@ from avvp_dist.shards.remote import is_url
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.shards.verification import ignore_bad
 from avvp_dist.shards.worker import read_config_of
-from avvp_dist.similarity import duplicates
-from avvp_dist.similarity.embeddings import Embedded, embed_shard
+from avvp_dist.similarity.duplicates import Rows, duplicate_links, merge, nearest_duplicates
+from avvp_dist.similarity.embeddings import EmbeddingStore, embed_shard
 from avvp_dist.similarity.search import GPU
 from avvp_dist.tracking.run import stage_run
 
-WITHIN = -1
-"""The number of the corpus itself among the sets it is compared with."""
+
+@dataclass(frozen=True)
+class BlockPair:
+    """Two blocks of clips to compare; the first is always of the corpus."""
+
+    source: int | None
+    """Number of the shard set of the second block; None: it is of the corpus too."""
+    first: range
+    second: range
+
+
+Links = tuple[Rows, Rows]
+"""Pairs of corpus clips that link its near-duplicates, `[P]` each."""
 
 
 def decontaminate(config: DecontaminateConfig) -> Path:
-    """Find the clips of `config.shards` to leave out, and list them beside it.
+    """Find the clips of `config.shards` to exclude, and list them beside the shards.
 
     Returns:
         The list, `excluded.csv`; the manifest names it.
 
     Raises:
         DataError: for a shard set or list that is damaged, remote or not comparable, and if more
-            than half of the clips would go.
+            than half of the clips would be excluded.
     """
     shards = ShardSet(config.shards, config, ignore_bad)
     if shards.remote:
@@ -57,22 +68,22 @@ def decontaminate(config: DecontaminateConfig) -> Path:
     with stage_run(
         "decontaminate", shards.folder, config, {"manifest": shards.digest}, inputs
     ) as run:
-        verdict = Verdict(shards, lists, sets, config.similarity)
+        findings = Findings(shards, lists, sets, config.similarity)
         if config.ids:
-            verdict.compare_ids()
+            findings.add_ids()
         compared = sets if config.embeddings else []
         if compared or config.duplicates:
-            run.log(0, unreadable_clips=_compare_embeddings(config, verdict, compared))
-        verdict.check()
+            run.log(0, unreadable_clips=_compare_content(config, findings, compared))
+        findings.check()
         path = write_excluded(
             shards.folder,
             shards.manifest,
-            verdict.exclusions(),
+            findings.exclusions(),
             list(shards.dims),
             against=[ComparedList(one.name, one.ids, one.sha256) for one in lists],
             similarity=config.similarity,
         )
-        counts = verdict.counts()
+        counts = findings.counts()
         run.artifact(path)
         run.log(0, clips=len(shards), **{f"excluded/{name}": n for name, n in counts.items()})
     reasons = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -83,41 +94,37 @@ def decontaminate(config: DecontaminateConfig) -> Path:
     return path
 
 
-class Comparison(NamedTuple):
-    """Two blocks of clips to compare, the second of the set number `source`, or `WITHIN` the
-    corpus itself."""
-
-    source: int
-    first: range
-    second: range
-
-
 def compare(
-    corpus: Embedded, other: Embedded, comparison: Comparison, limit: float
-) -> tuple[Comparison, tuple[Any, ...]]:
-    """What `duplicates.links` gives of two blocks of the corpus, or `duplicates.matches` of one
-    and a block of another set; rows are clip numbers."""
+    corpus: EmbeddingStore, other: EmbeddingStore, pair: BlockPair, similarity: float
+) -> tuple[BlockPair, Links | Matches]:
+    """Find near-duplicates between two blocks of clips; a task of its own process.
+
+    Returns:
+        The pair, and links within the corpus or matches in another set, as clip numbers.
+    """
     import faiss
 
-    faiss.omp_set_num_threads(1)  # a worker that Ray uses again keeps what it once had
-    source, *ranges = comparison
+    faiss.omp_set_num_threads(1)  # Ray reuses workers, and each one has a single core
     streams = _common(corpus.dims, other.dims)
     dims = [corpus.dims[name] for name in streams]
-    first, second = (np.array(clips) for clips in ranges)
-    one = corpus.read(first, streams)
-    if source != WITHIN:
-        rows, match, cosine = duplicates.matches(one, other.read(second, streams), dims, limit)
-        return comparison, (first[rows], second[match], streams, cosine)
-    two, clips = None, first
-    if comparison.first != comparison.second:
-        two, clips = corpus.read(second, streams), np.concatenate([first, second])
-    return comparison, tuple(clips[rows] for rows in duplicates.links(one, two, dims, limit))
+    first, second = np.array(pair.first), np.array(pair.second)
+    one = corpus.load(first, streams)
+    if pair.source is not None:
+        two = other.load(second, streams)
+        rows, match, cosines = nearest_duplicates(one, two, dims, similarity)
+        return pair, Matches(first[rows], second[match], streams, cosines)
+    if pair.first == pair.second:
+        one_end, other_end = duplicate_links(one, None, dims, similarity)
+        return pair, (first[one_end], first[other_end])
+    both = np.concatenate([first, second])
+    one_end, other_end = duplicate_links(one, corpus.load(second, streams), dims, similarity)
+    return pair, (both[one_end], both[other_end])
 
 
 def _against(
     config: DecontaminateConfig, shards: ShardSet
 ) -> tuple[list[HeldOutVideos], list[ShardSet]]:
-    """What `config.against` names, as lists of ids, and those that are shard sets."""
+    """Everything that `config.against` names as lists of videos, and the shard sets among it."""
     lists, sets = [], []
     for place in config.against:
         if place == LLP:
@@ -145,31 +152,33 @@ def _check_comparable(shards: ShardSet, other: ShardSet) -> None:
         )
 
 
-def _compare_embeddings(config: DecontaminateConfig, verdict: Verdict, sets: list[ShardSet]) -> int:
-    """Note near-duplicates; returns how many clips cannot be read."""
-    shards = verdict.shards
+def _compare_content(config: DecontaminateConfig, findings: Findings, sets: list[ShardSet]) -> int:
+    """Add near-duplicates to the findings; returns how many clips cannot be read."""
+    shards = findings.shards
     with TemporaryDirectory(prefix=".embeddings-", dir=shards.folder) as folder:
-        corpus, *others = embedded = [
-            Embedded.of(one, Path(folder) / str(number))
+        corpus, *others = stores = [
+            EmbeddingStore.create(one, Path(folder) / str(number))
             for number, one in enumerate([shards, *sets])
         ]
-        unreadable = _embed(config, embedded, [shards, *sets])
+        unreadable = _embed(config, stores, [shards, *sets])
         roots = np.arange(len(shards))
-        for comparison, found in _search(config, corpus, others):
-            if comparison.source == WITHIN:
-                duplicates.join(roots, *found)
-                verdict.check(int((roots != np.arange(len(roots))).sum()))
+        for pair, result in _search(config, corpus, others):
+            if isinstance(result, Matches):
+                assert pair.source is not None
+                findings.add_matches(pair.source, result)
+                findings.check()
             else:
-                verdict.near(comparison.source, *found)
-                verdict.check()
-        verdict.duplicates(corpus, roots)
+                merge(roots, *result)
+                findings.check(int((roots != np.arange(len(roots))).sum()))
+        findings.add_duplicates(corpus, roots)
     return unreadable
 
 
-def _embed(config: DecontaminateConfig, embedded: list[Embedded], sets: list[ShardSet]) -> int:
+def _embed(config: DecontaminateConfig, stores: list[EmbeddingStore], sets: list[ShardSet]) -> int:
+    """Fill the stores; returns how many clips cannot be read."""
     calls = [
-        (made, shards.name, shards.digest, read_config_of(config), number)
-        for made, shards in zip(embedded, sets, strict=True)
+        (store, shards.name, shards.digest, read_config_of(config), number)
+        for store, shards in zip(stores, sets, strict=True)
         for number in range(len(shards.shards))
     ]
     unreadable = 0
@@ -178,35 +187,35 @@ def _embed(config: DecontaminateConfig, embedded: list[Embedded], sets: list[Sha
             unreadable += bad
             bar.update(clips)
     if unreadable:
-        print(
-            f"{unreadable} clips cannot be read: tools/inspect_shards.py --deep names every fault"
-        )
+        print(f"{unreadable} clips cannot be read: `avvp inspect SHARDS --deep` names every fault")
     return unreadable
 
 
 def _search(
-    config: DecontaminateConfig, corpus: Embedded, others: list[Embedded]
-) -> Iterator[tuple[Comparison, tuple[Any, ...]]]:
-    """The results of all comparisons, as they come."""
+    config: DecontaminateConfig, corpus: EmbeddingStore, others: list[EmbeddingStore]
+) -> Iterator[tuple[BlockPair, Links | Matches]]:
+    """Yield the result of every comparison, in the order in which they end."""
     blocks = corpus.blocks()
-    asked = [
-        Comparison(source, first, second)
+    pairs = [
+        BlockPair(source, first, second)
         for source, other in enumerate(others)
         for second in other.blocks()
         for first in blocks
     ]
     if config.duplicates:
-        # A threshold that does not fit is told from a few blocks: each with itself goes first.
-        asked += [
-            Comparison(WITHIN, blocks[n], blocks[n + apart])
-            for apart in range(len(blocks))
-            for n in range(len(blocks) - apart)
+        # Each block with itself first: a few blocks tell whether the threshold fits at all.
+        pairs += [
+            BlockPair(None, blocks[n], blocks[n + offset])
+            for offset in range(len(blocks))
+            for n in range(len(blocks) - offset)
         ]
-    sets = [*others, corpus]  # which the last, WITHIN, is
-    calls = [(corpus, sets[one.source], one, config.similarity) for one in asked]
+    calls = [
+        (corpus, corpus if pair.source is None else others[pair.source], pair, config.similarity)
+        for pair in pairs
+    ]
     what = "a search for near-duplicates"
-    found = map_tasks(compare, calls, config.workers, what, gpus=float(GPU))
-    yield from tqdm(found, "comparing", len(calls), unit=" blocks")
+    results = map_tasks(compare, calls, config.workers, what, gpus=float(GPU))
+    yield from tqdm(results, "comparing", len(calls), unit=" blocks")
 
 
 def _common(one: dict[str, int], other: dict[str, int]) -> list[str]:

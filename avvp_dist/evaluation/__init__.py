@@ -1,1 +1,5 @@
-"""Segment and event F-scores, and the figures."""
+"""Evaluation of predictions: scores, prediction files, and figures.
+
+The scores equal the official HAN evaluator's to the last bit and never change. Figures are written
+here and nowhere else; a figure of another subject is a file of its own.
+"""

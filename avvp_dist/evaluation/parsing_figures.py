@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
@@ -156,22 +157,9 @@ def timeline_figure(
             # Lanes are 0.34 high, and y grows downwards: bars take 0.24 of it, the strip the rest.
             top = row - 0.41 + 0.48 * stream
             lane_centres.append(top + 0.17)
-            strip = axes.pcolormesh(
-                np.arange(snippets + 1),
-                [top + 0.26, top + 0.34],
-                frame_prob[None, :, stream, label],
-                cmap="Greys",
-                vmin=0,
-                vmax=1,
-            )
-            axes.broken_barh(_runs(predicted[:, stream, label]), (top, 0.24), color=colour)
-            axes.broken_barh(
-                _runs(truth[:, stream, label]),
-                (top - 0.02, 0.38),
-                facecolor="none",
-                edgecolor="black",
-                linewidth=1.8,
-                clip_on=False,
+            column = (slice(None), stream, label)
+            strip = _draw_lane(
+                axes, top, truth[column], frame_prob[column], predicted[column], colour
             )
     axes.set_yticks(np.arange(len(rows)), [_class_label(classes[row]) for row in rows])
     axes.set_yticks(
@@ -211,6 +199,30 @@ def _score_rows(axes: Axes, models: Sequence[str], scores: Floats) -> None:
         missing = np.isnan(score)
         crosses = np.full(missing.sum(), -2.5)
         axes.scatter(crosses, y[missing], color=colours[number], marker="x", s=16)
+
+
+def _draw_lane(
+    axes: Axes, top: float, truth: Mask, frame_prob: Floats, predicted: Mask, colour: str
+) -> QuadMesh:
+    """Draw the events of one class and modality, each `[T]`, and return the probability strip."""
+    strip = axes.pcolormesh(
+        np.arange(len(truth) + 1),
+        [top + 0.26, top + 0.34],
+        frame_prob[None],
+        cmap="Greys",
+        vmin=0,
+        vmax=1,
+    )
+    axes.broken_barh(_runs(predicted), (top, 0.24), color=colour)
+    axes.broken_barh(
+        _runs(truth),
+        (top - 0.02, 0.38),
+        facecolor="none",
+        edgecolor="black",
+        linewidth=1.8,
+        clip_on=False,
+    )
+    return strip
 
 
 def _runs(mask: Mask) -> list[tuple[int, int]]:

@@ -33,14 +33,21 @@ def decide(
     rule: str = "video",
     threshold: Threshold = 0.5,
 ) -> Mask:
-    """Events predicted from probabilities of snippets and clips, bool `[N, T, 2, C]`.
+    """Decide which events occur in which snippets, bool `[N, T, 2, C]`.
 
-    A class is on where its snippet probability `[N, T, 2, C]` and its clip probability reach
-    `threshold`, one number or `[2, C]` by modality and class, compared in float32. The clip's is
-    `video_prob [N, C]` under the rule `video` (HAN, MM-Pyramid, VALOR) and `modality_prob
-    [N, 2, C]` under `modality` (MA, JoMoLD). Scores under different rules are not comparable.
+    An event occurs where its snippet probability and its clip probability reach the threshold,
+    compared in float32. Scores under different rules are not comparable.
 
-    Raises `DataError` when the rule is unknown or asks for a `modality_prob` that is not there.
+    Args:
+        frame_prob: probability in each snippet, `[N, T, 2, C]`.
+        video_prob: probability in the clip, `[N, C]`; it counts under the rule `video` (HAN,
+            MM-Pyramid, VALOR).
+        modality_prob: probability in the clip by modality, `[N, 2, C]`; it counts under the rule
+            `modality` (MA, JoMoLD).
+        threshold: one number, or one per modality and class, `[2, C]`.
+
+    Raises:
+        DataError: if the rule is unknown, or needs a `modality_prob` that is not given.
     """
     if rule not in RULES:
         raise DataError(f"rule '{rule}' is not one of {', '.join(RULES)}")
@@ -54,24 +61,26 @@ def decide(
 
 
 def score(predicted: Mask, truth: Mask) -> dict[str, float]:
-    """F-scores in percent of bool `[N, T, 2, C]` (axis 2: audio, visual), ten of them.
+    """Compute the ten official F-scores in percent, from bool `[N, T, 2, C]` (audio, visual).
 
-    Keys are `LEVELS` x `STREAM_SCORES`: 'segment_audio' ... 'event_event_av'. `av` asks for an
-    event in both modalities at once, `type_av` is the mean of audio, visual and av, `event_av`
-    pools a clip's audio and visual events. At event level an event is a maximal run of
-    positive snippets and is found when a predicted one has IoU >= 0.5 with it.
+    Keys are `LEVELS` x `STREAM_SCORES`: 'segment_audio' ... 'event_event_av'. `av` counts events
+    in both modalities at once, `type_av` is the mean of audio, visual and av, and `event_av` pools
+    a clip's audio and visual events. At event level an event is a maximal run of positive snippets,
+    and it is a hit if a predicted one has an IoU of 0.5 or more with it.
 
-    Raises `DataError` when the shapes differ, are not `[N, T, 2, C]`, or N is 0.
+    Raises:
+        DataError: if the shapes differ, are not `[N, T, 2, C]`, or N is 0.
     """
     clip_scores = _clip_scores(predicted, truth)
     return _in_percent({key: float(np.mean(values)) for key, values in clip_scores.items()})
 
 
 def score_one_modality(predicted: Mask, truth: Mask) -> dict[str, float]:
-    """F in percent of what is only heard and only seen: an extra, not an official score.
+    """Compute F in percent of events that are only heard or only seen; no official score.
 
-    Shapes and errors are `score`'s; a snippet's event counts where it is on in one modality and
-    off in the other. Keys: 'segment_audible_only', 'segment_visible_only' and for 'event'.
+    A snippet's event counts where it occurs in one modality and not in the other. Keys are
+    'segment_audible_only', 'segment_visible_only', and likewise for 'event'. Shapes and errors are
+    those of `score`.
     """
     alone = [mask & ~mask[:, :, ::-1] for mask in (np.asarray(predicted), np.asarray(truth))]
     scores = _clip_scores(*alone)
@@ -83,42 +92,42 @@ def score_one_modality(predicted: Mask, truth: Mask) -> dict[str, float]:
 
 
 class Summary(NamedTuple):
-    """One score over the seeds of training, in percent."""
+    """One score over several seeds of training, in percent."""
 
     mean: float
-    deviation: float
-    """Between the seeds (n - 1); nan with one."""
+    standard_deviation: float
+    """Sample standard deviation between the seeds (n - 1); nan for one seed."""
     low: float
     high: float
-    """95 % interval of the mean, over the choice of clips."""
+    """Ends of the 95 % interval of the mean over the choice of clips."""
 
 
 def summarise(predictions: Sequence[Mask], truth: Mask) -> dict[str, Summary]:
-    """Each of `score`'s numbers over predictions of the same clips by parsers of several seeds."""
+    """Summarise each key of `score` over predictions of the same clips by several seeds."""
     scores = [score(predicted, truth) for predicted in predictions]
     intervals = bootstrap(predictions, truth)
-    found = {}
+    summary = {}
     for key, interval in intervals.items():
         values = [one[key] for one in scores]
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-        found[key] = Summary(float(np.mean(values)), deviation, *interval)
-    return found
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+        summary[key] = Summary(float(np.mean(values)), spread, *interval)
+    return summary
 
 
 def bootstrap(
     predictions: Sequence[Mask], truth: Mask, *, samples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """95 % interval (percentile) of each of `score`'s numbers, clips drawn with replacement.
+    """Compute the 95 % bootstrap interval (percentile) of each score, over resampled clips.
 
-    Of several predictions, of the mean of their scores. Shapes, keys and errors are `score`'s. The
-    interval covers the choice of test clips, not the seed of training.
+    For several predictions it is the interval of the mean of their scores. It covers the choice of
+    test clips, not the seed of training. Shapes, keys and errors are those of `score`.
     """
     every = [_clip_scores(predicted, truth) for predicted in predictions]
     clip_scores = {key: np.mean([one[key] for one in every], axis=0) for key in every[0]}
     clips = len(truth)
-    # How often each clip is drawn is all that a resampled mean depends on: [samples, N].
-    drawn = np.random.default_rng(seed).multinomial(clips, [1 / clips] * clips, size=samples)
-    means = {key: drawn @ values / clips for key, values in clip_scores.items()}
+    # A resampled mean depends only on how often each clip is in the sample: [samples, N].
+    times = np.random.default_rng(seed).multinomial(clips, [1 / clips] * clips, size=samples)
+    means = {key: times @ values / clips for key, values in clip_scores.items()}
     intervals = {}
     for key, resampled in _in_percent(means).items():
         low, high = np.percentile(resampled, (2.5, 97.5))
@@ -127,10 +136,11 @@ def bootstrap(
 
 
 def score_per_class(predicted: Mask, truth: Mask) -> dict[str, Floats]:
-    """F of each class in percent, `[C]`, counted over all clips; shapes and errors as `score`.
+    """Compute F of each class in percent, `[C]`, counted over all clips.
 
-    Keys: 'segment_audio', 'segment_visual', 'segment_av' and the same for 'event'. Where a
-    class occurs neither in truth nor in the prediction it is nan.
+    Keys are 'segment_audio', 'segment_visual', 'segment_av', and likewise for 'event'. F is nan if
+    a class occurs neither in the truth nor in the prediction. Shapes and errors are those of
+    `score`.
     """
     scores = {}
     for level, counts in _counts(predicted, truth).items():
@@ -142,11 +152,11 @@ def score_per_class(predicted: Mask, truth: Mask) -> dict[str, Floats]:
 
 
 def mean_per_class(predictions: Sequence[Mask], truth: Mask) -> dict[str, Floats]:
-    """`score_per_class`, each class's mean over the predictions in which it has an F."""
-    found = [score_per_class(predicted, truth) for predicted in predictions]
+    """Average `score_per_class` over predictions, leaving out those in which a class has no F."""
+    scores = [score_per_class(predicted, truth) for predicted in predictions]
     means = {}
-    for key in found[0]:
-        values = np.stack([one[key] for one in found])
+    for key in scores[0]:
+        values = np.stack([one[key] for one in scores])
         known = ~np.isnan(values)
         total, number = np.where(known, values, 0).sum(0), known.sum(0)
         means[key] = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
@@ -156,9 +166,9 @@ def mean_per_class(predictions: Sequence[Mask], truth: Mask) -> dict[str, Floats
 def grounding_auc(similarity: NDArray[np.floating], same: Mask, valid: Mask) -> float:
     """Area under the ROC curve of pair similarity against 'same component', all `[N, T, T]`.
 
-    The chance, over all `valid` pairs, that a pair of one component is more similar than a
-    pair of two, ties counted half. nan when only one kind of pair is present, or when a
-    similarity is nan.
+    It is the probability, over all `valid` pairs, that a pair within a component is more similar
+    than a pair across components; ties count half. It is nan if only one kind of pair is present,
+    or if a similarity is nan.
     """
     values, positive = similarity[valid], same[valid]
     positives = int(positive.sum())
@@ -172,13 +182,13 @@ def grounding_auc(similarity: NDArray[np.floating], same: Mask, valid: Mask) -> 
 
 
 def _in_percent(means: dict[str, Mean]) -> dict[str, Mean]:
-    """Means over clips as percentages, with type_av put between av and event_av."""
+    """Turn means over clips into percentages, with type_av between av and event_av."""
     percent = {}
     for level in LEVELS:
         audio, visual, av, event_av = (
             100 * means[f"{level}_{stream}"] for stream in ("audio", "visual", "av", "event_av")
         )
-        # In this order of addition, or the last bit differs from the official number.
+        # In another order of addition the last bit differs from the official number.
         type_av = (av + audio + visual) / 3
         for stream, value in zip(
             STREAM_SCORES, (audio, visual, av, type_av, event_av), strict=True
@@ -188,7 +198,7 @@ def _in_percent(means: dict[str, Mean]) -> dict[str, Mean]:
 
 
 def _clip_scores(predicted: Mask, truth: Mask) -> dict[str, Floats]:
-    """F of each clip, `[N]` in 0..1, by level and by audio, visual, av and event_av."""
+    """F of each clip, `[N]` from 0 to 1, by level and by audio, visual, av and event_av."""
     scores = {}
     for level, (hits, marks) in _counts(predicted, truth).items():
         streams = _class_mean_f(hits, marks)
@@ -200,7 +210,7 @@ def _clip_scores(predicted: Mask, truth: Mask) -> dict[str, Floats]:
 
 
 def _class_mean_f(hits: Counts, marks: Counts) -> Floats:
-    """Mean over the active classes (last axis) of F = 2 hits / marks; 1.0 where none is."""
+    """Mean of F = 2 hits / marks over the active classes (last axis); 1 if none is active."""
     active = marks > 0
     f = np.divide(2.0 * hits, marks, out=np.zeros(marks.shape), where=active)
     # cumsum adds in class order, as the official loop does; sum() would add pairwise.
@@ -210,9 +220,10 @@ def _class_mean_f(hits: Counts, marks: Counts) -> Floats:
 
 
 def _counts(predicted: Mask, truth: Mask) -> dict[str, tuple[Counts, Counts]]:
-    """Per level: hits, and marks in prediction plus truth, `[N, 3, C]` (audio, visual, av).
+    """Hits, and marks in prediction plus truth, per level, `[N, 3, C]` (audio, visual, av).
 
-    F = 2 TP / (2 TP + FP + FN) is 2 hits / marks, for TP + FP marks are predicted, TP + FN true.
+    F = 2 TP / (2 TP + FP + FN) is 2 hits / marks, because TP + FP marks are predicted and TP + FN
+    are true.
     """
     predicted, truth = np.asarray(predicted, np.bool_), np.asarray(truth, np.bool_)
     shape = truth.shape
@@ -240,14 +251,14 @@ def _counts(predicted: Mask, truth: Mask) -> dict[str, tuple[Counts, Counts]]:
 
 
 def _onset(mask: Mask) -> Mask:
-    """Where a run along axis 1 begins."""
+    """First snippet of each run along axis 1."""
     onset: Mask = mask.copy()
     onset[:, 1:] &= ~mask[:, :-1]
     return onset
 
 
 def _run_length(mask: Mask) -> Counts:
-    """Length of the run along axis 1 in which each snippet lies, 0 outside runs."""
+    """Length of the run along axis 1 in which each snippet lies; 0 outside of runs."""
     before, after = mask.astype(np.int64), mask.astype(np.int64)
     for t in range(1, mask.shape[1]):
         before[:, t] *= 1 + before[:, t - 1]

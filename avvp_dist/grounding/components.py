@@ -1,7 +1,7 @@
 """Algorithm 1, batched: which snippets of a clip belong together.
 
-`similarity` of each stream, `join_strength` over the streams, `components` of the clip. No step has
-a loop over clips in Python but for blocks that a core's cache holds.
+The steps are `similarity` for each stream, `join_strength` over the streams, and `components` for
+the clip. All work on arrays of many clips; Python loops over blocks of clips alone.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from numpy.typing import NDArray
 from avvp_dist.errors import ConfigError
 from avvp_dist.shards.schema import PADDING
 
-_CLIPS_AT_ONCE = 32
-"""Converted to float32 and multiplied together: a core's cache holds them."""
+_CLIPS_PER_PRODUCT = 32
+"""Clips in one matrix product: their float32 features fit the cache of a core."""
 _FLOAT32_SLACK = 1e-6
-"""Identical snippets reach a threshold of 1, though float32 gives them 1 - 1e-7."""
+"""Slack at a threshold of 1, because float32 gives identical snippets a cosine of 1 - 1e-7."""
 
 
 class Similarity(NamedTuple):
-    """What `similarity` finds in one stream."""
+    """Cosines within N clips, in one stream."""
 
     cosine: NDArray[np.float32]
-    """`[N, T, T]`, in [-1, 1]; -inf where one of the two vectors is zero or not finite."""
+    """Cosine of every two snippets `[N, T, T]`, in [-1, 1]; -inf if a vector has no direction."""
     norm: NDArray[np.float32]
-    """Length of each snippet's vector, `[N, T]`: 0 or not finite for one without direction."""
+    """Length of each snippet's vector, `[N, T]`."""
 
 
 def similarity(features: NDArray[np.floating]) -> Similarity:
-    """Cosine similarity of every two snippets of each clip of one stream, `[N, T, D]`."""
+    """Cosine of every two snippets of a clip, from the features of one stream `[N, T, D]`."""
     clips, snippets, _ = features.shape
     gram = torch.empty(clips, snippets, snippets)
     stored = torch.from_numpy(np.ascontiguousarray(features))
-    # One buffer for all: fresh memory for each block costs as much as the product.
-    buffer = torch.empty(min(_CLIPS_AT_ONCE, clips), *features.shape[1:])
-    for start in range(0, clips, _CLIPS_AT_ONCE):
-        part = stored[start : start + _CLIPS_AT_ONCE]
+    # One buffer for all blocks: fresh memory for each one would cost as much as the product.
+    buffer = torch.empty(min(_CLIPS_PER_PRODUCT, clips), *features.shape[1:])
+    for start in range(0, clips, _CLIPS_PER_PRODUCT):
+        part = stored[start : start + _CLIPS_PER_PRODUCT]
         block = buffer[: len(part)].copy_(part)
         torch.matmul(block, block.transpose(1, 2), out=gram[start : start + len(part)])
     cosine: NDArray[np.float32] = gram.numpy()
@@ -56,7 +56,7 @@ def similarity(features: NDArray[np.floating]) -> Similarity:
 
 
 def directed(norm: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which vectors of these lengths have a direction: neither zero nor not finite."""
+    """Mask of the vectors that have a direction: their length is finite and not 0."""
     return (norm > 0) & np.isfinite(norm)
 
 
@@ -64,17 +64,18 @@ def join_strength(
     cosines: Mapping[str, NDArray[np.floating]],
     thresholds: Mapping[str, float],
     rule: str,
-    apart: NDArray[np.bool_] | None = None,
+    isolated: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
-    """By how much every two snippets of a clip exceed their thresholds, `[N, T, T]`, symmetric.
+    """Margin by which every two snippets of a clip exceed their thresholds, `[N, T, T]`, symmetric.
 
-    Two snippets are joined where it is 0 or more: when their cosine reaches the threshold (>=) in
-    any stream (`rule="or"`, the paper) or in all (`"and"`, the authors' code). So it is the largest
-    or the smallest of the streams' cosines, each less its threshold.
+    Two snippets are joined if it is 0 or more, that is if their cosine reaches the threshold (>=)
+    in any stream (`rule="or"`, the paper) or in all streams (`"and"`, the authors' code). So the
+    margin is the maximum or the minimum over the streams of cosine minus threshold.
 
     Args:
-        cosines: `[N, T, T]` of each stream, see `similarity`.
-        apart: snippets `[N, T]` that join nothing.
+        cosines: cosine of every two snippets by stream, `[N, T, T]`.
+        thresholds: minimum cosine by stream.
+        isolated: snippets that are joined with no other, `[N, T]`.
 
     Raises:
         ConfigError: for a threshold without its stream.
@@ -83,7 +84,7 @@ def join_strength(
         if name not in cosines:
             raise ConfigError(
                 f"there is a threshold for stream {name}, the shard set has {sorted(cosines)}",
-                remedy="Calibrate on this shard set",
+                remedy="Run `avvp calibrate` on this shard set",
             )
     choose = np.maximum if rule == "or" else np.minimum
     strength: NDArray[np.float32] | None = None
@@ -91,10 +92,10 @@ def join_strength(
         over = cosines[name] - np.float32(min(limit, 1 - _FLOAT32_SLACK))
         strength = over if strength is None else choose(strength, over, out=strength)
     assert strength is not None
-    # A product's two halves may differ in their last bit.
+    # The two halves of a matrix product may differ in their last bit.
     strength = np.maximum(strength, strength.transpose(0, 2, 1))
-    if apart is not None and apart.any():
-        strength[apart[:, :, None] | apart[:, None, :]] = -np.inf
+    if isolated is not None and isolated.any():
+        strength[isolated[:, :, None] | isolated[:, None, :]] = -np.inf
     return strength
 
 
@@ -104,17 +105,20 @@ def components(
     grouping: str = "components",
     neighbours: int = 3,
 ) -> NDArray[np.uint8]:
-    """Which snippets of each clip belong together: `[N, T, T]` to ids uint8 `[N, T]`.
-
-    The id is the lowest snippet index of the group; snippets from `lengths [N]` on are padding,
-    have the id `PADDING` and join nothing.
+    """Group the snippets of each clip.
 
     Args:
-        strength: of `join_strength`.
-        grouping: `components` are those of the graph (Algorithm 1): they chain. `mutual-knn` keeps
-            an edge only where each end is among the `neighbours` strongest of the other (ties
-            included). `average-link` merges the two groups of the highest mean strength until it
-            is negative. `clip` and `snippet` are controls: all of a clip, each for itself.
+        strength: `[N, T, T]`, see `join_strength`.
+        lengths: number of real snippets of each clip, `[N]`; the others are padding and are joined
+            with nothing.
+        grouping: `components` are the connected components of the graph (Algorithm 1), which
+            chain. `mutual-knn` keeps an edge only if each end is among the `neighbours` strongest
+            of the other end (ties included). `average-link` merges the two groups with the highest
+            mean strength until it is negative. `clip` and `snippet` are controls: one group per
+            clip, one group per snippet.
+
+    Returns:
+        Component ids uint8 `[N, T]`: the lowest snippet index of the group, `PADDING` for padding.
     """
     clips, snippets, _ = strength.shape
     real = np.ones((clips, snippets), bool)
@@ -141,12 +145,16 @@ def components(
 def silent_snippets(
     audio: NDArray[np.floating], reference: NDArray[np.floating], limit: float
 ) -> NDArray[np.bool_]:
-    """Snippets `[N, T]` whose audio `[N, T, D]` has cosine > `limit` to a silent `reference [D]`.
+    """Mask of the snippets `[N, T]` whose cosine to a silent vector is greater than `limit`.
 
-    (The authors' code: 0.99 to VGGish's output on silence.)
+    The authors' code uses 0.99 and the output of VGGish for silence.
+
+    Args:
+        audio: `[N, T, D]`.
+        reference: the silent vector, `[D]`.
     """
     x = audio.astype(np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is not silent
+    with np.errstate(invalid="ignore", over="ignore"):  # a vector that is not finite is not silent
         silent: NDArray[np.bool_] = x @ reference > limit * (
             np.linalg.norm(x, axis=-1) * np.linalg.norm(reference)
         )
@@ -154,7 +162,7 @@ def silent_snippets(
 
 
 def _connected(edges: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Connected components of N graphs at once, by Warshall's algorithm on rows of bits."""
+    """Connected components of N graphs `[N, T, T]`, by Warshall's algorithm on rows of bits."""
     clips, snippets, _ = edges.shape
     words = -(-snippets // 64)
     bits = np.zeros((clips, snippets, 8 * words), np.uint8)
@@ -168,14 +176,14 @@ def _connected(edges: NDArray[np.bool_]) -> NDArray[np.uint8]:
     ids = np.full((snippets, clips), PADDING, np.uint8)
     for word in reversed(range(words)):
         row = reach[:, word]
-        # The exponent of the lowest bit that is set is the lowest snippet that can be reached.
+        # The exponent of the lowest bit that is set is the index of the lowest reachable snippet.
         lowest = np.frexp((row & (np.uint64(0) - row)).astype(np.float64))[1] - 1 + 64 * word
         np.copyto(ids, lowest.astype(np.uint8), where=row > 0)
     return np.ascontiguousarray(ids.T)
 
 
 def _mutual(strength: NDArray[np.floating], neighbours: int) -> NDArray[np.bool_]:
-    """Pairs each of which is among the other's strongest, `[N, T, T]`."""
+    """Mask of pairs in which each is among the `neighbours` strongest of the other, `[N, T, T]`."""
     snippets = strength.shape[1]
     if neighbours >= snippets:
         return np.ones(strength.shape, bool)
@@ -187,7 +195,7 @@ def _mutual(strength: NDArray[np.floating], neighbours: int) -> NDArray[np.bool_
 
 
 def _average_link(strength: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Agglomerative clustering of each clip: one merge in every clip that has one left, at once."""
+    """Agglomerative clustering; each pass merges two groups in every clip that is not finished."""
     clips, snippets, _ = strength.shape
     mean = strength.astype(np.float64)
     mean[:, np.arange(snippets), np.arange(snippets)] = -np.inf
@@ -202,7 +210,7 @@ def _average_link(strength: NDArray[np.floating]) -> NDArray[np.uint8]:
         if not len(left):
             break
         rows = np.arange(len(left))
-        first, second = np.sort(np.divmod(best, snippets), axis=0)  # the lower index names it
+        first, second = np.sort(np.divmod(best, snippets), axis=0)  # the lower index is the id
         one, two = sizes[rows, first, None], sizes[rows, second, None]
         merged = (one * mean[rows, first] + two * mean[rows, second]) / (one + two)
         mean[rows, first], mean[rows, :, first] = merged, merged

@@ -62,5 +62,5 @@ class Damage:
             raise DataError(
                 f"{len(self.numbers)} of {self.clips} clips cannot be read, more than "
                 f"data.max_bad_fraction={self.maximum:g}{last}",
-                remedy="tools/inspect_shards.py --deep names every fault: mend the shard set",
+                remedy="avvp inspect --deep names every fault: mend the shard set",
             )

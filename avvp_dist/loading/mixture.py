@@ -101,7 +101,7 @@ class Mixture:
 
     @cached_property
     def excluded(self) -> NDArray[np.bool_]:
-        """Mask of the clips that tools/decontaminate.py keeps out of training, `[N]`."""
+        """Mask of the clips that avvp decontaminate keeps out of training, `[N]`."""
         return np.concatenate([part.excluded for part in self.sets])
 
     def owners(self, clips: Numbers) -> Numbers:

@@ -33,7 +33,8 @@ def grounding_loss(
     snippets of the batch's other clips (`other_clips_hinge`).
 
     Args:
-        audio, visual: representations `[B, T, D]`.
+        audio: representations of the audio `[B, T, D]`.
+        visual: representations of the vision `[B, T, D]`.
         components: component ids `[B, T]`; `PADDING` for padding.
         epoch: number of the epoch, which `config.alternate` alternates by.
         anchor_positions: place of each clip's only anchor among its snippets, `[B]` in [0, 1];

@@ -1,7 +1,7 @@
 """AudioSet's official embeddings: TFRecord files of 8 bit VGGish, read without TensorFlow.
 
-A record is a `tensorflow.SequenceExample` with the context `video_id`, `start_time_seconds`,
-`end_time_seconds`, `labels`, and the feature list `audio_embedding`: one string of 128 bytes for
+A record is a `tensorflow.SequenceExample`. Its context has `video_id`, `start_time_seconds`,
+`end_time_seconds` and `labels`. Its feature list `audio_embedding` has one string of 128 bytes for
 each second (research.google.com/audioset/download.html).
 """
 
@@ -12,7 +12,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -23,18 +22,22 @@ from avvp_dist.packing.sources import Labels
 from avvp_dist.shards.schema import AUDIO, AUDIOSET_EXTRACTOR, Clip
 
 DIM = 128
+"""Values of an embedding."""
 CLASSES = "class_labels_indices.csv"
+"""AudioSet's file of class indices and display names."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class AudioSetSource:
-    """The clips of `FOLDER/SPLIT/*.tfrecord`, in the order of the file names.
+    """Clips of `FOLDER/SPLIT/*.tfrecord`, in the order of the file names.
 
-    Labels are display names where `class_labels_indices.csv` is in `annotations` or the folder,
-    else class indices as text.
+    Labels are display names if `class_labels_indices.csv` is there, or else class indices as text.
+
+    Args:
+        annotations: folder of `class_labels_indices.csv`; empty: `folder`.
 
     Raises:
-        DataError: for no or damaged files.
+        DataError: if there are no files, or one is damaged.
     """
 
     extractor = AUDIOSET_EXTRACTOR
@@ -50,7 +53,7 @@ class AudioSetSource:
         for file in self.files:
             for offset, record in read_records(file):
                 self._records.append((str(file), offset))
-                self.ids.append(_clip_id(_context(record, file)))
+                self.ids.append(_context(record, file).clip)
 
     def part(self, start: int, stop: int) -> AudioSetPart:
         return AudioSetPart(self._records[start:stop], self.classes)
@@ -58,10 +61,12 @@ class AudioSetSource:
 
 @dataclass(frozen=True)
 class AudioSetPart:
-    """Records: file and byte at which each begins."""
+    """Some consecutive records of a source."""
 
     records: list[tuple[str, int]]
+    """File of each record, and the byte at which it begins."""
     classes: dict[int, str]
+    """Display names by class index."""
 
     def files(self) -> Sequence[Path]:
         return [Path(file) for file in sorted({file for file, _ in self.records})]
@@ -76,40 +81,43 @@ class AudioSetPart:
 
 
 def dequantise(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """8 bit codes as numbers in [-2, 2]: `q * 4/255 + 4/512 - 2`, YouTube-8M's rule.
+    """Values in [-2, 2] of 8 bit codes q: `q * 4/255 + 4/512 - 2`, the rule of YouTube-8M.
 
-    VGGish's postprocessor cuts off what is behind the point; the half step undoes that on average.
+    VGGish's postprocessor rounds down; the half step makes up for that on average.
     """
     values: NDArray[np.float32] = codes.astype(np.float32) * (4 / 255) + (4 / 512 - 2)
     return values
 
 
 def parse_example(record: bytes, file: Path, classes: dict[int, str]) -> Clip:
-    """A `SequenceExample` as a clip of the stream `audio`, `[t, 128]`.
+    """Clip of a `SequenceExample`, with the stream `audio` `[seconds, 128]`.
 
     Raises:
         DataError: naming file and clip, for a damaged record.
     """
     context = _context(record, file)
-    clip = _clip_id(context)
-    codes = context.get("labels", [])
-    labels: Labels = tuple(classes.get(code, str(code)) for code in codes) or None
-    rows = []
+    labels: Labels = tuple(classes.get(code, str(code)) for code in context.labels) or None
+    rows: list[bytes] = []
     try:
         for lists in _fields(record, 2):
             for entry in _fields(lists, 1):
                 if _only(entry, 1) == b"audio_embedding":
-                    rows = [_feature(feature)[0] for feature in _fields(_only(entry, 2), 1)]
-    except (ValueError, IndexError, TypeError) as error:
-        raise DataError(f"{file}: clip {clip} is damaged: {error}") from None
-    if not rows or any(type(row) is not bytes or len(row) != DIM for row in rows):
-        raise DataError(f"{file}: clip {clip} has no audio_embedding of {DIM} bytes a second")
+                    rows = [_bytes_list(feature)[0] for feature in _fields(_only(entry, 2), 1)]
+    except (ValueError, IndexError) as error:
+        raise DataError(f"{file}: clip {context.clip} is damaged: {error}") from None
+    if not rows or any(len(row) != DIM for row in rows):
+        raise DataError(
+            f"{file}: clip {context.clip} has no audio_embedding of {DIM} bytes a second"
+        )
     embedding = dequantise(np.frombuffer(b"".join(rows), np.uint8).reshape(-1, DIM))
-    return Clip(clip, {AUDIO: embedding}, labels)
+    return Clip(context.clip, {AUDIO: embedding}, labels)
 
 
 def read_records(file: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Offset and content of each record of a TFRecord file, both of its checksums verified.
+    """Yield offset and content of each record of a TFRecord file, both checksums verified.
+
+    Args:
+        offset: byte at which the first record begins.
 
     Raises:
         DataError: naming file and byte, for a cut or changed record.
@@ -128,7 +136,7 @@ def read_records(file: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
 
 
 def _masked(data: bytes) -> int:
-    """TFRecord's checksum: a rotated CRC-32C plus a constant."""
+    """Checksum of TFRecord: a rotated CRC-32C plus a constant."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -141,46 +149,58 @@ def _classes(folder: Path) -> dict[int, str]:
         return {int(row["index"]): row["display_name"] for row in csv.DictReader(file)}
 
 
-def _clip_id(context: dict[str, Any]) -> str:
-    """LLP's form, `VIDEO_START_END` in seconds."""
-    video = context["video_id"][0].decode()
-    start, end = (round(context[f"{name}_time_seconds"][0], 3) for name in ("start", "end"))
-    return f"{video}_{_seconds(start)}_{_seconds(end)}"
+@dataclass(frozen=True)
+class _Context:
+    """Context features of a record."""
+
+    clip: str
+    """Id in the form of LLP, `VIDEO_START_END` in seconds."""
+    labels: list[int]
+    """Class indices."""
 
 
-def _seconds(time: float) -> str:
-    return str(int(time)) if time == int(time) else str(time)
-
-
-def _context(record: bytes, file: Path) -> dict[str, Any]:
-    """The context features by name, each a list of bytes, floats or integers."""
+def _context(record: bytes, file: Path) -> _Context:
     try:
-        features: dict[str, Any] = {}
+        features: dict[str, bytes] = {}
         for entry in _fields(_only(record, 1), 1):
-            features[_only(entry, 1).decode()] = _feature(_only(entry, 2))
-        _clip_id(features)
-        return features
-    except (ValueError, IndexError, KeyError, AttributeError, TypeError, OverflowError) as error:
+            features[_only(entry, 1).decode()] = _only(entry, 2)
+        video = _bytes_list(features["video_id"])[0].decode()
+        start, end = (
+            _seconds(_float_list(features[f"{name}_time_seconds"])[0]) for name in ("start", "end")
+        )
+        return _Context(f"{video}_{start}_{end}", _integer_list(features.get("labels", b"")))
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise DataError(f"{file}: a record is no SequenceExample: {error!r}") from None
 
 
-def _feature(message: bytes) -> list[Any]:
-    """A `tensorflow.Feature`: its bytes, floats or integers."""
-    for field, value in _message(message):
-        if field == 1:
-            return list(_fields(value, 1))
-        if field == 2:
-            packed = b"".join(v for n, v in _message(value) if n == 1)
-            return list(np.frombuffer(packed, "<f4").tolist())
-        if field == 3:
-            return [number for n, v in _message(value) if n == 1 for number in _integers(v)]
-    return []
+def _seconds(time: float) -> str:
+    time = round(time, 3)
+    return str(int(time)) if time == int(time) else str(time)
 
 
-def _integers(value: Any) -> list[int]:
-    """Integers, packed into bytes or alone."""
-    if isinstance(value, int):
-        return [value]
+# The three kinds of `tensorflow.Feature`.
+
+
+def _bytes_list(feature: bytes) -> list[bytes]:
+    return [value for values in _fields(feature, 1) for value in _fields(values, 1)]
+
+
+def _float_list(feature: bytes) -> list[float]:
+    packed = b"".join(value for values in _fields(feature, 2) for value in _fields(values, 1))
+    return [float(value) for value in np.frombuffer(packed, "<f4")]
+
+
+def _integer_list(feature: bytes) -> list[int]:
+    numbers: list[int] = []
+    for values in _fields(feature, 3):
+        for field, value in _message(values):
+            if field == 1:
+                numbers += [value] if isinstance(value, int) else _unpacked(value)
+    return numbers
+
+
+def _unpacked(value: bytes) -> list[int]:
+    """Integers of a packed field."""
     numbers, at = [], 0
     while at < len(value):
         number, at = _varint(value, at)
@@ -188,24 +208,36 @@ def _integers(value: Any) -> list[int]:
     return numbers
 
 
+# Protocol buffers (protobuf.dev/encoding).
+
+
 def _fields(message: bytes, wanted: int) -> list[bytes]:
-    """The values of a field of a protocol buffer message, in order."""
-    return [value for field, value in _message(message) if field == wanted]
+    """Values of a bytes field of a message, in order.
+
+    Raises:
+        ValueError: if the message is damaged or the field holds integers.
+    """
+    values = [value for field, value in _message(message) if field == wanted]
+    chunks = [value for value in values if isinstance(value, bytes)]
+    if len(chunks) < len(values):
+        raise ValueError(f"field {wanted} has another wire type")
+    return chunks
 
 
 def _only(message: bytes, wanted: int) -> bytes:
+    """First value of a bytes field."""
     return _fields(message, wanted)[0]
 
 
-def _message(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field of a protocol buffer message (protobuf.dev/encoding)."""
+def _message(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and value of each field of a message."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
         field, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            value, at = _varint(message, at)
-            yield field, value
+            number, at = _varint(message, at)
+            yield field, number
             continue
         if kind == _BYTES:
             size, at = _varint(message, at)
@@ -218,6 +250,7 @@ def _message(message: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Integer of variable length at a byte of a message, and the byte after it."""
     value = shift = 0
     while True:
         byte = message[at]

@@ -1,7 +1,7 @@
 """Packing: a feature folder into a shard set, one idempotent task per shard.
 
-While it lasts, `OUT/.pack` holds the plan and, for each finished shard, what is in it; the
-manifest comes last, and then the folder goes.
+During the job `OUT/.pack` holds the ledger: for each finished shard the scan of its tar and the
+clips left out. The manifest is written last, and then `OUT/.pack` is removed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from avvp_dist.commit import MANIFEST, digest, write_json
 from avvp_dist.config import PackConfig
 from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.ledger import Ledger
 from avvp_dist.packing.audioset import AudioSetSource
 from avvp_dist.packing.sources import ArraySource, HanSource, Source, SourcePart
 from avvp_dist.runtime.ray_tasks import map_tasks
@@ -34,19 +35,82 @@ from avvp_dist.tracking.run import stage_run
 
 log = logging.getLogger(__name__)
 
-SOURCES: dict[str, Any] = {"arrays": ArraySource, "han": HanSource, "audioset": AudioSetSource}
-LeftOut = dict[str, list[str]]
-"""Under `broken` and `short`: what was left out of a shard, a line each."""
+SOURCES: dict[str, Callable[[Path, str, str], Source]] = {
+    "arrays": ArraySource,
+    "han": HanSource,
+    "audioset": AudioSetSource,
+}
+"""Source formats by the name that `format=` gives them; called with folder, split, annotations."""
 ORIGIN = "origin.json"
-"""Beside the manifest: which folder a set was packed from. It is no part of the set."""
+"""File beside the manifest that tells what a set was packed from. It is no part of the set."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Clips that are not in the shard set, one line for each: its id and the reason."""
+
+    broken: list[str] = field(default_factory=list)
+    """Clips that cannot be read or do not fit the set."""
+    short: list[str] = field(default_factory=list)
+    """Clips of fewer than T snippets, left out by `short=drop`."""
+
+    @classmethod
+    def total(cls, parts: Sequence[LeftOut]) -> LeftOut:
+        """All lines of several shards."""
+        return cls(
+            [line for part in parts for line in part.broken],
+            [line for part in parts for line in part.short],
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Number of clips by reason."""
+        return {"broken": len(self.broken), "short": len(self.short)}
+
+
+@dataclass(frozen=True)
+class PackedShard:
+    """Ledger record of a finished shard."""
+
+    scan: Scan | None
+    """Contents of its tar; None if no clip was left to write."""
+    left_out: LeftOut
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any]) -> PackedShard | None:
+        """Record from its JSON form; None if it is damaged."""
+        try:
+            scan = record["scan"]
+            return cls(None if scan is None else Scan(**scan), LeftOut(**record["left_out"]))
+        except (KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Everything that the contents of one shard depend on."""
+
+    part: SourcePart
+    tar: Path
+    snippets: int
+    """T of the shard set."""
+    dims: dict[str, int]
+    short: str
+    """`pad` or `drop`: what happens to clips of fewer than T snippets."""
+
+    def digest(self) -> str:
+        """Hash of the plan for the shard, and of the sizes and times of the files it is made of."""
+        stats = [_stat(file) for file in self.part.files()]
+        return digest([FORMAT, self.snippets, self.dims, self.short, asdict(self.part), stats])
 
 
 def pack(config: PackConfig) -> ShardSet:
-    """Turn one split of a feature folder into a shard set; a finished one is left as it is.
+    """Turn one split of a feature folder into a shard set; a finished set is left as it is.
 
     The same command again goes on with the shards that are missing or whose files have changed.
 
     Raises:
+        ConfigError: for an `out` that is no local folder.
         DataError: for missing or broken features, an `out` that holds other clips, a full disk.
         ClusterError: if Ray does not start.
     """
@@ -57,7 +121,7 @@ def pack(config: PackConfig) -> ShardSet:
         return _finished(out, _origin(config))
     out.mkdir(parents=True, exist_ok=True)
     try:
-        # Of two at once, the faster takes away the ledger that the slower makes its manifest of.
+        # Without the lock the faster of two jobs would remove the ledger that the slower one needs.
         with FileLock(out / ".pack.lock", timeout=0):
             return _pack(config, out)
     except Timeout:
@@ -66,11 +130,36 @@ def pack(config: PackConfig) -> ShardSet:
         ) from None
 
 
+def pack_shard(task: ShardTask, made_from: str) -> LeftOut:
+    """Write the tar of one shard and its ledger record; a task of its own process.
+
+    Args:
+        made_from: digest of the task.
+    """
+    clips: list[Clip] = []
+    left_out = LeftOut()
+    for item in task.part:
+        try:
+            if isinstance(item, DataError):
+                raise item
+            clip = item.padded(task.snippets, task.dims)
+        except DataError as error:
+            left_out.broken.append(str(error))
+            continue
+        if task.short == "pad" or clip.length == task.snippets:
+            clips.append(clip)
+        else:
+            left_out.short.append(f"clip {clip.id} has {clip.length} of {task.snippets} snippets")
+    packed = PackedShard(write_tar(clips, task.tar) if clips else None, left_out)
+    _ledger(task.tar.parent).finish(task.tar.stem, made_from, **asdict(packed))
+    return left_out
+
+
 def _pack(config: PackConfig, out: Path) -> ShardSet:
     origin = _origin(config)
     if (out / MANIFEST).exists():  # another process was faster
         return _finished(out, origin)
-    source: Source = SOURCES[config.format](Path(config.source), config.split, config.annotations)
+    source = SOURCES[config.format](Path(config.source), config.split, config.annotations)
     if len(set(source.ids)) < len(source.ids):
         (twice, _), *_ = Counter(source.ids).most_common(1)
         raise DataError(f"clip {twice} occurs twice", remedy="Ids must be unique")
@@ -79,12 +168,17 @@ def _pack(config: PackConfig, out: Path) -> ShardSet:
             f"{out} holds tars that no unfinished pack has left: they would be overwritten",
             remedy="Choose another out= or remove them",
         )
-    (out / PLAN).mkdir(exist_ok=True)  # before the first tar: cut off, it must not be adopted
+    # Before the first tar, so that a pack that was cut off is not taken for foreign tars.
+    (out / PLAN).mkdir(exist_ok=True)
     extractor = config.extractor or source.extractor
     with stage_run("pack", out, config, {"extractor": extractor}) as run:
-        left_out = _pack_shards(config, source, out)
-        shards = -(-len(source.ids) // config.clips_per_shard)
-        scans = [scan for scan in _scans(out, shards) if scan.ids]
+        tasks = _shard_tasks(config, source, out)
+        made_from = [
+            task.digest()
+            for task in tqdm(tasks, "looking at the files", unit=" shards", leave=False)
+        ]
+        left_out = _pack_shards(config, tasks, made_from, len(source.ids)).counts()
+        scans = list(_scans(out, tasks, made_from))
         if not scans:
             raise DataError(f"no clips to write into {out}")
         write_json(out / ORIGIN, origin)
@@ -99,81 +193,72 @@ def _pack(config: PackConfig, out: Path) -> ShardSet:
     return packed
 
 
-def pack_shard(
-    part: SourcePart, tar: Path, snippets: int, dims: dict[str, int], short: str, made_from: str
-) -> LeftOut:
-    """Write one shard and, beside the plan, what is in it; what was left out of it."""
-    clips: list[Clip] = []
-    left_out: LeftOut = {"broken": [], "short": []}
-    for item in part:
-        try:
-            if isinstance(item, DataError):
-                raise item
-            clip = item.padded(snippets, dims)
-        except DataError as error:
-            left_out["broken"].append(str(error))
-            continue
-        if short == "pad" or clip.length == snippets:
-            clips.append(clip)
-        else:
-            left_out["short"].append(f"clip {clip.id} has {clip.length} of {snippets} snippets")
-    scan = asdict(write_tar(clips, tar)) if clips else None
-    write_json(_ledger(tar), {"made_from": made_from, "scan": scan, "left_out": left_out})
-    return left_out
-
-
-def _pack_shards(config: PackConfig, source: Source, out: Path) -> dict[str, int]:
-    """Write the shards that are missing; how many clips were left out, and why."""
+def _shard_tasks(config: PackConfig, source: Source, out: Path) -> list[ShardTask]:
     snippets = config.snippets or source.snippets
     starts = range(0, len(source.ids), config.clips_per_shard)
     parts = [source.part(start, start + config.clips_per_shard) for start in starts]
     dims = _dims(parts)
+    return [
+        ShardTask(part, (out / f"shard-{number:06d}.tar").absolute(), snippets, dims, config.short)
+        for number, part in enumerate(parts)
+    ]
+
+
+def _pack_shards(
+    config: PackConfig, tasks: list[ShardTask], made_from: list[str], clips: int
+) -> LeftOut:
+    """Write the shards that are missing; returns what is left out of all shards.
+
+    Args:
+        made_from: digest of each task.
+        clips: number of clips of the source.
+    """
     calls = []
-    found: list[LeftOut] = []
-    for number, part in enumerate(tqdm(parts, "looking at the files", unit=" shards", leave=False)):
-        tar = out / f"shard-{number:06d}.tar"
-        stats = [_stat(file) for file in part.files()]
-        plan = [FORMAT, snippets, dims, config.short, asdict(part), stats]
-        made_from = digest(plan)
-        done = _done(tar, made_from)
-        if done is None:
-            calls.append((part, tar.absolute(), snippets, dims, config.short, made_from))
+    done: list[LeftOut] = []
+    for task, key in zip(tasks, made_from, strict=True):
+        packed = _packed(task.tar, key)
+        if packed is None:
+            calls.append((task, key))
         else:
-            found.append(done)
-    wanted = {f"shard-{number:06d}" for number in range(len(parts))}
-    for path in [*out.glob("shard-*.tar"), *(out / PLAN).glob("shard-*.json")]:
-        if path.stem not in wanted:
-            path.unlink()  # of an attempt with more shards
-    for path in out.glob(".shard-*.tmp"):
-        path.unlink(missing_ok=True)  # of an attempt that was killed
+            done.append(packed.left_out)
+    _remove_leftovers(Path(config.out), {task.tar.stem for task in tasks})
     with tqdm(total=len(calls), desc=f"packing {config.split}", unit=" shards") as bar:
         for left_out in map_tasks(pack_shard, calls, config.workers, "a packing task"):
-            found.append(left_out)
+            done.append(left_out)
             bar.update()
-            _check_broken(found, len(source.ids), config)
-    _check_broken(found, len(source.ids), config)
-    for kind in ("broken", "short"):
-        if lines := [line for left_out in found for line in left_out[kind]]:
-            share = f"{len(lines)} of {len(source.ids)} clips"
-            log.warning("%s left out: %s", share, _named(lines))
-    return {kind: sum(len(left_out[kind]) for left_out in found) for kind in ("broken", "short")}
+            _check_broken(LeftOut.total(done), clips, config)
+    total = LeftOut.total(done)
+    _check_broken(total, clips, config)
+    for lines in (total.broken, total.short):
+        if lines:
+            log.warning("%d of %d clips left out: %s", len(lines), clips, _first(lines))
+    return total
 
 
-def _check_broken(found: list[LeftOut], clips: int, config: PackConfig) -> None:
-    broken = [line for left_out in found for line in left_out["broken"]]
+def _remove_leftovers(out: Path, shards: set[str]) -> None:
+    """Remove what earlier attempts have left and this one does not write again."""
+    for path in [*out.glob("shard-*.tar"), *(out / PLAN).glob("shard-*.json")]:
+        if path.stem not in shards:
+            path.unlink()  # from an attempt with more shards
+    for path in out.glob(".shard-*.tmp"):
+        path.unlink(missing_ok=True)  # from an attempt that was killed
+
+
+def _check_broken(left_out: LeftOut, clips: int, config: PackConfig) -> None:
+    broken = left_out.broken
     if len(broken) > config.max_bad_fraction * clips + 1e-6:
         raise DataError(
-            f"{len(broken)} of {clips} clips are broken: {_named(broken)}",
+            f"{len(broken)} of {clips} clips are broken: {_first(broken)}",
             remedy="Put them right, or raise max_bad_fraction to leave them out",
         )
 
 
-def _named(broken: list[str]) -> str:
-    return "; ".join(broken[:5]) + ("; ..." if len(broken) > 5 else "")
+def _first(lines: list[str]) -> str:
+    return "; ".join(lines[:_SHOWN]) + ("; ..." if len(lines) > _SHOWN else "")
 
 
 def _dims(parts: list[SourcePart]) -> dict[str, int]:
-    """The streams of the first clip that can be read, and their dims."""
+    """Streams of the first clip that can be read, and their dims."""
     errors: list[DataError] = []
     for part in parts:
         for item in part:
@@ -185,39 +270,47 @@ def _dims(parts: list[SourcePart]) -> dict[str, int]:
 
 
 def _stat(file: Path) -> list[int]:
+    """Size and time of a file; empty if there is none."""
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return []
-    return [found.st_size, found.st_mtime_ns]
+    return [stat.st_size, stat.st_mtime_ns]
 
 
-def _ledger(tar: Path) -> Path:
-    return tar.parent / PLAN / f"{tar.stem}.json"
+def _ledger(out: Path) -> Ledger:
+    return Ledger(out / PLAN)
 
 
-def _done(tar: Path, made_from: str) -> LeftOut | None:
-    """What was left out of a shard that is finished; None if it is not."""
+def _packed(tar: Path, made_from: str) -> PackedShard | None:
+    """Record of a shard that is finished; None if it has to be written."""
+    packed = PackedShard.parse(_ledger(tar.parent).finished(tar.stem, made_from) or {})
+    if packed is None or packed.scan is None:
+        return packed
     try:
-        meta = json.loads(_ledger(tar).read_text())
-        if meta["made_from"] != made_from:
-            return None
-        if meta["scan"] is not None and tar.stat().st_size != meta["scan"]["bytes"]:
-            return None
-        left_out: LeftOut = meta["left_out"]
-        return left_out
-    except (OSError, ValueError, KeyError, TypeError):
+        return packed if tar.stat().st_size == packed.scan.bytes else None
+    except OSError:
         return None
 
 
-def _scans(out: Path, shards: int) -> Iterator[Scan]:
-    for number in range(shards):
-        meta = json.loads(_ledger(out / f"shard-{number:06d}.tar").read_text())
-        if meta["scan"] is not None:
-            yield Scan(**meta["scan"])
+def _scans(out: Path, tasks: list[ShardTask], made_from: list[str]) -> Iterator[Scan]:
+    """Scans of the shards that hold clips.
+
+    Raises:
+        DataError: if a record was lost during the job.
+    """
+    for task, key in zip(tasks, made_from, strict=True):
+        packed = _packed(task.tar, key)
+        if packed is None:
+            raise DataError(
+                f"{out}: {task.tar.name} was changed during the job",
+                remedy="Run the same command again: it goes on with what is missing",
+            )
+        if packed.scan is not None:
+            yield packed.scan
 
 
-def _origin(config: PackConfig) -> dict[str, Any]:
+def _origin(config: PackConfig) -> dict[str, object]:
     return {
         "folder": str(Path(config.source).absolute()),
         "format": config.format,
@@ -229,15 +322,20 @@ def _origin(config: PackConfig) -> dict[str, Any]:
     }
 
 
-def _finished(out: Path, origin: dict[str, Any]) -> ShardSet:
+def _finished(out: Path, origin: dict[str, object]) -> ShardSet:
+    """Open a shard set that is complete.
+
+    Raises:
+        DataError: if it was packed from something else than `origin`.
+    """
     ready = ShardSet(out)
     try:
-        found = json.loads((out / ORIGIN).read_text())
+        recorded = json.loads((out / ORIGIN).read_text())
     except (OSError, ValueError):
-        found = None
-    if found != origin:
+        recorded = None
+    if recorded != origin:
         raise DataError(
-            f"{out} already holds clips of {found or 'another source'}, not of {origin}",
+            f"{out} already holds clips of {recorded or 'another source'}, not of {origin}",
             remedy="Choose another out= or remove it",
         )
     print(f"{out}: already packed, {len(ready)} clips")

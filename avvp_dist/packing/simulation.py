@@ -1,13 +1,14 @@
 """A seeded corpus of simulated clip features with annotations: for demos and tests, never results.
 
-Every class has one prototype vector per modality. A clip holds one to three events; an event is
-a span of whole seconds of one class, heard only, seen only, or both (then in sync in two of three
-cases). A source is a prototype plus a deviation of its own, drawn anew for every event, so that
-test events come from unheard and unseen sources. A snippet is the sum of its active sources, a
-background that lasts the whole clip, and noise, then rectified like the output of a backbone.
+Every class has one prototype vector per modality. A clip holds one to three events. An event is a
+span of whole seconds of one class that is heard, seen or both; two of three events that are both
+are in sync. The source of an event is the prototype of its class plus random noise of its own, so
+that test events come from sources that training has neither heard nor seen. A snippet is the sum of
+its active sources, a background that lasts the whole clip, and noise, rectified like the output of
+a backbone.
 
-The clips may also be those of given annotations: then val and test have their dense events, and
-those of train, which only has weak labels, are drawn for each label as above.
+The clips may also be those of given annotations. Then val and test have their dense events. Train
+has weak labels alone, so one event is sampled for each label as above.
 """
 
 from __future__ import annotations
@@ -32,21 +33,25 @@ from avvp_dist.shards.schema import LLP_CLASSES
 
 SNIPPETS = 10
 
-Mask = NDArray[np.bool_]
-Clips = list[tuple[str, Mask]]
-"""Id and truth `[T, 2, C]` of each clip."""
+Events = NDArray[np.bool_]
+"""Active classes of a clip, `[T, 2, C]`; axis 1: audio, visual."""
+Clips = list[tuple[str, Events]]
+"""Id and events of each clip."""
 
 
 def simulate(config: SimulateConfig) -> Path:
     """Write `features_SPLIT.npz` for train, val and test into `config.out`.
 
-    Without `config.annotations` their `AVVP_*.csv` are written too.
+    Without `config.annotations` the corpus gets `AVVP_*.csv` of its own.
+
+    Returns:
+        The folder.
 
     Raises:
         DataError: for annotations that are missing or broken, before anything is written.
     """
     out = Path(config.out)
-    # All of them first: a fault in the last file must not show after minutes of work.
+    # Read all files first: an error in the last one must not appear after minutes of work.
     given = {
         split: read_annotations(config.annotations, split, snippets=SNIPPETS)
         for split in WEAK_FILES
@@ -60,12 +65,12 @@ def simulate(config: SimulateConfig) -> Path:
     corpus: dict[str, Clips] = {}
     for split in WEAK_FILES:
         if given:
-            ids, truth = list(given[split].ids), _given_events(rng, given[split])
+            ids, events = list(given[split].ids), _annotated_events(rng, given[split])
         else:
             count = getattr(config, split)
             ids = [f"SIM{split[:2]}{n:06d}_0_{SNIPPETS}" for n in range(count)]
-            truth = [_drawn_events(rng, _drawn_labels(rng)) for _ in range(count)]
-        corpus[split] = list(zip(ids, truth, strict=True))
+            events = [_sample_events(rng, _sample_labels(rng)) for _ in range(count)]
+        corpus[split] = list(zip(ids, events, strict=True))
         path = out / f"features_{split}.npz"
         _write_features(path, corpus[split], rng, prototypes, config.noise)
     if not given:
@@ -73,20 +78,20 @@ def simulate(config: SimulateConfig) -> Path:
     return out
 
 
-def _given_events(rng: np.random.Generator, annotations: Annotations) -> list[Mask]:
-    """`[T, 2, C]` of each clip, drawn where the annotations have weak labels only."""
+def _annotated_events(rng: np.random.Generator, annotations: Annotations) -> list[Events]:
+    """Events of each annotated clip; sampled for each label if there are weak labels alone."""
     if annotations.events is not None:
         return list(annotations.events)
-    return [_drawn_events(rng, np.flatnonzero(row)) for row in annotations.weak]
+    return [_sample_events(rng, np.flatnonzero(row)) for row in annotations.weak]
 
 
-def _drawn_labels(rng: np.random.Generator) -> NDArray[np.int64]:
+def _sample_labels(rng: np.random.Generator) -> NDArray[np.int64]:
     return rng.choice(len(LLP_CLASSES), rng.integers(1, 4), replace=False)
 
 
-def _drawn_events(rng: np.random.Generator, labels: NDArray[np.int64]) -> Mask:
-    """Who is heard and seen when: `[T, 2, C]`, axis 1: audio, visual."""
-    truth = np.zeros((SNIPPETS, 2, len(LLP_CLASSES)), bool)
+def _sample_events(rng: np.random.Generator, labels: NDArray[np.int64]) -> Events:
+    """One event for each class in `labels`."""
+    events = np.zeros((SNIPPETS, 2, len(LLP_CLASSES)), bool)
     for label in labels:
         kind = rng.choice(["both", "heard", "seen"], p=[0.5, 0.3, 0.2])
         spans = [_span(rng), _span(rng)]
@@ -94,11 +99,12 @@ def _drawn_events(rng: np.random.Generator, labels: NDArray[np.int64]) -> Mask:
             spans[1] = spans[0]
         for modality, other in ((0, "seen"), (1, "heard")):
             if kind != other:
-                truth[slice(*spans[modality]), modality, label] = True
-    return truth
+                events[slice(*spans[modality]), modality, label] = True
+    return events
 
 
 def _span(rng: np.random.Generator) -> tuple[int, int]:
+    """Onset and offset of an event, in snippets; it lasts at least two."""
     length = int(rng.integers(2, SNIPPETS + 1))
     onset = int(rng.integers(0, SNIPPETS - length + 1))
     return onset, onset + length
@@ -111,7 +117,7 @@ def _write_features(
     prototypes: list[NDArray[np.float64]],
     noise: float,
 ) -> None:
-    # Float16 from the start: LLP's 10,000 train clips at full size would be gigabytes.
+    # float16 from the start: the 10,000 train clips of LLP in float64 would take gigabytes.
     audio, visual = (
         np.empty((len(clips), SNIPPETS, prototype.shape[1]), np.float16) for prototype in prototypes
     )
@@ -124,20 +130,20 @@ def _write_features(
 
 def _features(
     rng: np.random.Generator,
-    truth: Mask,
+    events: Events,
     prototypes: list[NDArray[np.float64]],
     noise: float,
 ) -> list[NDArray[np.float64]]:
     """Audio and visual features of one clip, each `[T, D]`."""
-    made = []
+    features = []
     for modality, prototype in enumerate(prototypes):
         dim = prototype.shape[1]
-        active = truth[:, modality].astype(float)
+        active = events[:, modality].astype(float)
         sources = prototype + 0.7 * rng.standard_normal(prototype.shape)
         background = 0.5 * rng.standard_normal(dim)
         snippets = active @ sources + background + noise * rng.standard_normal((SNIPPETS, dim))
-        made.append(np.maximum(snippets, 0))
-    return made
+        features.append(np.maximum(snippets, 0))
+    return features
 
 
 def _write_annotations(out: Path, corpus: dict[str, Clips]) -> None:
@@ -154,6 +160,7 @@ def _write_annotations(out: Path, corpus: dict[str, Clips]) -> None:
 
 
 def _event_rows(clips: Clips, modality: int) -> list[list[str]]:
+    """Rows of an `AVVP_eval_*.csv`: clip, onset, offset and class of every event."""
     rows = []
     for clip, events in clips:
         for label in np.flatnonzero(events[:, modality].any(0)):

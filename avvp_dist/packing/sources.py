@@ -1,7 +1,7 @@
-"""Features as others leave them on disk, read as clips: array files and HAN's feature folders.
+"""Sources: features on disk read as clips, from array files and from HAN's feature folders.
 
-A source knows the ids of its clips and is cut into parts, one a shard: a part can be sent to
-another process and read there.
+A source knows the ids of its clips and is cut into parts, one per shard. A part can be pickled,
+sent to another process and read there.
 """
 
 from __future__ import annotations
@@ -12,49 +12,65 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.annotations.llp import Annotations, read_annotations
+from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.errors import DataError
 from avvp_dist.shards.schema import HAN_EXTRACTOR, Clip
 
 log = logging.getLogger(__name__)
 
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)
-"""What `np.load` raises for a file that is missing, cut off or something else."""
+"""Errors of `np.load` for a file that is missing, cut off or of another format."""
 
 HAN_STREAMS = {"audio": "vggish", "visual": "res152", "motion": "r2plus1d_18"}
-"""Stream name and feature folder of HAN's release (Tian et al., ECCV 2020)."""
+"""Feature folder of each stream in HAN's release (Tian et al., ECCV 2020)."""
+
+_FRAMES, _FRAMES_PER_SNIPPET = 80, 8
+"""Frames of a whole clip and of a snippet in HAN's release."""
+_MINIMUM_FRAMES = 72
+"""Clips with at least this many frames are filled up to a whole clip, as in the paper's code."""
 
 Labels = tuple[str, ...] | None
+"""Weak labels of a clip; None where they are not known."""
 
 
 class SourcePart(Protocol):
-    """Some clips of a source: a picklable dataclass of plain values."""
+    """Some consecutive clips of a source: a picklable dataclass of plain values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def files(self) -> Sequence[Path]:
-        """What it reads; it changes when their sizes or times change."""
+        """Files that the clips are read from; their sizes and times tell whether they changed."""
 
     def __iter__(self) -> Iterator[Clip | DataError]:
-        """The clips in order; an error in the place of a broken one."""
+        """Yield the clips in order, and an error in place of a broken one."""
 
 
 class Source(Protocol):
-    """The clips of one split of a feature folder."""
+    """Clips of one split of a feature folder."""
 
     extractor: str
+    """Name of the feature extractor; empty if the format does not tell."""
     snippets: int
-    ids: Sequence[str]
+    """T of its clips."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Clip ids in order."""
 
     def part(self, start: int, stop: int) -> SourcePart:
-        """The clips `start` to `stop`."""
+        """Part with the clips `start` to `stop`, exclusive."""
 
 
 class ArraySource:
-    """`features_SPLIT.npz`: `filenames [N]` and one `[N, T, D]` array per stream.
+    """Clips of `FOLDER/features_SPLIT.npz`: `filenames [N]` and one array `[N, T, D]` per stream.
+
+    Args:
+        annotations: folder of the AVVP_*.csv; empty: `folder`, where they may be missing.
 
     Raises:
         DataError: for a missing or broken file, or annotations of other clips.
@@ -83,11 +99,12 @@ class ArraySource:
 
 @dataclass(frozen=True)
 class ArrayPart:
-    """Rows of an array file, from `start` on."""
+    """Rows of an array file, from `start` on, with their labels."""
 
     path: str
     start: int
     labels: list[Labels]
+    """One per row; their number is the number of rows."""
 
     def files(self) -> Sequence[Path]:
         return [Path(self.path)]
@@ -108,7 +125,7 @@ def _load_arrays(path: str) -> dict[str, NDArray[Any]]:
 
 @functools.lru_cache(1)
 def _loaded(path: str, changed: int) -> dict[str, NDArray[Any]]:
-    """The arrays of a file, kept for its next part."""
+    """Arrays of a file, kept in memory for its next part; `changed` is its time in ns."""
     try:
         with np.load(path, allow_pickle=False) as file:
             streams = {name: file[name] for name in file.files}
@@ -128,13 +145,13 @@ def _loaded(path: str, changed: int) -> dict[str, NDArray[Any]]:
 
 
 class HanSource:
-    """HAN's release, in csv order; 80 frames are mean-pooled to 10 snippets.
+    """Clips of HAN's release in csv order; 80 frames are mean-pooled to 10 snippets.
 
-    Files are named by the first 11 characters of the clip id. As in the paper's code a clip
-    with 72 to 79 frames is filled up with its last one; that is said in the log.
+    Files are named by the first 11 characters of the clip id. As in the paper's code, a clip with
+    72 to 79 frames is filled up with its last one; the log counts these clips.
 
     Raises:
-        DataError: without annotations: they give the clips and their order.
+        DataError: without annotations, which give the clips and their order.
     """
 
     extractor = HAN_EXTRACTOR
@@ -145,8 +162,8 @@ class HanSource:
         self._labels = labels_of(annotations or folder, split, bool(annotations))
         if not self._labels:
             raise DataError(
-                f"HAN's features are packed in the order of AVVP_*.csv, none is in "
-                f"{annotations or folder}",
+                "HAN's features are packed in the order of AVVP_*.csv, and "
+                f"{annotations or folder} holds none",
                 remedy="Set annotations= to their folder",
             )
         self.ids = list(self._labels)
@@ -174,14 +191,19 @@ class HanPart:
                     name: np.load(file, allow_pickle=False)
                     for name, file in self._files(clip).items()
                 }
-                filled += 72 <= len(streams["visual"]) < 80
+                filled += _MINIMUM_FRAMES <= len(streams["visual"]) < _FRAMES
                 streams["visual"] = pool_frames(streams["visual"])
             except BROKEN as error:
                 yield DataError(f"clip {clip}: {error}")
                 continue
             yield Clip(clip, streams, labels)
         if filled:
-            log.warning("clips of 72 to 79 frames, filled up with their last one: %d", filled)
+            log.warning(
+                "clips of %d to %d frames, filled up with their last one: %d",
+                _MINIMUM_FRAMES,
+                _FRAMES - 1,
+                filled,
+            )
 
     def _files(self, clip: str) -> dict[str, Path]:
         return {
@@ -191,30 +213,38 @@ class HanPart:
 
 
 def pool_frames(frames: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Mean of every 8 frames, `[F, D]` to `[F / 8, D]`; a rest of frames is a snippet if it is
-    nearly whole (72 to 79 of 80, which the paper's code fills up), else it is left out."""
-    if len(frames) > 80:
-        raise ValueError(f"{len(frames)} frames, more than 80")
-    if len(frames) >= 72:
-        frames = np.concatenate([frames, np.repeat(frames[-1:], 80 - len(frames), 0)])
-    whole = len(frames) // 8
-    pooled: NDArray[np.floating] = (
-        frames[: 8 * whole].reshape(whole, 8, -1).mean(1, dtype=np.float32)
-    )
+    """Snippets `[F / 8, D]` as the mean of every 8 of F frames `[F, D]`.
+
+    A clip of 72 to 79 frames is filled up to 80 with its last frame. In a shorter clip the frames
+    after the last whole snippet are left out.
+
+    Raises:
+        ValueError: for more than 80 frames.
+    """
+    if len(frames) > _FRAMES:
+        raise ValueError(f"{len(frames)} frames, more than {_FRAMES}")
+    if len(frames) >= _MINIMUM_FRAMES:
+        frames = np.concatenate([frames, np.repeat(frames[-1:], _FRAMES - len(frames), 0)])
+    whole = len(frames) // _FRAMES_PER_SNIPPET
+    snippets = frames[: _FRAMES_PER_SNIPPET * whole].reshape(whole, _FRAMES_PER_SNIPPET, -1)
+    pooled: NDArray[np.floating] = snippets.mean(1, dtype=np.float32)
     return pooled
 
 
 def labels_of(folder: str | Path, split: str, needed: bool = False) -> dict[str, Labels]:
-    """Weak labels by clip of a folder's `AVVP_*.csv`, in csv order; empty without such a file.
+    """Weak labels by clip id from the `AVVP_*.csv` of a folder, in csv order.
+
+    Returns:
+        An empty dictionary if there is no such file.
 
     Raises:
-        DataError: if there is none though it is `needed`.
+        DataError: if there is no such file and it is `needed`, or the file is broken.
     """
     if not any(Path(folder).glob("AVVP_*.csv")):
         if needed:
             raise DataError(f"annotations: {folder} holds no AVVP_*.csv")
         return {}
-    annotations: Annotations = read_annotations(folder, split)
+    annotations = read_annotations(folder, split)
     return {
         clip: tuple(annotations.classes[c] for c in np.flatnonzero(row))
         for clip, row in zip(annotations.ids, annotations.weak, strict=True)

@@ -1,12 +1,11 @@
-"""Clips from any Python iterator into a shard set."""
+"""A shard set from any Python iterator of clips."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from avvp_dist.commit import MANIFEST
 from avvp_dist.errors import DataError
@@ -23,19 +22,22 @@ def write_shard_set(
     snippets: int = 0,
     clips_per_shard: int = 2000,
     extractor: str = "",
-    source: dict[str, Any] | None = None,
+    source: Mapping[str, object] | None = None,
 ) -> ShardSet:
     """Write `clips` in their order; the first one fixes the streams and their dims.
 
-    Clips with fewer snippets are padded and keep their length. Equal clips give equal bytes. The
-    manifest is written last: without it there is no shard set.
+    Clips with fewer than T snippets are padded and keep their length. The same clips give the same
+    bytes. The manifest is written last: without it there is no shard set.
 
     Args:
-        snippets: T; 0: the first clip's.
+        snippets: T of the set; 0: the number of snippets of the first clip.
+        extractor: name of what made the features.
+        source: where the clips come from, for the manifest.
 
     Raises:
-        DataError: for a clip of other streams or dims, of more snippets, not finite, twice the
-            same id, or no clip at all; and for a full disk.
+        DataError: for a clip with other streams or dims, with more than T snippets, with values
+            that are not finite, or with an id that occurred before; for no clips at all; for a
+            full disk.
     """
     clips = iter(clips)
     first = next(clips, None)
@@ -45,7 +47,7 @@ def write_shard_set(
     snippets = snippets or max(len(array) for array in first.streams.values())
     if snippets > 255:
         raise DataError(f"clips of {snippets} snippets, more than 255")
-    # Cut off, it must not be adopted as tars that somebody else wrote and finished.
+    # Until the manifest is there, the tars must not be taken for a foreign set that is complete.
     (out / PLAN).mkdir(parents=True, exist_ok=True)
     (out / MANIFEST).unlink(missing_ok=True)
     scans: list[Scan] = []
@@ -58,6 +60,6 @@ def write_shard_set(
             seen.add(clip.id)
         padded = [clip.padded(snippets, dims) for clip in block]
         scans.append(write_tar(padded, out / f"shard-{len(scans):06d}.tar"))
-    write_manifest(out, scans, extractor=extractor, source=source)
+    write_manifest(out, scans, extractor=extractor, source=None if source is None else dict(source))
     shutil.rmtree(out / PLAN)
     return ShardSet(out)

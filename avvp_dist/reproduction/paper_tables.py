@@ -48,7 +48,7 @@ class TableRow:
         """`mean ± deviation over seeds [95 % interval over clips] (the paper's number)`."""
         cell = MISSING
         if (scored := self.summary.get(key)) is not None:
-            spread = spread_cell(scored.mean, scored.deviation)
+            spread = spread_cell(scored.mean, scored.standard_deviation)
             cell = f"{spread} [{scored.low:.1f}, {scored.high:.1f}]"
         published = self.published(key)
         return cell if published is None else f"{cell} ({published:.1f})"

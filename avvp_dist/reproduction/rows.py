@@ -17,7 +17,8 @@ from avvp_dist.config import (
     TablesConfig,
 )
 from avvp_dist.errors import ConfigError
-from avvp_dist.grounding.version import SUMMARY, Grounding
+from avvp_dist.grounding.summary import SUMMARY
+from avvp_dist.grounding.version import Grounding
 from avvp_dist.reproduction.jobs import Command, Job
 from avvp_dist.reproduction.recipes import (
     UNTRAINED,

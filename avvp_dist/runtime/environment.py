@@ -1,8 +1,9 @@
-"""Which environment variables reach a job, and how.
+"""Environment variables of a job: which of them the launcher gets, and which the ranks alone.
 
 DeepSpeed puts every variable that starts with MLFLOW on the command lines of other hosts and into
-its log. So launchers get only what is listed here; what may be secret goes to the ranks alone, in a
-file that nobody else can read. A name that is on no list, and not passed by name, goes nowhere.
+its log. So launchers get only the names listed here. Variables that may hold a secret go to the
+ranks alone, in a file that only their user can read. A name that is on no list and is not passed
+by `--pass` is dropped.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ LAUNCHERS = (
     *("JOB_COMPLETION_INDEX", "MASTER_*", "RANK", "WORLD_SIZE", "LOCAL_*", "GROUP_*", "NODE_RANK"),
     *("SSL_CERT_*", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AVVP_*"),
 )
-"""Names, or beginnings of names, that launchers and ranks get."""
+"""Patterns of names that launchers and ranks get."""
 RANKS = (
     *("MLFLOW_*", "RAY_AUTH_*", "AWS_*", "S3_*", "GOOGLE_*", "GCS_*", "AZURE_*", "FSSPEC_*"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
     *("NO_PROXY", "no_proxy"),
 )
-"""Those that ranks alone get, through a file: they hold secrets, or URLs that may."""
+"""Patterns of names that ranks alone get, through a file: secrets, and URLs that may hold one."""
 EXPORTED = (
     *("NCCL_*", "RCCL_*", "GLOO_*", "UCX_*", "FI_*", "TP_*", "OMP_*", "MKL_*", "KMP_*", "GOMP_*"),
     *("TORCH*", "PYTORCH_*", "TRITON_*", "DS_ACCELERATOR", "DEEPSPEED_*", "LD_LIBRARY_PATH"),
     *("RAY_ADDRESS", "LANG", "LC_*", FOLDER, SUPERVISOR, VARIABLES),
 )
-"""Those that DeepSpeed takes to other hosts, on command lines; they mean the same on each."""
+"""Patterns of names that DeepSpeed takes to other hosts on command lines."""
 _SECRET = ("*TOKEN*", "*PASSWORD*", "*SECRET*", "*CREDENTIAL*", "*_KEY", "*_JWT")
 
 
 @dataclass(frozen=True)
 class Variables:
-    """An environment, sorted by who gets it."""
+    """Variables by their recipient."""
 
     launchers: dict[str, str]
     ranks: dict[str, str]
@@ -58,8 +59,8 @@ def sort(
     """Sort an environment by the lists above.
 
     Args:
-        passed: names that go to the ranks, whatever they are.
-        deepspeed: what the user's `.deepspeed_env` adds; what is on no list goes to the ranks.
+        passed: names that go to the ranks even if they are on no list.
+        deepspeed: variables of the user's `.deepspeed_env`; those on no list go to the ranks.
     """
     passed, added = set(passed), deepspeed or {}
     launchers, ranks = {}, {}
@@ -75,21 +76,21 @@ def sort(
 
 
 def deepspeed_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the user's `.deepspeed_env` says: ours takes its place, so it has to be read here."""
+    """Variables of the user's `.deepspeed_env`. DeepSpeed reads `exports` instead of it."""
     name = environment.get("DS_ENV_FILE", ".deepspeed_env")
-    found = {}
+    variables = {}
     for file in (Path.home() / name, Path(name)):
         for line in file.read_text().splitlines() if file.is_file() else ():
             key, equals, value = line.partition("=")
             if equals:
-                found[key.strip()] = value.strip()
-    return found
+                variables[key.strip()] = value.strip()
+    return variables
 
 
-def lay_out(variables: Variables, folder: Path) -> dict[str, str]:
-    """Write the files of a job into its private folder; the environment of its command.
+def write_variables(variables: Variables, folder: Path) -> dict[str, str]:
+    """Write the files of a job into its private folder and return the environment of its command.
 
-    `ranks.json` has what ranks alone get; `exports` is what DeepSpeed reads for other hosts.
+    `ranks.json` holds the variables of the ranks alone. DeepSpeed reads `exports` for other hosts.
     """
     environment = {**variables.launchers, FOLDER: str(folder), SUPERVISOR: str(os.getpid())}
     environment.pop(VARIABLES, None)

@@ -1,4 +1,4 @@
-"""Which exit code a supervised job has, and the line that says why."""
+"""Exit code of a supervised job, and the line that says why."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _AGAIN = "The same command with trainer.resume=auto goes on from the newest chec
 def judge(
     command: int, ranks: Sequence[Rank], *, asked: int = 0, orphaned: bool = False
 ) -> tuple[int, str]:
-    """The exit code of a job, and a line for its user, empty if the job ended well.
+    """Exit code of a job, and a line for its user, which is empty if the job ended well.
 
     Args:
         command: exit code of the launcher, negative for a signal.
-        ranks: all that registered; none of them runs any more.
-        asked: the signal that asked the job to end; 0: none did.
-        orphaned: the launcher, or a part of it, was gone while ranks ran on.
+        ranks: all ranks that registered; none of them runs any more.
+        asked: signal that asked the job to end; 0: none.
+        orphaned: whether the launcher, or a part of it, was gone while ranks ran on.
     """
-    code, why = _verdict(command, ranks, asked, orphaned)
+    code, why = _cause(command, ranks, asked, orphaned)
     if code == 0:
         return 0, ""
     kind = f" ({_KINDS[code]})" if code in _KINDS else ""
@@ -46,7 +46,7 @@ def judge(
     return code, f"exit code {code}{kind}: {why}{remedy}"
 
 
-def _verdict(command: int, ranks: Sequence[Rank], asked: int, orphaned: bool) -> tuple[int, str]:
+def _cause(command: int, ranks: Sequence[Rank], asked: int, orphaned: bool) -> tuple[int, str]:
     first = min((rank for rank in ranks if rank.failed), key=_blame, default=None)
     if orphaned and (first is None or _blame(first)[0] > _OWN_FAULTS):
         return CLUSTER, f"ranks lost their launcher, and the command {_ending(command)}"
@@ -58,9 +58,9 @@ def _verdict(command: int, ranks: Sequence[Rank], asked: int, orphaned: bool) ->
     if asked and first.code == -signal.SIGTERM:
         return PREEMPTED, f"{signal_name(asked)} ended {first} before it could save"
     if first.code is None:
-        said = f"the launcher {_ending(command)}, but " if command == 0 else ""
+        claim = f"the launcher {_ending(command)}, but " if command == 0 else ""
         lost = -_signal_of(command) or None
-        return CLUSTER, f"{said}{first} {_ending(lost)}"
+        return CLUSTER, f"{claim}{first} {_ending(lost)}"
     if first.code < 0:
         return CLUSTER, f"{first} {_ending(first.code)}"
     return first.code, f"{first} {_ending(first.code)}"
@@ -70,9 +70,10 @@ _OWN_FAULTS = 3
 
 
 def _blame(rank: Rank) -> tuple[int, float]:
-    """What ended a job sorts first: a rank that names a fault, before those that lost a peer.
+    """Sort key of ranks: the one that ended the job first, those that it took along after it.
 
-    A rank whose peer died sees a broken connection, and launchers end the others with SIGTERM.
+    A rank that names a fault comes before those that lost a peer: a rank whose peer died sees a
+    broken connection, and launchers end the others with SIGTERM.
     """
     code = rank.code
     if rank.killed:  # it has not saved
@@ -89,7 +90,7 @@ def _blame(rank: Rank) -> tuple[int, float]:
 
 
 def _without_ranks(command: int, registered: bool, asked: int) -> tuple[int, str]:
-    """The verdict on a launcher alone: no rank failed."""
+    """Exit code and cause where no rank failed."""
     if command == 0:
         return 0, ""
     if asked:
@@ -101,11 +102,11 @@ def _without_ranks(command: int, registered: bool, asked: int) -> tuple[int, str
 
 def _ending(code: int | None) -> str:
     if code is None:
-        return "never said that it ended well"
+        return "ended without reporting how"
     return f"was killed by {signal_name(-code)}" if code < 0 else f"ended with code {code}"
 
 
 def _signal_of(command: int) -> int:
-    """The signal behind a launcher's exit code: DeepSpeed hands on -9 as 247, shells 137."""
+    """Signal behind a launcher's exit code, 0 if none: for -9 DeepSpeed gives 247, a shell 137."""
     low = 256 - command if command > 192 else command - 128
     return low if command > 128 and low in set(signal.Signals) else 0

@@ -1,4 +1,4 @@
-"""An output folder belongs to one running job."""
+"""Lock of an output folder: it belongs to one running job."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -19,20 +19,30 @@ from avvp_dist.runtime.launched import launched_rank
 
 LOCK = "lock.json"
 REFRESH = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two refreshments of a held lock's file time."""
 STALE = 60.0
-"""Seconds without one after which a lock of another host counts as left behind."""
+"""Seconds without a refreshment after which a lock of another host is stale."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Process that holds a lock."""
+
+    pid: int
+    host: str
+    started: float
+    """Seconds since the epoch. It tells the process from a later one of the same number."""
 
 
 @contextmanager
 def claim(out: Path, *, stale: float = STALE) -> Iterator[None]:
-    """Hold `out` for this job, from any rank: rank 0 does it for all.
+    """Hold `out` for this job. Every rank may call it; rank 0 holds the lock for all.
 
-    A lock of this host is stale when its process is gone. One of another host is watched for up to
-    `stale` seconds, by the file's own times: no two clocks are compared.
+    A lock of this host is stale when its process is gone. A lock of another host is stale when its
+    file time does not change for `stale` seconds, so no two hosts' clocks are compared.
 
     Raises:
-        ClusterError: if another job holds it; the line names its host, process and start.
+        ClusterError: another job holds the folder; the message names its host, process and start.
     """
     if launched_rank() != 0:
         yield
@@ -58,9 +68,9 @@ def release(out: Path) -> None:
 
 
 def _created(lock: Path) -> bool:
-    # Written before it appears: nobody meets a lock without its holder.
+    # Written first and linked then, so that no lock is ever seen without its holder.
     own = lock.with_name(f".{LOCK}.{socket.gethostname()}.{os.getpid()}")
-    own.write_text(json.dumps(_self()) + "\n")
+    own.write_text(json.dumps(asdict(_self())) + "\n")
     try:
         os.link(own, lock)
     except FileExistsError:
@@ -71,17 +81,17 @@ def _created(lock: Path) -> bool:
 
 
 def _take_away(lock: Path, stale: float) -> None:
-    """Remove a stale lock; return if there is none any more.
+    """Remove a stale lock; do nothing if it is gone.
 
     Raises:
-        ClusterError: if its holder lives.
+        ClusterError: its holder runs.
     """
     try:
         holder, seen = _read(lock), lock.stat().st_mtime_ns
     except FileNotFoundError:
         return
-    if holder.get("host") == socket.gethostname():
-        if _lives(holder):
+    if holder is not None and holder.host == socket.gethostname():
+        if _runs(holder):
             raise _held(lock, holder)
     else:
         until = time.monotonic() + stale
@@ -95,38 +105,41 @@ def _take_away(lock: Path, stale: float) -> None:
     aside = lock.with_name(f".{LOCK}.stale.{socket.gethostname()}.{os.getpid()}")
     with suppress(FileNotFoundError):
         lock.replace(aside)
-        if _read(aside) != holder:  # someone else was as quick, and already holds it anew
+        if _read(aside) != holder:  # another job was as quick and holds it already
             with suppress(FileExistsError):
                 os.link(aside, lock)
         aside.unlink()
 
 
-def _self() -> dict[str, Any]:
+def _self() -> Holder:
     started = psutil.Process().create_time()
-    return {"pid": os.getpid(), "host": socket.gethostname(), "started": round(started, 2)}
+    return Holder(os.getpid(), socket.gethostname(), round(started, 2))
 
 
-def _read(lock: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        return dict(json.loads(lock.read_text()))
-    return {}
+def _read(lock: Path) -> Holder | None:
+    """Holder of a lock; None if the file is gone or is no lock."""
+    with suppress(OSError, ValueError, TypeError):
+        return Holder(**json.loads(lock.read_text()))
+    return None
 
 
-def _lives(holder: dict[str, Any]) -> bool:
-    """Whether a process of this host runs; another one may have its number by now."""
+def _runs(holder: Holder) -> bool:
+    """Whether the holder runs on this host. Another process may have its number by now."""
     try:
-        process = psutil.Process(holder["pid"])
-        same = abs(process.create_time() - holder["started"]) < 1
+        process = psutil.Process(holder.pid)
+        same = abs(process.create_time() - holder.started) < 1
         return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, KeyError):
+    except psutil.NoSuchProcess:
         return False
 
 
-def _held(lock: Path, holder: dict[str, Any]) -> ClusterError:
-    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder.get("started", 0)))
+def _held(lock: Path, holder: Holder | None) -> ClusterError:
+    who = "a process that its lock does not name"
+    if holder is not None:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder.started))
+        who = f"process {holder.pid} on {holder.host}, since {since}"
     return ClusterError(
-        f"{lock.parent} belongs to a running job: process {holder.get('pid')} on "
-        f"{holder.get('host')}, since {since}",
+        f"{lock.parent} belongs to a running job: {who}",
         remedy=f"Wait for it, or choose another trainer.out; if it is gone, remove {lock}",
     )
 

@@ -1,22 +1,27 @@
-"""Signals that ask a run to end: it finishes its step, saves, and goes."""
+"""Signals that ask a run to end. It finishes its step, saves a checkpoint and ends."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send before they kill."""
+"""Signals that schedulers send before they kill."""
 
 
 class Preemption:
-    """`asked` is the name of the signal that came while the `with` block ran, or empty."""
+    """Context in which these signals are noted and do nothing else.
+
+    `asked` is the name of the last one that came, or empty.
+    """
 
     def __init__(self) -> None:
         self.asked = ""
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[
+            signal.Signals, Callable[[int, FrameType | None], object] | int | None
+        ] = {}
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""The live line of a long job; plain lines, now and then, where nobody watches a terminal."""
+"""Progress of a long job: a live bar on a terminal, else a plain line every ten seconds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shards and clips done, clips a second, time left, errors; on stderr.
+    """Shards and clips done, clips per second, seconds left and errors, on stderr.
 
-    Use it as a context; `update` it with each finished shard.
+    Used as a context; call `update` for each finished shard.
+
+    Args:
+        what: name of the work, such as "grounding".
+        shards, clips: their number in the whole job.
     """
 
     def __init__(self, what: str, shards: int, clips: int) -> None:
@@ -26,7 +30,7 @@ class Progress:
             self._bar = tqdm(total=clips, desc=what, unit=" clips", unit_scale=True)
 
     def update(self, clips: int, errors: int = 0) -> None:
-        """A shard of so many clips is done, with so many errors."""
+        """Count a finished shard with its number of clips and of errors."""
         self.done_shards += 1
         self.done_clips += clips
         self.errors += errors

@@ -7,12 +7,13 @@ import os
 import warnings
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.autograd.function import FunctionCtx
 
 from avvp_dist.errors import ClusterError, first_line
 from avvp_dist.runtime.slurm import export_slurm_ranks
@@ -121,13 +122,13 @@ class _Sum(torch.autograd.Function):
     """An all-reduce whose gradient is an all-reduce too."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: FunctionCtx, x: torch.Tensor) -> torch.Tensor:
         total = x.contiguous().clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> torch.Tensor:
         return _Sum.forward(ctx, gradients[0])
 
 

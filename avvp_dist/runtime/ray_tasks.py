@@ -1,4 +1,4 @@
-"""Ray: joining or starting a cluster, and its errors as ours."""
+"""Tasks on a Ray cluster that is joined or started, with Ray's errors as ours."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from avvp_dist.errors import AvvpError, ClusterError, first_line
 
 _SECONDS_BETWEEN_CHECKS, _CHECKS = 5.0, 4
+T = TypeVar("T")
 _AGAIN = "Run the same command again: it goes on with what is missing"
 
 
 class ClusterGoneError(ClusterError):
-    """No task can run any more."""
+    """Loss of the cluster, after which no task can run."""
 
 
 def start_ray(cpus: int = 0) -> None:
-    """Join the cluster of RAY_ADDRESS, or start one in this process, of `cpus` (0: all) cores.
+    """Join the cluster of RAY_ADDRESS, or start one on this host.
+
+    Args:
+        cpus: cores of a cluster that is started; 0: all.
 
     Raises:
-        ClusterError: if neither works.
+        ClusterError: no cluster could be joined or started.
     """
     _prepare_environment()
     import ray  # takes a second
@@ -48,26 +52,26 @@ def start_ray(cpus: int = 0) -> None:
 
 
 def _prepare_environment() -> None:
-    """What Ray reads when it is imported."""
+    """Set the variables that Ray reads when it is imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # The default of a coming Ray; unset, it warns in every task without a GPU.
+    # Later versions of Ray have this default. Without it this one warns in each task without a GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # `ray start` asks for a token as soon as there is one, but nobody who joins offers it.
+    # `ray start` asks for a token as soon as there is one, but a driver that joins offers none.
     token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
     if os.environ.get("RAY_ADDRESS") and ("RAY_AUTH_TOKEN" in os.environ or Path(token).is_file()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _check_reachable(address: str) -> None:
-    """Raise `ClusterError` where nobody listens: Ray itself tries for a quarter of an hour."""
+    """Raise `ClusterError` if no cluster listens, because Ray itself retries for 15 minutes."""
     host, _, port = address.rpartition(":")
     if "/" in host or not host or not port.isdigit():
-        return  # nothing, `auto`, `local`, `ray://HOST:PORT`
+        return  # empty, `auto`, `local`, `ray://HOST:PORT`
     import ray
 
     hosts = [host.strip("[]")]
     if hosts[0] in ("localhost", "127.0.0.1", "::1"):
-        hosts.append(ray.util.get_node_ip_address())  # what Ray takes it for
+        hosts.append(ray.util.get_node_ip_address())  # what Ray replaces it by
     if not any(_answers(host, port) for host in hosts):
         raise ClusterError(
             f"no Ray cluster answers at RAY_ADDRESS={address}",
@@ -81,12 +85,16 @@ def _answers(host: str, port: str) -> bool:
     return False
 
 
-def result(reference: Any, what: str) -> Any:
-    """The value of a finished task.
+def result(reference: object, what: str) -> Any:
+    """Value of a finished task.
+
+    Args:
+        reference: Ray's reference of the task.
+        what: name of the task in errors.
 
     Raises:
         AvvpError: the one that the task raised.
-        ClusterError: if it failed otherwise or was lost; `what` names it.
+        ClusterError: the task raised another error or was lost.
     """
     import ray
 
@@ -102,26 +110,47 @@ def result(reference: Any, what: str) -> Any:
         raise ClusterError(f"{what} was lost: {first_line(error)}", remedy=_AGAIN) from None
 
 
+@overload
 def map_tasks(
-    function: Callable[..., Any],
-    calls: Sequence[tuple[Any, ...]],
+    function: Callable[..., T],
+    calls: Sequence[tuple[object, ...]],
+    workers: int,
+    what: str,
+    *,
+    gpus: float = ...,
+) -> Iterator[T]: ...
+@overload
+def map_tasks(
+    function: Callable[..., T],
+    calls: Sequence[tuple[object, ...]],
+    workers: int,
+    what: str,
+    *,
+    keep_going: bool,
+    gpus: float = ...,
+) -> Iterator[T | AvvpError]: ...
+
+
+def map_tasks(
+    function: Callable[..., T],
+    calls: Sequence[tuple[object, ...]],
     workers: int,
     what: str,
     *,
     keep_going: bool = False,
     gpus: float = 0.0,
-) -> Iterator[Any]:
-    """The results of `function(*call)`, one Ray task each, as they come.
+) -> Iterator[T | AvvpError]:
+    """Run `function(*call)` as a Ray task for each call, and yield the results as they come.
 
-    At most two tasks a core wait at once; a lost worker's task is tried three times. One call, and
-    one worker without RAY_ADDRESS, need no Ray. A Ray that this process has started already is used
-    and left running.
+    At most two tasks per core are submitted at once. A lost worker's task is tried three times. One
+    call, and one worker without RAY_ADDRESS, run in this process without Ray. A Ray that this
+    process has started already is used and left running.
 
     Args:
-        workers: tasks at once; 0: one per core.
-        what: names such a task in errors.
-        keep_going: the error of a task that failed is yielded as its result.
-        gpus: of the cluster, for each task; only where there are any.
+        workers: tasks that run at once; 0: one per core.
+        what: name of such a task in errors.
+        keep_going: whether the error of a failed task is yielded in place of its result.
+        gpus: GPUs of each task, if the cluster has any.
 
     Raises:
         AvvpError: as `start_ray` and `result` do.
@@ -133,21 +162,21 @@ def map_tasks(
     _prepare_environment()
     import ray  # takes a second
 
-    mine = not ray.is_initialized()
-    if mine:
+    started_here = not ray.is_initialized()
+    if started_here:
         start_ray(workers)
     try:
-        there = ray.cluster_resources()
+        resources = ray.cluster_resources()
         task = ray.remote(
             num_cpus=1,
-            num_gpus=gpus if there.get("GPU") else 0,
+            num_gpus=gpus if resources.get("GPU") else 0,
             max_retries=3,
             retry_exceptions=[OSError],
         )(function)
-        window = 2 * int(there.get("CPU", 1))
-        if workers and os.environ.get("RAY_ADDRESS"):  # whose cores are not ours to choose
+        window = 2 * int(resources.get("CPU", 1))
+        if workers and os.environ.get("RAY_ADDRESS"):  # its cores were not chosen here
             window = workers
-        running: list[Any] = []
+        running: list[object] = []
         for call in calls:
             running.append(task.remote(*call))
             if len(running) >= window:
@@ -157,15 +186,15 @@ def map_tasks(
             done, running = _next_ended(running)
             yield _outcome(keep_going, result, done, what)
     finally:
-        if mine:
+        if started_here:
             ray.shutdown()
 
 
-def _next_ended(running: list[Any]) -> tuple[Any, list[Any]]:
-    """A task that ended, and the others.
+def _next_ended(running: list[object]) -> tuple[object, list[object]]:
+    """Wait for a task to end; that task, and the others.
 
     Raises:
-        ClusterError: when the cluster's head is gone; Ray itself waits a minute for it, and then
+        ClusterGoneError: the cluster's head is gone. Ray itself waits a minute for it, and then
             ends the process.
     """
     import ray
@@ -180,7 +209,8 @@ def _next_ended(running: list[Any]) -> tuple[Any, list[Any]]:
     raise ClusterGoneError(f"the head of the Ray cluster, {head}:{port}, is gone", remedy=_AGAIN)
 
 
-def _outcome(keep_going: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+def _outcome(keep_going: bool, function: Callable[..., T], *arguments: object) -> T | AvvpError:
+    """Value of a call, or its error if `keep_going` and the cluster still runs."""
     try:
         return function(*arguments)
     except AvvpError as error:

@@ -1,4 +1,4 @@
-"""The ranks of a supervised job: who registered, who lives, and how the others ended."""
+"""Ranks of a supervised job: which registered, which run, and how the others ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import psutil
 
 @dataclass
 class Rank:
-    """A registered process; `code` is what it said, or what the kernel says, of its end."""
+    """A registered process. `code` is the exit code it reported, or the one the kernel gives."""
 
     number: int
     pid: int
@@ -26,13 +26,13 @@ class Rank:
     """None on another host, or if it was gone before it was seen."""
     alive: bool = True
     code: int | None = None
-    """Negative: the signal that killed it. None: nobody saw how it ended."""
+    """Exit code; negative: the signal that killed it; None: not known."""
     ended: float = 0.0
     """Seconds since the epoch."""
     told: bool = False
-    """A signal was forwarded to it."""
+    """Whether a signal was forwarded to it."""
     killed: bool = False
-    """The supervisor ended it."""
+    """Whether the supervisor killed it."""
 
     @property
     def here(self) -> bool:
@@ -46,7 +46,7 @@ class Rank:
         return f"rank {self.number} (pid {self.pid}, {self.host})"
 
     def send(self, number: int) -> None:
-        """Send a signal; it may just have ended."""
+        """Send a signal; do nothing if the process has just ended."""
         if self.process is not None:
             with suppress(psutil.Error):
                 self.process.send_signal(number)
@@ -54,16 +54,16 @@ class Rank:
 
 @dataclass
 class Roster:
-    """The folder that ranks register in."""
+    """Folder that ranks register in."""
 
     folder: Path
     ranks: dict[str, Rank] = field(default_factory=dict)
 
     def refresh(self, reaped: Mapping[int, int]) -> None:
-        """Look at the folder and at every rank.
+        """Read the folder and update every rank.
 
         Args:
-            reaped: exit codes of the supervisor's own children, negative for signals.
+            reaped: exit codes of the supervisor's children by pid; negative: a signal.
         """
         for file in self.folder.glob("*-*.json"):
             if file.stem not in self.ranks:
@@ -73,25 +73,25 @@ class Roster:
                 self.ranks[file.stem] = Rank(entry["rank"], entry["pid"], entry["host"], process)
         for name, rank in self.ranks.items():
             if rank.alive:
-                self._look(rank, self.folder / f"{name}.end", reaped)
+                self._update(rank, self.folder / f"{name}.end", reaped)
 
     def living(self) -> list[Rank]:
         """Ranks on this host that still run."""
         return [rank for rank in self.ranks.values() if rank.alive and rank.here]
 
     def failed(self) -> list[Rank]:
-        """Ranks that ended otherwise than well."""
+        """Ranks that ended with another exit code than 0."""
         return [rank for rank in self.ranks.values() if rank.failed]
 
-    def _look(self, rank: Rank, end: Path, reaped: Mapping[int, int]) -> None:
+    def _update(self, rank: Rank, end: Path, reaped: Mapping[int, int]) -> None:
         code = None
         if rank.here:
             rank.alive, code = _state(rank.process)
             code = reaped.get(rank.pid, code)
-        # It may speak before it is gone: what it said is known, but it still runs.
+        # A rank reports its exit code just before it ends: then it still runs.
         if end.is_file():
-            said = json.loads(end.read_text())
-            code, rank.ended = said["code"], said["time"]
+            report = json.loads(end.read_text())
+            code, rank.ended = report["code"], report["time"]
             rank.alive = rank.alive and rank.here
         rank.code = code
         if not rank.alive and not rank.ended:
@@ -105,7 +105,7 @@ def _process(pid: int) -> psutil.Process | None:
 
 
 def _state(process: psutil.Process | None) -> tuple[bool, int | None]:
-    """Whether a process runs, and the exit code of one that nobody has waited for yet."""
+    """Whether a process runs, and the exit code of a zombie."""
     try:
         if process is None or not process.is_running():
             return False, None
@@ -114,14 +114,14 @@ def _state(process: psutil.Process | None) -> tuple[bool, int | None]:
     except psutil.NoSuchProcess:
         return False, None
     with suppress(OSError):
-        # Linux says with which status a process waits for its parent; nobody else has to be asked.
+        # On Linux the last field is the exit status of a process that waits to be reaped.
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         return False, os.waitstatus_to_exitcode(int(fields[-1]))
     return False, None
 
 
 def signal_name(number: int) -> str:
-    """SIGKILL for 9; its number where it has no name."""
+    """Name of a signal, such as SIGKILL for 9, or its number if it has none."""
     try:
         return signal.Signals(number).name
     except ValueError:

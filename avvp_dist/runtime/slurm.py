@@ -1,4 +1,4 @@
-"""The ranks of a Slurm step, in the variables that torch and DeepSpeed read."""
+"""Ranks of a Slurm step, as the variables that torch and DeepSpeed read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from avvp_dist.errors import ClusterError
 
 _PORTS = range(20000, 30000)
-"""Below Linux's ephemeral ports; job 123456 gets 23456."""
+"""Ports below Linux's ephemeral ones. Job 123456 gets 23456."""
 
 
 def export_slurm_ranks() -> None:
-    """Take the variables of `rank_variables` into this process's environment."""
+    """Put the variables of `rank_variables` into this process's environment."""
     os.environ.update(rank_variables(os.environ))
 
 
@@ -24,13 +24,13 @@ def is_step_task(environment: Mapping[str, str]) -> bool:
 
 
 def rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Of a task of `srun`: its rank, the number of ranks, both on its host too, and where to meet.
+    """Rank, number of ranks, both on this host, and the address of rank 0, for a task of `srun`.
 
-    Empty if a launcher has set RANK, and outside of a step with several tasks: in `salloc`'s or
-    `sbatch`'s own shell there are Slurm's variables, but no tasks that could be waited for.
+    Empty if a launcher has set RANK, and outside of a step with several tasks. The shell of
+    `salloc` or `sbatch` has Slurm's variables too, but no other tasks to wait for.
 
     Raises:
-        ClusterError: if Slurm's list of hosts is not understood.
+        ClusterError: Slurm's list of hosts is not understood.
     """
     if not is_step_task(environment):
         return {}
@@ -51,10 +51,10 @@ def rank_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_host(hosts: str) -> str:
-    """The first host of a list as Slurm writes it: `a[07-09,12]-ib,b3` begins with `a07-ib`.
+    """First host of a list as Slurm writes it: `a07-ib` of `a[07-09,12]-ib,b3`.
 
     Raises:
-        ClusterError: if it is no such list.
+        ClusterError: it is not such a list.
     """
     # A comma ends the first entry unless it stands in brackets.
     entry = re.match(r"(?:[^,\[\]]|\[[^\[\]]*\])+", hosts)
@@ -71,8 +71,8 @@ _BY_HAND = "Set MASTER_ADDR to the host of rank 0"
 
 
 def _tasks_per_node(counts: str) -> list[int]:
-    """`2(x3),1` is two tasks on each of three nodes, then one on the last."""
-    found: list[int] = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
-        found += [int(count)] * int(times or 1)
-    return found or [1]
+    """Number of tasks of each node: [2, 2, 2, 1] for `2(x3),1`."""
+    tasks: list[int] = []
+    for count, nodes in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
+        tasks += [int(count)] * int(nodes or 1)
+    return tasks or [1]

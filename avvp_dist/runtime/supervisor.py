@@ -1,9 +1,9 @@
-"""One supervisor around any launcher: signals, deadlines, exit codes, and nothing left behind.
+"""Supervisor of any launcher: signals, deadlines, exit codes, and no process left behind.
 
-Launchers end ranks at once when they are signalled, or leave them running; so signals go past the
-launcher to the ranks, which save and end. The supervisor takes in orphans (Linux), so it knows all
-processes of the job, whatever dies, and ends them. Elsewhere it knows registered ranks, the
-command's process group, and what still descends from it.
+A launcher that is signalled ends its ranks at once, or leaves them running. So the supervisor
+sends signals past the launcher to the ranks, which save and end. On Linux orphans become its
+children, so it can end all processes of a job whatever dies. Elsewhere it knows the registered
+ranks, the command's process group, and its own descendants.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from types import FrameType
 import psutil
 
 from avvp_dist.errors import ConfigError
-from avvp_dist.runtime.environment import deepspeed_variables, lay_out, sort
+from avvp_dist.runtime.environment import deepspeed_variables, sort, write_variables
 from avvp_dist.runtime.exit_codes import PREEMPTED, judge
 from avvp_dist.runtime.roster import Rank, Roster
 
-_TURN = 0.1
-"""Seconds between two looks at the job."""
-_FOLLOW = 10.0
-"""Seconds for the ranks to end after one that failed."""
-_LAUNCHERS_TIME = 3.0
-"""Seconds for launchers to end other hosts' ranks, when those here are gone."""
+_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_AFTER_A_FAILURE = 10.0
+"""Time for the other ranks to end when one has failed."""
+_SECONDS_FOR_LAUNCHERS = 3.0
+"""Time for launchers to end ranks on other hosts, when those of this host are gone."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -44,15 +43,15 @@ def supervise(
     passed: Sequence[str] = (),
     folder: str | None = None,
 ) -> int:
-    """Run a command to its end and the end of all it started; the exit code of the job.
+    """Run a command until it and all that it started have ended; return the job's exit code.
 
     Args:
-        grace: seconds from a signal until nothing is left; ranks have all but the last three.
-        passed: more environment variables for the ranks.
-        folder: where a private folder is made for the job; with several hosts a shared one.
+        grace: seconds from a signal until every process is gone; ranks have all but the last 3 s.
+        passed: names of more environment variables for the ranks.
+        folder: place for the job's private folder; with several hosts one that they share.
 
     Raises:
-        ConfigError: if there is no such command or folder.
+        ConfigError: there is no such command or folder.
     """
     program = shutil.which(command[0]) or shutil.which(
         command[0], path=str(Path(sys.executable).parent)
@@ -64,7 +63,7 @@ def supervise(
     variables = sort(os.environ, passed, deepspeed_variables(os.environ))
     job = _Job(grace)
     with tempfile.TemporaryDirectory(prefix="avvp-", dir=folder, ignore_cleanup_errors=True) as own:
-        environment = lay_out(variables, Path(own))
+        environment = write_variables(variables, Path(own))
         code, line = job.run([program, *command[1:]], environment, Path(own))
     if line:
         print(f"\nsupervisor: {line}", file=sys.stderr, flush=True)
@@ -72,33 +71,33 @@ def supervise(
 
 
 class _Job:
-    """The processes of one command."""
+    """Processes of one command."""
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
         self.asked: int = 0
         self.pressed = 0
-        """How often Ctrl-C was."""
+        """Number of Ctrl-C presses."""
         self.deadline = float("inf")
         self.reaped: dict[int, int] = {}
         self.orphaned = False
-        """The launcher was gone while ranks ran on."""
-        for number in _SIGNALS:  # nohup and background jobs ignore some: that stands
+        """Whether the launcher was gone while ranks ran on."""
+        for number in _SIGNALS:  # those that nohup or a shell told us to ignore stay ignored
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._ask)
-        _adopt_orphans()
+        _become_subreaper()
 
     def run(
         self, command: list[str], environment: Mapping[str, str], folder: Path
     ) -> tuple[int, str]:
-        """Start the command, watch it to its end, leave nothing; exit code and line."""
+        """Run the command and end all it started; exit code, and the line that says why."""
         self.roster = Roster(folder)
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
         )
         try:
             while self._goes_on():
-                time.sleep(_TURN)
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
         finally:
             self._clear()
         self.process.returncode = self.reaped.get(self.process.pid, -signal.SIGKILL)
@@ -110,7 +109,7 @@ class _Job:
         self.pressed += number == signal.SIGINT
 
     def _goes_on(self) -> bool:
-        """Look at everything once; False when it is time to clear up."""
+        """Look at all processes once; False when it is time to clear up."""
         self._reap()
         self.roster.refresh(self.reaped)
         self.orphaned |= any(self._is_orphan(rank) for rank in self.roster.ranks.values())
@@ -119,7 +118,7 @@ class _Job:
             return False
         if failed := self.roster.failed():
             saved = all(rank.code == PREEMPTED for rank in failed)
-            self._limit(self.grace if saved else _FOLLOW)
+            self._limit(self.grace if saved else _SECONDS_AFTER_A_FAILURE)
         elif ended:
             self.orphaned = True
         if self.asked or self.orphaned:
@@ -134,7 +133,7 @@ class _Job:
         return False
 
     def _is_orphan(self, rank: Rank) -> bool:
-        """Whether a rank came to us: what should be its parent died."""
+        """Whether a rank has become our child because its parent died."""
         if rank.process is None or rank.pid == self.process.pid:
             return False
         with suppress(psutil.Error):
@@ -142,12 +141,12 @@ class _Job:
         return False
 
     def _limit(self, seconds: float) -> None:
-        """Nothing lives longer than `seconds` from now; a nearer limit stands."""
-        for_ranks = max(seconds - _LAUNCHERS_TIME, seconds / 2)
+        """Set the deadline of all processes to `seconds` from now, unless it is nearer."""
+        for_ranks = max(seconds - _SECONDS_FOR_LAUNCHERS, seconds / 2)
         self.deadline = min(self.deadline, time.monotonic() + for_ranks)
 
     def _forward(self) -> None:
-        """Ask the ranks to save and end, those that have just come too; without any, the rest."""
+        """Ask ranks that were not asked yet to save and end. Without ranks, ask all descendants."""
         self._limit(self.grace)
         number = signal.SIGUSR1 if self.asked == signal.SIGUSR1 else signal.SIGTERM
         living = self.roster.living()
@@ -156,44 +155,44 @@ class _Job:
                 rank.told = True
                 rank.send(number)
         if not self.roster.ranks:
-            self._limit(2 * _LAUNCHERS_TIME)
+            self._limit(2 * _SECONDS_FOR_LAUNCHERS)
             for process in self._descendants():
                 with suppress(psutil.Error):
                     process.terminate()
 
     def _end_launchers(self) -> None:
-        """Let launchers end what they started on other hosts."""
-        until = time.monotonic() + _LAUNCHERS_TIME
+        """Ask launchers to end their ranks on other hosts, and wait for them."""
+        until = time.monotonic() + _SECONDS_FOR_LAUNCHERS
         for process in self._descendants():
             with suppress(psutil.Error):
                 process.terminate()
         while self.process.pid not in self.reaped and time.monotonic() < until:
-            time.sleep(_TURN)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
             self._reap()
 
     def _clear(self) -> None:
-        """SIGKILL for all that is left, until nothing is."""
+        """Send SIGKILL to all processes that are left, until none is."""
         for rank in self.roster.living():
             rank.send(signal.SIGKILL)
         if not sys.platform.startswith("linux"):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-        until = time.monotonic() + _LAUNCHERS_TIME
+        until = time.monotonic() + _SECONDS_FOR_LAUNCHERS
         while (left := self._descendants()) and time.monotonic() < until:
             for process in left:
                 with suppress(psutil.Error):
                     process.kill()
-            time.sleep(_TURN)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
             self._reap()
         self._reap()
         self.roster.refresh(self.reaped)
 
     def _descendants(self) -> list[psutil.Process]:
-        found: list[psutil.Process] = psutil.Process().children(recursive=True)
-        return found
+        processes: list[psutil.Process] = psutil.Process().children(recursive=True)
+        return processes
 
     def _reap(self) -> None:
-        """Learn how children ended, orphans that came to us included."""
+        """Note the exit codes of children, former orphans included."""
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -202,8 +201,8 @@ class _Job:
                 self.reaped[pid] = os.waitstatus_to_exitcode(status)
 
 
-def _adopt_orphans() -> None:
-    """Descendants whose parent dies become our children and not init's (Linux)."""
+def _become_subreaper() -> None:
+    """Make orphaned descendants children of this process, and not of init (Linux)."""
     if sys.platform.startswith("linux"):
         set_child_subreaper = 36  # <linux/prctl.h>
         ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)

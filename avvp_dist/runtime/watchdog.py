@@ -1,4 +1,4 @@
-"""Progress of each rank on disk, and the end of a job that no longer has any."""
+"""Heartbeat of each rank on disk, and the end of a job whose ranks no longer move."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ from avvp_dist.runtime.membership import SUPERVISOR
 from avvp_dist.runtime.ranks import Ranks
 
 FOLDER = "ranks"
-"""Of a run's folder: what each rank does, and the stacks of a hung one."""
-_TICK = 0.5
-"""Seconds between two looks of the thread."""
+"""Folder within a run's: the heartbeat of each rank, and the stacks of a hung one."""
+_SECONDS_BETWEEN_LOOKS = 0.5
 _NAMED = 8
-"""So many ranks are named in a line."""
-_START = 120.0
-"""Seconds, at the least, until the first step is done: libraries and kernels are loaded in it."""
-_ORPHAN_TIME = 30.0
-"""Seconds for an orphan to save."""
+"""Maximum number of ranks named in an error."""
+_SECONDS_FOR_FIRST_STEP = 120.0
+"""Minimum patience until the first step is done, in which libraries and kernels are loaded."""
+_SECONDS_FOR_ORPHANS = 30.0
+"""Time for a rank without a launcher to save."""
 
 
 @dataclass
 class Heartbeat:
-    """What a rank says of itself; `beats` grow alike on all ranks, so the fewest are behind."""
+    """State of a rank. All ranks beat equally often, so those with the fewest beats are behind."""
 
     rank: int
     host: str
@@ -55,18 +54,18 @@ class Heartbeat:
 
 
 class Watchdog:
-    """A thread that writes this rank's progress, and looks at all ranks' when it stalls.
+    """Thread that writes this rank's heartbeat, and reads those of all ranks when it stalls.
 
-    When no rank has moved for `seconds`, every rank writes its stacks, one prints a line that names
-    those behind, and all end with the exit code of `ClusterError`. A rank whose launcher died gets
-    SIGTERM, as from a user.
+    When no rank has moved for `seconds` (0: never), every rank writes its stacks, one prints a line
+    that names those behind, and all end with the exit code of `ClusterError`. A rank whose launcher
+    died sends itself SIGTERM.
     """
 
     def __init__(self, out: Path, ranks: Ranks, seconds: float) -> None:
         self.out, self.folder, self.size, self.seconds = out, out / FOLDER, ranks.size, seconds
         self.own = Heartbeat(ranks.rank, socket.gethostname(), os.getpid())
-        # So that a file system sees few writes of many ranks, and a test need not wait.
-        self.interval = min(max(seconds / 60, _TICK), 10) if seconds else 10
+        # Long enough that a shared file system is not flooded by many ranks.
+        self.interval = min(max(seconds / 60, _SECONDS_BETWEEN_LOOKS), 10) if seconds else 10
         self._beaten = time.monotonic()
         self._done = threading.Event()
         self._launchers = _launchers()
@@ -74,7 +73,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._stacks = self._stacks_of(self.own.rank).open("w")
-        # Works in a rank that is stopped or stuck in C, once it is continued.
+        # A rank that is stopped or stuck in C writes its stacks once it is continued.
         faulthandler.register(signal.SIGUSR2, self._stacks, all_threads=True)
         self._since = self._stacks_of(self.own.rank).stat().st_mtime
         self._write()
@@ -100,17 +99,17 @@ class Watchdog:
             stacks.unlink()
 
     def beat(self, step: int, doing: str) -> None:
-        """This rank has come as far as `step`, and is now `doing` something."""
+        """Record that this rank has reached `step`, and what it is `doing` there."""
         self.own.step, self.own.doing = step, doing
         self.own.beats += 1
         self._beaten = time.monotonic()
 
     def _watch(self) -> None:
         written = looked = time.monotonic()
-        while not self._done.wait(_TICK):
+        while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
             now = time.monotonic()
             if now - looked > 4 * self.interval:
-                self._beaten = now  # stopped itself, it knows nothing of the others
+                self._beaten = now  # it was stopped itself, so the others may have moved
             looked = now
             if now - written >= self.interval:
                 self._write()
@@ -124,39 +123,41 @@ class Watchdog:
                     self._report(behind)
 
     def _patience(self) -> float:
-        return self.seconds if self.own.beats > 1 else max(self.seconds, _START)
+        return self.seconds if self.own.beats > 1 else max(self.seconds, _SECONDS_FOR_FIRST_STEP)
 
     def _write(self) -> None:
-        """Whole or not at all, but not synced: it is news, not state."""
+        """Replace the heartbeat's file. It is not synced, because no later run needs it."""
         self.own.idle, self.own.time = time.monotonic() - self._beaten, time.time()
         file = self._file_of(self.own.rank)
         temporary = file.with_name(f".{file.name}")
-        with suppress(OSError):  # a full disk ends the run elsewhere, with a better message
+        with suppress(OSError):  # a full disk is reported by what must be written
             temporary.write_text(json.dumps(asdict(self.own)) + "\n")
             temporary.replace(file)
 
-    def _behind(self) -> list[tuple[Heartbeat, bool]]:
-        """Who holds up all others, and whether each still runs; empty if any rank moves."""
-        all_ranks: list[tuple[Heartbeat, bool]] = [self._read(rank) for rank in range(self.size)]
-        known = [(one, runs) for one, runs in all_ranks if not one.ended]
-        if any(runs and one.idle < self._patience() for one, runs in known):
+    def _behind(self) -> Sequence[tuple[Heartbeat, bool]]:
+        """Ranks that hold up the others, and whether each runs; empty if any rank moves."""
+        all_ranks = [self._read(rank) for rank in range(self.size)]
+        unfinished = [(one, runs) for one, runs in all_ranks if not one.ended]
+        if any(runs and one.idle < self._patience() for one, runs in unfinished):
             return []
-        stopped: list[tuple[Heartbeat, bool]] = [(one, runs) for one, runs in known if not runs]
-        if stopped:
+        if stopped := [(one, runs) for one, runs in unfinished if not runs]:
             return stopped
-        fewest = min(one.beats for one, _ in known)
-        return [(one, runs) for one, runs in known if one.beats == fewest]
+        fewest = min(one.beats for one, _ in unfinished)
+        return [(one, runs) for one, runs in unfinished if one.beats == fewest]
 
     def _read(self, rank: int) -> tuple[Heartbeat, bool]:
-        """A rank's progress, and whether it has written lately: by the times of files alone, since
-        hosts' clocks differ."""
+        """Heartbeat of a rank, and whether it is recent by its file's time.
+
+        Only times of files are compared, because hosts' clocks differ.
+        """
         try:
             file = self._file_of(rank)
-            progress = Heartbeat(**json.loads(file.read_text()))
+            heartbeat = Heartbeat(**json.loads(file.read_text()))
             written = file.stat().st_mtime
-            progress.ended = progress.ended and written >= self._since  # and not in an older job
+            # A file of an earlier job in this folder says nothing of this one's end.
+            heartbeat.ended = heartbeat.ended and written >= self._since
             now = self._file_of(self.own.rank).stat().st_mtime
-            return progress, now - written < 4 * self.interval
+            return heartbeat, now - written < 4 * self.interval
         except (OSError, ValueError, TypeError):
             return Heartbeat(rank, "unknown host", 0, doing="nothing that was written"), False
 
@@ -166,7 +167,7 @@ class Watchdog:
             if not runs and one.host == self.own.host:
                 with suppress(psutil.Error):
                     process = psutil.Process(one.pid)
-                    if process.create_time() < one.time:  # nobody else has its number by now
+                    if process.create_time() < one.time:  # else another process has its number
                         process.send_signal(signal.SIGUSR2)
                         process.send_signal(signal.SIGCONT)
         not_running = {one.rank for one, runs in behind if not runs}
@@ -194,7 +195,7 @@ class Watchdog:
         )
 
     def _exit(self) -> None:
-        """The main thread is stuck: nobody else can end the process."""
+        """End the process from this thread, because its main thread is stuck."""
         if self.own.rank == 0:
             release(self.out)
         membership.leave(ClusterError.exit_code)
@@ -203,7 +204,7 @@ class Watchdog:
 
     def _end_as_orphan(self) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        exit_ = threading.Timer(_ORPHAN_TIME, self._exit)
+        exit_ = threading.Timer(_SECONDS_FOR_ORPHANS, self._exit)
         exit_.daemon = True
         exit_.start()
 
@@ -215,10 +216,10 @@ class Watchdog:
 
 
 def _launchers() -> list[psutil.Process]:
-    """This process and those above it, up to the one that started the ranks or supervises them.
+    """This process and its ancestors up to the one that started or supervises the ranks.
 
-    DeepSpeed starts ranks from a process of its own, torchrun itself. Above that is a shell, which
-    may well end before the job, under nohup.
+    DeepSpeed starts ranks from a process of its own, torchrun from itself. The shell above them is
+    left out, because under nohup it may end before the job.
     """
     line = [psutil.Process(), *psutil.Process().parents()]
     depth = 2 if "CROSS_SIZE" in os.environ else int("TORCHELASTIC_RUN_ID" in os.environ)
@@ -230,7 +231,7 @@ def _launchers() -> list[psutil.Process]:
 
 
 def _lost(line: Sequence[psutil.Process]) -> bool:
-    """Whether one of the processes has another parent than at the start."""
+    """Whether one of the processes has another parent than it had at the start."""
     try:
         return any(child.ppid() != parent.pid for child, parent in pairwise(line))
     except psutil.Error:

@@ -39,7 +39,9 @@ class Cache:
         A file that is removed for others stays readable for those that have opened it.
 
         Args:
-            size, sha256: bytes and hex SHA-256 of the file, as its manifest says.
+            url: URL of the file.
+            size: bytes of the file, as its manifest says.
+            sha256: hex SHA-256 of the file, as its manifest says.
 
         Raises:
             DataError: naming the URL, if it is missing or not the manifest's.

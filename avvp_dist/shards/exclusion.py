@@ -23,7 +23,7 @@ from avvp_dist.shards.remote import is_url, read_url
 
 EXCLUDED = "excluded.csv"
 
-_REMEDY = "Copy it again, or make it anew with tools/decontaminate.py"
+_REMEDY = "Copy it again, or make it anew with avvp decontaminate"
 
 
 @dataclass(frozen=True)

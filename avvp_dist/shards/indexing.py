@@ -61,7 +61,7 @@ def index_tars(folder: Path, workers: int = 1) -> None:
     if not tars or (folder / PLAN).exists():
         raise DataError(
             f"{folder} is no shard set: {MANIFEST} is missing",
-            remedy="Make one with tools/pack.py, or let a cut-off run of it finish",
+            remedy="Make one with avvp pack, or let a cut-off run of it finish",
         )
     try:
         with FileLock(folder / ".index.lock"):
@@ -79,7 +79,7 @@ def index_tars(folder: Path, workers: int = 1) -> None:
             raise
         raise DataError(
             f"{folder}: {MANIFEST} cannot be written: {error.strerror}",
-            remedy="Run tools/inspect_shards.py as someone who may write there",
+            remedy="Run avvp inspect as someone who may write there",
         ) from None
 
 

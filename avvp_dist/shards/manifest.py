@@ -154,7 +154,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
         if "excluded" in entries:
             _check_excluded(manifest.excluded)
     except ValueError as error:
-        again = "make it anew with tools/decontaminate.py"
+        again = "make it anew with avvp decontaminate"
         remedy = again if str(error).startswith("excluded") else "pack the set again"
         raise DataError(
             f"{path} is damaged: {error}", remedy=f"Copy it again, or {remedy}"

@@ -198,7 +198,7 @@ class ShardSet:
 
     @cached_property
     def excluded(self) -> NDArray[np.bool_]:
-        """Mask of the clips that tools/decontaminate.py keeps out of training, `[N]`.
+        """Mask of the clips that avvp decontaminate keeps out of training, `[N]`.
 
         Raises:
             DataError: if the list of them is missing or damaged.
@@ -233,7 +233,7 @@ class ShardSet:
                 raise DataError(
                     f"{self.name} is no shard set: {MANIFEST} is missing",
                     remedy="For tars that others wrote, make it where they lie on a disk, with "
-                    "tools/inspect_shards.py, and copy it with index.npy beside them",
+                    "avvp inspect, and copy it with index.npy beside them",
                 ) from None
         path = Path(self.name) / MANIFEST
         if not path.exists():

@@ -6,7 +6,6 @@ encoders and parsers from several seeds. Controls use no features or no groundin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -24,7 +23,7 @@ from avvp_dist.config import (
 )
 from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.figures import seeds_figure
-from avvp_dist.grounding.version import SUMMARY
+from avvp_dist.grounding.summary import GroundingSummary
 from avvp_dist.reproduction.jobs import Command, Job, raise_if_failed, run_here, run_jobs, scores
 from avvp_dist.reproduction.recipes import (
     UNTRAINED,
@@ -258,8 +257,8 @@ def _labels(out: Path, point: Point) -> Path:
 
 
 def _figures(labels: Path) -> Figures:
-    summary = json.loads((labels / SUMMARY).read_text())
-    return {key: summary[key] for key in FIGURES}
+    figures = GroundingSummary.read(labels).figures
+    return {key: figures[key] for key in FIGURES}
 
 
 def _figures_of(point: Point, figures: Mapping[str, Figures]) -> Figures:

@@ -9,7 +9,7 @@ from avvp_dist.commit import write_json
 from avvp_dist.config import EvaluateConfig
 from avvp_dist.errors import ConfigError
 from avvp_dist.evaluation.parsing_figures import class_figure, timeline_figure
-from avvp_dist.evaluation.predictions import Predictions, read_threshold, report, table
+from avvp_dist.evaluation.predictions import Predictions, read_threshold, report
 from avvp_dist.evaluation.scores import Mask, score_per_class
 from avvp_dist.models.export import load_parser
 from avvp_dist.runtime.ranks import single_rank
@@ -44,17 +44,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     with stage_run("evaluate", out, config, lineage, {shards.name: shards.digest}) as run:
         predictions = predict(parser, shards, clips, ranks, batch_size=config.batch_size)
         predictions.save(out / "predictions.npz")
-        found = report([predictions], annotations, config.rule, threshold)
-        write_json(out / "scores.json", found)
-        print(table(found))
+        scored = report([predictions], annotations, config.rule, threshold)
+        write_json(out / "scores.json", scored.to_json())
+        print(scored.table())
         run.artifact(out / "scores.json")
-        run.log(0, **found["scores"])
+        run.log(0, **scored.scores)
         predicted = predictions.decided(config.rule, threshold)
         for path in _figures(out, config, annotations, predictions, predicted):
             run.figure(path)
             print(path)
-    scores: dict[str, float] = found["scores"]
-    return scores
+    return dict(scored.scores)
 
 
 def _figures(

@@ -84,7 +84,7 @@ def open_pretraining(
 
 @dataclass(frozen=True)
 class HeldoutResults:
-    """What the encoder makes of B held-out clips."""
+    """Results of the encoder on B held-out clips."""
 
     cosines: NDArray[np.float32]
     """Within audio, within vision, and between them, `[B, 3, T, T]`."""

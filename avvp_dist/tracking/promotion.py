@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from avvp_dist.config import PromoteConfig
+from avvp_dist.config.removed import RENAMED_METRICS
 from avvp_dist.errors import CheckpointError, ConfigError
 from avvp_dist.tracking.registry import ModelVersion, Registry, fetch, registry_errors
 
@@ -26,7 +27,7 @@ def promote(config: PromoteConfig) -> bool:
         Whether the version is the champion now.
 
     Raises:
-        ConfigError: if no metric is known for the model.
+        ConfigError: if no metric is known for the model, or its name is an old one.
         CheckpointError: if there is no such version, its metric is missing or not finite, its
             files are not those that were registered, or the two cannot be compared.
     """
@@ -34,6 +35,8 @@ def promote(config: PromoteConfig) -> bool:
     metric = config.metric or _METRICS.get(model, "")
     if not metric:
         raise ConfigError(f"model={model} is none of {', '.join(_METRICS)}: give its metric")
+    if metric in RENAMED_METRICS:
+        raise ConfigError(f"metric={metric} is now {RENAMED_METRICS[metric]}")
     registry = Registry()
     with registry_errors(model):
         asked = f"{model}/{config.version}" if config.version else f"{model}@candidate"

@@ -26,7 +26,7 @@ _TAG, _TRAINER, _BUFFERS = "state", "trainer.json", "buffers.safetensors"
 
 @dataclass(frozen=True)
 class TrainerState:
-    """What a resumed training needs beside DeepSpeed's files: plain values."""
+    """Plain values that a resumed training needs beside DeepSpeed's files."""
 
     step: int
     order: dict[str, object] = field(default_factory=dict)

@@ -78,15 +78,15 @@ def make_engine(
 
 def engine_config(
     optimizer: OptimizerConfig, trainer: TrainerConfig, world_size: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The DeepSpeed config, with every key that results depend on: defaults differ by version.
 
     Raises:
         ConfigError: for a key of `trainer.deepspeed` that is unknown or set elsewhere. DeepSpeed
             itself accepts any top-level key in silence.
     """
-    zero_extra, extra = _extra_keys(trainer.deepspeed)
-    zero = {
+    extra = _extra_keys(trainer.deepspeed)
+    zero: dict[str, object] = {
         "stage": trainer.zero_stage,
         "overlap_comm": trainer.zero_stage > 0,
         "contiguous_gradients": True,
@@ -96,6 +96,7 @@ def engine_config(
         "round_robin_gradients": False,
         "ignore_unused_parameters": True,
         "compute_grad_norm": True,
+        **extra.pop("zero_optimization", {}),
     }
     return {
         "train_batch_size": trainer.batch_size,
@@ -113,7 +114,7 @@ def engine_config(
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
         **extra,
-        "zero_optimization": {**zero, **zero_extra},
+        "zero_optimization": zero,
     }
 
 
@@ -131,7 +132,7 @@ def check_zero(optimizer: OptimizerConfig, trainer: TrainerConfig, world_size: i
         from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
         with _naming_the_key(trainer):
-            DeepSpeedZeroConfig(**config["zero_optimization"])
+            DeepSpeedZeroConfig.model_validate(config["zero_optimization"])
 
 
 @contextmanager
@@ -225,10 +226,10 @@ def full_state(engine: Engine) -> dict[str, Tensor]:
     return state | counters
 
 
-def _extra_keys(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keys of the file `trainer.deepspeed`: those of `zero_optimization`, and the others."""
+def _extra_keys(path: str) -> dict[str, Any]:
+    """Top-level keys of the file `trainer.deepspeed`."""
     if not path:
-        return {}, {}
+        return {}
     try:
         extra = dict(json.loads(read_config(path, ".json")))
     except (OSError, ValueError, TypeError, ConfigError) as error:
@@ -240,9 +241,8 @@ def _extra_keys(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
         elif key not in _EXTRA:
             near = difflib.get_close_matches(key, _EXTRA, 1, 0.0)[0]
             issues.append(f"unknown key {key}, did you mean {near}?")
-    zero = extra.pop("zero_optimization", {})
-    if "stage" in zero:
+    if "stage" in extra.get("zero_optimization", {}):
         issues.append("zero_optimization.stage follows from trainer.zero_stage")
     if issues:
         raise ConfigError(f"trainer.deepspeed={path}: {'; '.join(issues)}")
-    return zero, extra
+    return extra

@@ -13,7 +13,6 @@ from avvp_dist.errors import NumericsError
 from avvp_dist.loading.loader import ClipBatch
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.runtime.ranks import Ranks
-from avvp_dist.tracking.run import Run
 
 _NAMED = 8
 """Clips that a message names."""
@@ -26,8 +25,8 @@ class NonfiniteSteps:
         maximum: allowed number of such steps in a row.
     """
 
-    def __init__(self, maximum: int, data: Mixture, run: Run, ranks: Ranks) -> None:
-        self.maximum, self.data, self.run, self.ranks = maximum, data, run, ranks
+    def __init__(self, maximum: int, data: Mixture, ranks: Ranks) -> None:
+        self.maximum, self.data, self.ranks = maximum, data, ranks
         self.total = self._in_a_row = 0
 
     def note(

@@ -1,4 +1,4 @@
-"""What a training run says: losses averaged over ranks, the files of the run, curves."""
+"""Reports of a training: losses averaged over ranks, the files of the run, curves."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""What the trainer needs to know of what it trains."""
+"""The interface between the trainer and the task that it trains."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ class StepInfo:
 
 
 class Task(Protocol):
-    """What is trained, how it is validated, and what becomes of it."""
+    """A model with its data: how it is trained, validated and exported."""
 
     ranks: Ranks
     module: nn.Module
@@ -53,7 +53,7 @@ class Task(Protocol):
     inputs: dict[str, str]
     """Path and digest of everything the run reads."""
     validated_on: dict[str, str]
-    """What the validation metrics depend on, for the registry: equal values are comparable."""
+    """Tags of the data behind the validation metrics; metrics under equal tags are comparable."""
     registered_name: str
     """Name of the registered model."""
     aliases: tuple[str, ...]
@@ -65,7 +65,7 @@ class Task(Protocol):
     def parameter_groups(self) -> list[ParameterGroup]:
         """The trainable parameters."""
 
-    def make_batch(self, clips: ClipBatch, info: StepInfo) -> Any:
+    def make_batch(self, clips: ClipBatch, info: StepInfo) -> object:
         """The argument of `module.forward`, on the device of `ranks`."""
 
     def validate(self) -> dict[str, float]:
@@ -92,16 +92,18 @@ class OpenTask(Protocol[_ConfigT]):
     """Opens the data of a stage and builds its task.
 
     Everything that can be refused without a device is refused before `connect` is called.
-
-    Args:
-        config: the whole config.
-        connect: joins the ranks and seeds the random numbers of the weights; called once.
-        scratch: folder for downloads that are not to be kept; None: the run's own folder.
-
-    Raises:
-        AvvpError: naming what is wrong, and what to do.
     """
 
     def __call__(
         self, config: _ConfigT, connect: Callable[[], Ranks], *, scratch: Path | None = None
-    ) -> Task: ...
+    ) -> Task:
+        """Open the data and build the task.
+
+        Args:
+            config: the whole config.
+            connect: joins the ranks and seeds the random numbers of the weights; called once.
+            scratch: folder for downloads that are not to be kept; None: the run's own folder.
+
+        Raises:
+            AvvpError: naming what is wrong, and what to do.
+        """

@@ -48,7 +48,7 @@ from avvp_dist.training.throughput import Throughput, flops_per_clip, peak_flops
 
 @dataclass
 class LoopState:
-    """What one call of `Trainer.train` knows and nothing else does."""
+    """State of one call of `Trainer.train`."""
 
     preemption: Preemption
     throughput: Throughput
@@ -90,7 +90,7 @@ class Trainer:
         self.step, self.best = 0, float("-inf")
         self.score: float | None = None
         """Validation score of this step's weights; None where they were not validated."""
-        self.skips = NonfiniteSteps(self.config.max_skipped, task.data, run, self.ranks)
+        self.skips = NonfiniteSteps(self.config.max_skipped, task.data, self.ranks)
         self._resume()
 
     def train(self) -> None:

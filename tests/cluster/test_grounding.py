@@ -267,7 +267,7 @@ def test_a_damaged_shard_is_left_out_and_labelled_when_it_is_mended(
     assert done(many) == SHARDS
     ground(config(many, max_bad_fraction=0.02))
     grounding = Grounding(ShardSet(many))
-    assert grounding.summary["counts"]["unreadable"] == 2
+    assert grounding.summary.counts["unreadable"] == 2
     unlabelled = np.flatnonzero((grounding.components == PADDING).all(1))
     np.testing.assert_array_equal(unlabelled, [14, 15])
 

@@ -168,16 +168,6 @@ def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(
     assert list((folder / "environment").iterdir()) == []
 
 
-def test_a_launcher_on_each_host_gives_the_losses_of_one(
-    hosts: Hosts, folder: Path, single_rank: Path, grounded: ShardSet, tmp_path: Path
-) -> None:
-    jobs = on_each(hosts, folder, training(grounded, tmp_path))
-    for job in jobs:
-        code, printed = job.end()
-        assert code == 0, printed
-    assert_as_alone(tmp_path, single_rank)
-
-
 def test_the_command_of_kubernetes_gives_the_losses_of_one_host(
     hosts: Hosts, folder: Path, single_rank: Path, grounded: ShardSet, root: Path, tmp_path: Path
 ) -> None:

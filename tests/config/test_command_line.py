@@ -120,3 +120,13 @@ def test_help_says_type_default_and_meaning(capsys: pytest.CaptureFixture[str]) 
     assert "Look at a set." in text
     assert re.search(r"^  shards: str, required\n      folder or URL", text, re.MULTILINE)
     assert re.search(r"^  verify: sha256\|size, default 'sha256'\n", text, re.MULTILINE)
+
+
+def test_parsing_says_for_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["data.shards=a", "trainer.out=b"]
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for words, ranks in (([], 0), (["--dry-run"], 4), (["--ranks", "64", "--dry-run"], 64)):
+        assert parse_training(PretrainConfig, "x", [*given, *words])[1] == ranks
+    for words in (["--ranks", "2"], ["--dry-run", "--ranks", "0"]):
+        with pytest.raises(ConfigError, match="--ranks"):
+            parse_training(PretrainConfig, "x", [*given, *words])

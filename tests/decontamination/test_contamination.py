@@ -11,7 +11,7 @@ from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 
 HELDOUT = {"llp test": "4YdbENYcIyE", "llp val": "4O9rI-FpqLg"}
-"""A video of each split."""
+"""One held-out video of each split."""
 
 
 def test_a_shard_set_with_held_out_videos_is_known(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The decontamination job on real Ray: what it leaves out, what it says, what it refuses."""
+"""The decontamination job on real Ray: excluded clips, their reasons, and refused inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.launch
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """A Ray cluster that RAY_ADDRESS names, so that not every job has to start its own."""
+    """A Ray cluster named by RAY_ADDRESS, shared by the jobs of all tests."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ def cluster() -> Iterator[None]:
 def write(
     out: Path, ids: Sequence[str], seeds: Sequence[int], noise: float = 0.0, **keys: Any
 ) -> ShardSet:
-    """Clips whose content belongs to their seed."""
+    """A shard set whose clips have the content of their seed, plus noise."""
     rng, made = np.random.default_rng(99), []
     for name, seed in zip(ids, seeds, strict=True):
         own = np.random.default_rng(seed)
@@ -67,12 +67,12 @@ def run(shards: ShardSet, *against: object, **keys: Any) -> dict[str, dict[str, 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> ShardSet:
-    """12 clips of the videos 0 to 11 and, as `again`, 2 and 3 once more."""
+    """Clips of the videos 0 to 11, and copies of 2 and 3 under the names again2 and again3."""
     ids = [f"video-{n:05d}_0_10" for n in range(12)]
     return write(tmp_path / "corpus", [*ids, "again2", "again3"], [*range(12), 2, 3])
 
 
-def test_every_reason_is_told_with_what_it_matches(corpus: ShardSet, tmp_path: Path) -> None:
+def test_every_exclusion_has_its_reason_and_match(corpus: ShardSet, tmp_path: Path) -> None:
     held = write(
         tmp_path / "held", ["video-00000_50_60", "reupload"], [100, 7], noise=0.05, snippets=12
     )
@@ -97,7 +97,7 @@ def test_every_reason_is_told_with_what_it_matches(corpus: ShardSet, tmp_path: P
     ]
 
 
-def test_each_comparison_can_be_left_out(corpus: ShardSet, tmp_path: Path) -> None:
+def test_each_comparison_can_be_switched_off(corpus: ShardSet, tmp_path: Path) -> None:
     held = write(tmp_path / "held", ["video-00000_50_60", "reupload"], [100, 7])
     none = {"ids": False, "embeddings": False, "duplicates": False}
     found = {key: list(run(corpus, held.folder, **{**none, key: True})) for key in none}
@@ -109,14 +109,14 @@ def test_each_comparison_can_be_left_out(corpus: ShardSet, tmp_path: Path) -> No
     assert entry is not None and entry.clips == 0
 
 
-def test_the_copy_of_a_held_out_clip_goes_too(corpus: ShardSet, tmp_path: Path) -> None:
+def test_the_copy_of_a_held_out_clip_is_excluded(corpus: ShardSet, tmp_path: Path) -> None:
     (tmp_path / "names.csv").write_text("filename\tevent_labels\nvideo-00002_3_4\tDog\n")
     rows = run(corpus, tmp_path / "names.csv")
     assert rows["video-00002_0_10"]["reason"] == "id"
     assert (rows["again2"]["reason"], rows["again2"]["match"]) == ("duplicate", "video-00002_0_10")
 
 
-def test_neither_shards_nor_their_order_matter(tmp_path: Path) -> None:
+def test_the_sharding_and_the_order_do_not_matter(tmp_path: Path) -> None:
     ids, seeds = [f"c{n}" for n in range(40)], [n % 30 for n in range(40)]
     order = np.random.default_rng(0).permutation(40)
     one = write(tmp_path / "one", ids, seeds, clips_per_shard=40)
@@ -130,7 +130,7 @@ def test_neither_shards_nor_their_order_matter(tmp_path: Path) -> None:
     }
 
 
-def test_again_it_gives_the_same_bytes(corpus: ShardSet) -> None:
+def test_a_second_run_gives_the_same_bytes(corpus: ShardSet) -> None:
     def files() -> list[bytes]:
         return [(corpus.folder / name).read_bytes() for name in ("excluded.csv", "manifest.json")]
 
@@ -151,7 +151,7 @@ def test_clips_that_cannot_be_read_are_no_duplicates(
     assert "4 clips cannot be read" in capfd.readouterr().out
 
 
-def test_a_grounding_made_before_stays_valid(grounded: ShardSet, tmp_path: Path) -> None:
+def test_an_earlier_grounding_stays_valid(grounded: ShardSet, tmp_path: Path) -> None:
     shards = ShardSet(shutil.copytree(grounded.folder, tmp_path / "train"))
     components = Grounding(shards).components
     (tmp_path / "names.txt").write_text(shards.id(5))
@@ -161,16 +161,16 @@ def test_a_grounding_made_before_stays_valid(grounded: ShardSet, tmp_path: Path)
     np.testing.assert_array_equal(Grounding(after).components, components)
 
 
-def test_a_similarity_that_fits_no_extractor_is_refused(corpus: ShardSet) -> None:
-    alike = write(corpus.folder.parent / "alike", "abcdefgh", [1] * 8)
+def test_a_similarity_that_does_not_fit_the_extractor_is_refused(corpus: ShardSet) -> None:
+    same = write(corpus.folder.parent / "same", "abcdefgh", [1] * 8)
     with pytest.raises(DataError, match=r"7 of 8 clips .* similarity=0\.9 does not fit"):
-        run(alike, similarity=0.9)
+        run(same, similarity=0.9)
     with pytest.raises(DataError, match=r"14 by their ids.* against= names the set's own clips"):
         run(corpus, corpus.folder)
     assert ShardSet(corpus.folder).manifest.excluded is None
 
 
-def test_features_of_other_backbones_are_not_compared(corpus: ShardSet, tmp_path: Path) -> None:
+def test_features_of_another_extractor_are_not_compared(corpus: ShardSet, tmp_path: Path) -> None:
     held = write(tmp_path / "held", ["video-00000_50_60"], [7], extractor="y")
     with pytest.raises(DataError, match=f"{held.name} .* not comparable.* embeddings=false"):
         run(corpus, held.folder)

@@ -61,6 +61,8 @@ def check(words: Sequence[str]) -> None:
     match words:
         case [launcher, *rest] if launcher.endswith("pip"):
             check_extras(rest)
+        case [".venv/bin/pre-commit", *_]:
+            assert (ROOT / ".pre-commit-config.yaml").is_file()
         case [".venv/bin/pytest", *rest]:
             assert all((ROOT / word).exists() for word in rest if "/" in word)
         case ["avvp", "supervise", *rest]:

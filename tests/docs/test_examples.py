@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from avvp_dist.commit import folder_digest
 from avvp_dist.config import ParserConfig
 from avvp_dist.models.export import build_parser, save_model
+from avvp_dist.models.specification import ParserSpec
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from tests.docs.test_commands import PAGES, ROOT, blocks
@@ -37,14 +37,15 @@ def after_the_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
     ]
     for split in ("train", "test"):
         write_shard_set(clips, folder / "runs" / "demo" / "shards" / split)
-    meta = {
-        "kind": "parser",
-        "parser": asdict(ParserConfig(width=16)),
-        "dims": dims,
-        "classes": ["Speech", "Dog"],
-        "pretrained": None,
-    }
-    save_model(folder / "model", build_parser(meta).state_dict(), meta)
+    spec = ParserSpec(
+        parser=ParserConfig(width=16),
+        dims=dims,
+        snippets=10,
+        classes=["Speech", "Dog"],
+        extractor="",
+        manifest="",
+    )
+    save_model(folder / "model", build_parser(spec).state_dict(), spec)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri, uri)
     client.create_registered_model("avvp-parser")

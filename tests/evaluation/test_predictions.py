@@ -10,7 +10,7 @@ import pytest
 
 from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.errors import DataError
-from avvp_dist.evaluation.predictions import Predictions, read_threshold, report, table
+from avvp_dist.evaluation.predictions import Predictions, read_threshold, report
 from avvp_dist.evaluation.scores import decide, score, score_one_modality, summarise
 
 RNG = np.random.default_rng(0)
@@ -69,12 +69,15 @@ def test_any_order_and_more_clips_score_the_same(
     mixed = {name: np.concatenate([a[::-1], a[:1]]) for name, a in arrays.items()}
     mixed["filenames"] = np.array([*annotations.ids[::-1], "somebody else"])
     path = written(mixed, tmp_path)
-    found = report([Predictions.load(path).ordered(annotations, path)], annotations, "video", 0.5)
-    assert found == expected
+    mixed_report = report(
+        [Predictions.load(path).ordered(annotations, path)], annotations, "video", 0.5
+    )
+    assert mixed_report == expected
     assert annotations.events is not None
     predicted = decide(arrays["frame_prob"], arrays["video_prob"])
-    assert found["scores"] == score(predicted, annotations.events)
-    assert found["audio_annotations"] == "2024" and "audio annotations 2024" in table(found)
+    assert expected.scores == score(predicted, annotations.events)
+    assert expected.audio_annotations == "2024"
+    assert "audio annotations 2024" in expected.table()
 
 
 WRONG: dict[str, tuple[Any, str]] = {
@@ -130,29 +133,30 @@ def loaded(arrays: dict[str, Any], annotations: Annotations, folder: Path) -> Pr
     return Predictions.load(path).ordered(annotations, path)
 
 
-def test_several_seeds_are_reported_by_mean_and_deviation(
+def test_several_seeds_are_reported_by_mean_and_standard_deviation(
     arrays: dict[str, Any], annotations: Annotations, tmp_path: Path
 ) -> None:
     first = loaded(arrays, annotations, tmp_path)
     arrays["frame_prob"] = RNG.random(arrays["frame_prob"].shape, np.float32)
     second = loaded(arrays, annotations, tmp_path)
     alone = report([first], annotations, "video", 0.5)
-    found = report([first, second], annotations, "video", 0.5)
-    assert set(found) - set(alone) == {"deviations"}
-    assert (alone["seeds"], found["seeds"]) == (1, 2)
+    both = report([first, second], annotations, "video", 0.5)
+    assert set(both.to_json()) - set(alone.to_json()) == {"standard_deviations"}
+    assert (alone.seeds, both.seeds) == (1, 2)
     truth = annotations.events
     assert truth is not None
     masks = [one.decided("video", 0.5) for one in (first, second)]
     summary = summarise(masks, truth)
-    assert found["scores"] == {key: one.mean for key, one in summary.items()}
-    assert found["deviations"] == {key: one.deviation for key, one in summary.items()}
-    assert found["intervals_95"] == {key: (one.low, one.high) for key, one in summary.items()}
-    for key, value in found["one_modality_scores"].items():
-        both = [score_one_modality(mask, truth)[key] for mask in masks]
-        assert value == pytest.approx(sum(both) / 2)
-    mean, deviation = (found[kind]["segment_audio"] for kind in ("scores", "deviations"))
-    assert f"{mean:.1f} ± {deviation:.1f}" in table(found)
-    assert "mean ± deviation over 2 files" in table(found) and "±" not in table(alone)
+    assert both.scores == {key: one.mean for key, one in summary.items()}
+    spreads = {key: one.standard_deviation for key, one in summary.items()}
+    assert both.standard_deviations == spreads
+    assert both.intervals_95 == {key: (one.low, one.high) for key, one in summary.items()}
+    for key, value in both.one_modality_scores.items():
+        scores = [score_one_modality(mask, truth)[key] for mask in masks]
+        assert value == pytest.approx(sum(scores) / 2)
+    cell = f"{both.scores['segment_audio']:.1f} ± {spreads['segment_audio']:.1f}"
+    assert cell in both.table()
+    assert "mean ± standard deviation of 2 files" in both.table() and "±" not in alone.table()
 
 
 # Thresholds.

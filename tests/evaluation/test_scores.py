@@ -190,7 +190,7 @@ def test_bootstrap_width_is_the_standard_error() -> None:
     assert high == pytest.approx(50 + 1.96 * 2.5, abs=0.5)
 
 
-def test_grounding_auc_equals_the_share_of_ordered_pairs() -> None:
+def test_grounding_auc_equals_the_fraction_of_ordered_pairs() -> None:
     rng = np.random.default_rng(0)
     # Few levels, so that ties are common.
     similarity = rng.integers(0, 6, (4, 5, 5)) / 5
@@ -318,9 +318,9 @@ def test_one_modality_scores_leave_out_what_is_heard_and_seen() -> None:
 
 
 def seeds_of(truth: Mask, *wrong: float) -> list[Mask]:
-    """Predictions of `truth`, each wrong about another share of it."""
+    """Predictions of `truth`, each wrong in another fraction of it."""
     rng = np.random.default_rng(4)
-    return [truth ^ (rng.random(truth.shape) < share) for share in wrong]
+    return [truth ^ (rng.random(truth.shape) < fraction) for fraction in wrong]
 
 
 def test_a_summary_is_mean_and_sample_deviation_of_the_seeds_scores() -> None:
@@ -334,7 +334,7 @@ def test_a_summary_is_mean_and_sample_deviation_of_the_seeds_scores() -> None:
         mean = sum(values) / 3
         assert found.mean == pytest.approx(mean)
         squares = sum((value - mean) ** 2 for value in values)
-        assert found.deviation == pytest.approx(math.sqrt(squares / 2))
+        assert found.standard_deviation == pytest.approx(math.sqrt(squares / 2))
         assert found.low < found.mean < found.high
 
 
@@ -343,7 +343,7 @@ def test_one_seed_has_no_deviation() -> None:
     (predicted,) = seeds_of(truth, 0.2)
     summary, intervals = summarise([predicted], truth), bootstrap([predicted], truth)
     assert {key: one.mean for key, one in summary.items()} == score(predicted, truth)
-    assert all(math.isnan(one.deviation) for one in summary.values())
+    assert all(math.isnan(one.standard_deviation) for one in summary.values())
     assert {key: (one.low, one.high) for key, one in summary.items()} == intervals
 
 

@@ -1,4 +1,4 @@
-"""Components: the authors' own labels, networkx on random clips, groupings that do not chain."""
+"""Components: the labels of the authors' code, networkx on random clips, groupings by mean."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ RULES: dict[str, tuple[dict[str, float], str, bool]] = {
     "paper_or": ({"visual": 0.9861, "audio": 0.9967}, "or", False),
     "paper_or_loose": ({"visual": 0.96, "audio": 0.99}, "or", False),
 }
-"""Thresholds, rule, and whether silent snippets join nothing, of each oracle column."""
+"""Thresholds, rule, and whether silent snippets are isolated, for each column of the oracle."""
 
 
 def strength(
-    streams: Streams, limits: dict[str, float], rule: str, apart: NDArray[np.bool_] | None = None
+    streams: Streams,
+    limits: dict[str, float],
+    rule: str,
+    isolated: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     cosines = {name: similarity(features).cosine for name, features in streams.items()}
-    return join_strength(cosines, limits, rule, apart)
+    return join_strength(cosines, limits, rule, isolated)
 
 
 def oracle_clip(seed: int, silent: NDArray[np.float32]) -> Streams:
@@ -64,16 +67,16 @@ def test_components_are_the_authors(shared: Path, name: str) -> None:
     np.testing.assert_array_equal(ids, [row[name] for row in rows])
 
 
-# One clip at a time, in plain loops.
+# Reference implementations: one clip at a time, in plain loops.
 
 
-def joined_by(
+def plain_strength(
     clip: Streams, limits: dict[str, float], rule: str, quiet: set[int]
 ) -> list[list[float]]:
-    """By how much two snippets of a clip exceed the thresholds; -inf with a quiet one."""
+    """Margin over the thresholds for each pair of snippets; -inf with a quiet snippet."""
     unit = {name: x / np.linalg.norm(x, axis=1, keepdims=True) for name, x in clip.items()}
-    found = [unit[name] @ unit[name].T - limit for name, limit in limits.items()]
-    over = np.max(found, 0) if rule == "or" else np.min(found, 0)
+    margins = [unit[name] @ unit[name].T - limit for name, limit in limits.items()]
+    over = np.max(margins, 0) if rule == "or" else np.min(margins, 0)
     for snippet in quiet:
         over[snippet, :] = over[:, snippet] = -np.inf
     table: list[list[float]] = over.tolist()
@@ -81,7 +84,7 @@ def joined_by(
 
 
 def by_networkx(over: list[list[float]], length: int, neighbours: int = 99) -> list[set[int]]:
-    """Algorithm 1, of edges between mutual neighbours alone."""
+    """Components of the graph whose edges join mutual neighbours."""
     graph = nx.Graph()
     graph.add_nodes_from(range(length))
 
@@ -97,7 +100,7 @@ def by_networkx(over: list[list[float]], length: int, neighbours: int = 99) -> l
 
 
 def by_average_link(over: list[list[float]], length: int) -> list[set[int]]:
-    """Merge the two groups of the highest mean strength until it is negative."""
+    """Average linkage: merge the two groups of the highest mean strength until it is negative."""
     groups = [{n} for n in range(length)]
     while len(groups) > 1:
         pairs = [(a, b) for n, a in enumerate(groups) for b in groups[:n]]
@@ -110,7 +113,7 @@ def by_average_link(over: list[list[float]], length: int) -> list[set[int]]:
     return groups
 
 
-def named(groups: list[set[int]], snippets: int) -> list[int]:
+def ids_of(groups: list[set[int]], snippets: int) -> list[int]:
     ids = [PADDING] * snippets
     for members in groups:
         for member in members:
@@ -121,7 +124,7 @@ def named(groups: list[set[int]], snippets: int) -> list[int]:
 @pytest.mark.parametrize("grouping", ["components", "mutual-knn", "average-link"])
 @pytest.mark.parametrize("rule", ["or", "and"])
 @pytest.mark.parametrize("snippets", range(1, 17))
-def test_groups_are_those_of_plain_loops(snippets: int, rule: str, grouping: str) -> None:
+def test_groups_agree_with_plain_loops(snippets: int, rule: str, grouping: str) -> None:
     clips = 640
     rng = np.random.default_rng([snippets, rule == "or", len(grouping)])
     streams = {
@@ -136,23 +139,23 @@ def test_groups_are_those_of_plain_loops(snippets: int, rule: str, grouping: str
     for clip in range(clips):
         quiet = set(np.flatnonzero(silent[clip]).tolist())
         features = {name: x[clip] for name, x in streams.items()}
-        over, length = joined_by(features, limits, rule, quiet), int(lengths[clip])
+        over, length = plain_strength(features, limits, rule, quiet), int(lengths[clip])
         if grouping == "average-link":
             groups = by_average_link(over, length)
         else:
             groups = by_networkx(over, length, 2 if grouping == "mutual-knn" else 99)
-        expected.append(named(groups, snippets))
-    found = strength(streams, limits, rule, silent)
-    np.testing.assert_array_equal(found, found.transpose(0, 2, 1))
-    np.testing.assert_array_equal(components(found, lengths, grouping, 2), expected)
+        expected.append(ids_of(groups, snippets))
+    margin = strength(streams, limits, rule, silent)
+    np.testing.assert_array_equal(margin, margin.transpose(0, 2, 1))
+    np.testing.assert_array_equal(components(margin, lengths, grouping, 2), expected)
 
 
 def chain(snippets: int) -> NDArray[np.float32]:
-    """Each snippet is near the next one, and far from all others."""
-    found = np.full((1, snippets, snippets), -1, np.float32)
+    """Margins of a clip in which each snippet is near the next one alone."""
+    margin = np.full((1, snippets, snippets), -1, np.float32)
     steps = np.arange(snippets - 1)
-    found[0, steps, steps + 1] = found[0, steps + 1, steps] = 0.1
-    return found
+    margin[0, steps, steps + 1] = margin[0, steps + 1, steps] = 0.1
+    return margin
 
 
 def test_a_chain_of_any_length_is_one_component() -> None:
@@ -166,14 +169,14 @@ def test_average_link_does_not_chain() -> None:
     ]
 
 
-def test_mutual_neighbours_cut_what_is_near_to_all() -> None:
+def test_mutual_neighbours_cut_edges_of_a_hub() -> None:
     hub = np.full((1, 5, 5), -1, np.float32)
     hub[0, 0, 1:] = hub[0, 1:, 0] = [0.4, 0.3, 0.2, 0.1]
     assert components(hub).tolist() == [[0, 0, 0, 0, 0]]
     assert components(hub, grouping="mutual-knn", neighbours=2).tolist() == [[0, 0, 0, 3, 4]]
 
 
-def test_controls() -> None:
+def test_controls_look_at_no_strength() -> None:
     lengths = np.array([3, 2])
     assert components(chain(3).repeat(2, 0), lengths, "clip").tolist() == [[0, 0, 0], [0, 0, 255]]
     assert components(chain(3).repeat(2, 0), lengths, "snippet").tolist() == [
@@ -182,15 +185,15 @@ def test_controls() -> None:
     ]
 
 
-def test_padding_joins_nothing_not_even_two_snippets_it_is_near_to() -> None:
+def test_padding_does_not_bridge_two_snippets() -> None:
     bridge = np.full((1, 3, 3), -1, np.float32)
-    bridge[0, [0, 2, 1, 2], [2, 0, 2, 1]] = 1  # 0 and 1 meet in 2 only
+    bridge[0, [0, 2, 1, 2], [2, 0, 2, 1]] = 1  # 0 and 1 are connected through 2 alone
     assert components(bridge).tolist() == [[0, 0, 0]]
     for grouping in ("components", "mutual-knn", "average-link"):
         assert components(bridge, np.array([2]), grouping).tolist() == [[0, 1, PADDING]]
 
 
-def test_padding_has_an_id_of_its_own() -> None:
+def test_padding_has_its_own_id() -> None:
     ids = components(np.ones((2, 4, 4)), np.array([2, 4]))
     assert ids.dtype == np.uint8
     assert ids.tolist() == [[0, 0, PADDING, PADDING], [0, 0, 0, 0]]
@@ -202,25 +205,25 @@ def test_similarity_is_the_cosine(kind: Any) -> None:
     exact = features.astype(np.float64)
     norm = np.linalg.norm(exact, axis=-1)
     unit = exact / norm[..., None]
-    found = similarity(features)
-    np.testing.assert_allclose(found.cosine, unit @ unit.transpose(0, 2, 1), atol=1e-6)
-    np.testing.assert_allclose(found.norm, norm, rtol=1e-6)
-    assert np.abs(found.cosine).max() <= 1
+    result = similarity(features)
+    np.testing.assert_allclose(result.cosine, unit @ unit.transpose(0, 2, 1), atol=1e-6)
+    np.testing.assert_allclose(result.norm, norm, rtol=1e-6)
+    assert np.abs(result.cosine).max() <= 1
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf, -np.inf])
-def test_vectors_without_direction_are_like_nothing_not_even_themselves(bad: float) -> None:
+def test_vectors_without_direction_are_similar_to_nothing(bad: float) -> None:
     clip = np.array([[[0, 0], [3, 4], [0, 0], [3, 4]]], np.float16)
     clip[0, [0, 2]] = bad
-    found = similarity(clip)
+    result = similarity(clip)
     far = -np.inf
-    assert found.cosine[0].round(6).tolist() == [
+    assert result.cosine[0].round(6).tolist() == [
         [far, far, far, far],
         [far, 1, far, 1],
         [far, far, far, far],
         [far, 1, far, 1],
     ]
-    assert directed(found.norm).tolist() == [[False, True, False, True]]
+    assert directed(result.norm).tolist() == [[False, True, False, True]]
     for limit in (0.5, -1.0):  # a threshold below 0 joins all others
         assert components(strength({"audio": clip}, {"audio": limit}, "or")).tolist() == [
             [0, 1, 2, 1]
@@ -228,19 +231,19 @@ def test_vectors_without_direction_are_like_nothing_not_even_themselves(bad: flo
     assert not silent_snippets(np.full((1, 2, 2), bad), np.array([1.0, 0.0]), 0.99).any()
 
 
-def test_the_largest_threshold_still_joins_identical_snippets() -> None:
+def test_the_maximum_threshold_still_joins_identical_snippets() -> None:
     clips = np.random.default_rng(0).random((50, 1, 37), np.float32).repeat(4, 1)
     ids = components(strength({"audio": clips.astype(np.float16)}, {"audio": 1.0}, "or"))
     assert not ids.any()
 
 
-def test_a_threshold_that_is_reached_joins() -> None:
+def test_a_cosine_equal_to_the_threshold_joins() -> None:
     clip = {"audio": np.array([[[1, 0], [3, 4]]], F32)}
     assert components(strength(clip, {"audio": 0.6}, "or")).tolist() == [[0, 0]]
     assert components(strength(clip, {"audio": 0.6001}, "or")).tolist() == [[0, 1]]
 
 
-def test_silence_is_likeness_to_the_reference() -> None:
+def test_silence_is_similarity_to_the_reference() -> None:
     reference = np.array([1.0, 0.0], F32)
     audio = np.array([[[5, 0], [5, 1], [-5, 0], [0, 1]]], np.float16)
     assert silent_snippets(audio, reference, 0.99).tolist() == [[True, False, False, False]]

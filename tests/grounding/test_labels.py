@@ -1,4 +1,4 @@
-"""Labels and counts: silence, vectors without direction, padding; profiles that add up."""
+"""Labels and counts: silence, vectors without direction, padding."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avvp_dist.config import LinkConfig
+from avvp_dist.config import GroundConfig, LinkConfig
 from avvp_dist.errors import ConfigError
-from avvp_dist.grounding.labels import Profile, label, measure, silent_reference
+from avvp_dist.grounding.labels import label, link_config_of, measure, silent_reference
 
 LIMITS = {"audio": 0.9, "visual": 0.9}
 X, Y, NOTHING = [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]
@@ -19,16 +19,16 @@ X, Y, NOTHING = [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]
 def labelled(
     audio: Any, visual: Any, length: int = 4, **keys: Any
 ) -> tuple[list[int], dict[str, int]]:
-    """Ids and counts of one clip."""
-    joining = LinkConfig(**keys)
+    """Component ids and counts of one clip."""
+    link = LinkConfig(**keys)
     streams = {"audio": np.array([audio], np.float16), "visual": np.array([visual], np.float16)}
-    reference = silent_reference(joining, {"audio": 2, "visual": 2})
-    evidence = measure(streams, np.array([length]), joining, reference)
-    ids, joined = label(evidence, LIMITS, joining)
-    return ids[0].tolist(), {**evidence.counts, **joined}
+    reference = silent_reference(link, {"audio": 2, "visual": 2})
+    similarities = measure(streams, np.array([length]), link, reference)
+    ids, joined = label(similarities, LIMITS, link)
+    return ids[0].tolist(), {**similarities.counts, **joined}
 
 
-def test_what_streams_and_the_rule_join_is_counted() -> None:
+def test_joined_pairs_are_counted_by_stream_and_rule() -> None:
     ids, counts = labelled([X, X, Y, Y], [X, Y, Y, X])
     assert ids == [0, 0, 0, 0]
     assert (counts["joined/audio"], counts["joined/visual"], counts["joined"]) == (2, 2, 4)
@@ -45,7 +45,7 @@ def test_a_zero_vector_joins_nothing_through_its_stream() -> None:
     assert ids == [0, 1, 2, 2]
 
 
-def test_a_zero_vector_can_take_its_snippet_out() -> None:
+def test_a_zero_vector_can_isolate_its_snippet() -> None:
     ids, _ = labelled([X, NOTHING, X, X], [Y, Y, X, X], undirected="snippet")
     assert ids == [0, 1, 0, 0]
 
@@ -56,7 +56,7 @@ def test_vectors_that_are_not_finite_are_counted() -> None:
     assert (counts["not finite/audio"], counts["not finite/visual"]) == (1, 1)
 
 
-def test_padding_is_nothing_of_all_that() -> None:
+def test_padding_is_not_counted() -> None:
     ids, counts = labelled([X, X, NOTHING, NOTHING], [X, Y, NOTHING, NOTHING], length=2)
     assert ids == [0, 0, 255, 255]
     assert counts == {
@@ -66,7 +66,7 @@ def test_padding_is_nothing_of_all_that() -> None:
     }  # fmt: skip
 
 
-def test_silence_by_likeness_and_by_energy(tmp_path: Path) -> None:
+def test_silence_by_similarity_and_by_energy(tmp_path: Path) -> None:
     path = tmp_path / "silent.npy"
     np.save(path, np.array([Y, X]))
     ids, counts = labelled([X, Y, X, Y], [X, X, X, X], silent_audio=str(path))
@@ -87,16 +87,7 @@ def test_a_silent_vector_that_does_not_fit_is_refused(tmp_path: Path, values: in
         silent_reference(LinkConfig(silent_audio=str(path)), {"visual": 2})
 
 
-def test_profiles_of_parts_add_up() -> None:
-    rng = np.random.default_rng(0)
-    ids = np.minimum(rng.integers(0, 6, (30, 6)), np.arange(6)).astype(np.uint8)
-    ids[:5, 4:] = 255
-    ids[5] = 255  # a clip without labels
-    whole, parts = Profile.of(ids), Profile.of(ids[:7]) + Profile.of(ids[7:])
-    assert parts.plain() == whole.plain() == Profile.parse(whole.plain()).plain()
-    groups = [[row[row != 255].tolist().count(n) for n in set(row[row != 255])] for row in ids]
-    assert whole.figures["components_per_clip"] == sum(map(len, groups)) / 29
-    assert whole.figures["one_component_share"] == sum(len(g) == 1 for g in groups) / 29
-    pairs = [sum(sizes) * (sum(sizes) - 1) for sizes in groups]
-    same = [n * (n - 1) for sizes in groups for n in sizes]
-    assert whole.figures["positive_pair_share"] == sum(same) / sum(pairs)
+def test_the_link_config_of_a_stage_has_its_values() -> None:
+    link = link_config_of(GroundConfig(shards="x", rule="and", silent_energy=0.5))
+    assert type(link) is LinkConfig
+    assert link == LinkConfig(rule="and", silent_energy=0.5)

@@ -15,10 +15,16 @@ pytestmark = pytest.mark.launch
 
 @pytest.mark.parametrize("fault", ["config", "missing shard", "unknown class"])
 def test_two_ranks_end_with_one_line_and_the_exit_code(
-    fault: str, packed: dict[str, ShardSet], features: Path, launch: Any, tmp_path: Path
+    fault: str,
+    packed: dict[str, ShardSet],
+    features: Path,
+    launch: Any,
+    fork_ranks: Any,
+    tmp_path: Path,
 ) -> None:
     script, keys, code, line = _wrong(fault, packed, features, tmp_path)
-    process = launch(script, *keys, f"trainer.out={tmp_path / 'out'}")
+    start = launch if fault == "unknown class" else fork_ranks  # one of them by the real launcher
+    process = start(script, *keys, f"trainer.out={tmp_path / 'out'}")
     _, err = process.communicate(timeout=120)
     assert process.returncode == code
     assert [words for words in err.splitlines() if words.startswith("error")] == [line]

@@ -1,4 +1,4 @@
-"""AudioSet's official embeddings: real protocol buffers in real TFRecord framing."""
+"""AudioSet's embeddings: records made by protobuf itself, in TFRecord framing."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_the_clips_come_back_dequantised(release: Path) -> None:
 
 
 def test_the_half_step_undoes_the_truncation() -> None:
-    """VGGish's postprocessor, then its inverse: no bias is left on average."""
+    """Codes of VGGish's postprocessor, dequantised: the mean error is zero."""
     values = np.random.default_rng(0).uniform(-2, 2, 100_000)
     codes = ((values + 2) * (255 / 4)).astype(np.uint8)
     error = dequantise(codes) - values
@@ -149,7 +149,7 @@ def test_the_half_step_undoes_the_truncation() -> None:
 
 
 @pytest.mark.shared
-def test_labels_have_names_where_the_list_is(release: Path, shared: Path) -> None:
+def test_labels_have_names_if_the_class_list_is_there(release: Path, shared: Path) -> None:
     shards = run(release, annotations=str(shared / "audioset"))
     assert shards.labels[0] == ("Speech", "Music")
 
@@ -165,14 +165,14 @@ def test_labels_have_names_where_the_list_is(release: Path, shared: Path) -> Non
         (lambda data: framed(b""), r"-0\.tfrecord: a record is no SequenceExample"),
     ],
 )
-def test_damage_is_named(release: Path, damage: Any, named: str) -> None:
+def test_a_damaged_file_is_named(release: Path, damage: Any, named: str) -> None:
     file = release / "bal_train" / "-0.tfrecord"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(DataError, match=named):
         run(release)
 
 
-def test_a_clip_without_its_embedding_is_named_and_may_be_left_out(release: Path) -> None:
+def test_a_clip_without_an_embedding_is_named_and_can_be_left_out(release: Path) -> None:
     file = release / "bal_train" / "_1.tfrecord"
     file.write_bytes(framed(example("_1bcdefghij", 0, np.zeros((3, 64), np.uint8), [])))
     with pytest.raises(DataError, match="clip _1bcdefghij_0_10 has no audio_embedding of 128"):

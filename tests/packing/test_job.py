@@ -1,4 +1,4 @@
-"""Packing: shards made in parallel, made again when they must be, and never by halves."""
+"""Packing: the same bytes in parallel, resuming after a kill, and folders that must be refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.launch
-def test_any_place_and_any_number_of_workers_give_equal_bytes(tmp_path: Path) -> None:
+def test_neither_folder_nor_number_of_workers_changes_the_bytes(tmp_path: Path) -> None:
     one = run(write_source(tmp_path / "here"), tmp_path / "one")
     two = run(write_source(tmp_path / "there"), tmp_path / "two", workers=2)
     assert [shard.clips for shard in one.shards] == [6, 6, 6, 2]
@@ -58,7 +58,7 @@ def test_any_place_and_any_number_of_workers_give_equal_bytes(tmp_path: Path) ->
     assert not (tmp_path / "one" / ".pack").exists()
 
 
-def test_streams_that_can_be_read_with_numpy_come_back(tmp_path: Path) -> None:
+def test_the_arrays_of_the_source_come_back(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source")
     packed = run(source, tmp_path / "out")
     with np.load(source / "features_train.npz") as file:
@@ -67,7 +67,7 @@ def test_streams_that_can_be_read_with_numpy_come_back(tmp_path: Path) -> None:
             np.testing.assert_array_equal(gathered[name], file[name].astype(np.float16))
 
 
-def test_t_may_be_larger_than_the_sources(tmp_path: Path) -> None:
+def test_t_can_be_larger_than_in_the_source(tmp_path: Path) -> None:
     packed = run(write_source(tmp_path / "source"), tmp_path / "out", snippets=12)
     assert packed.snippets == 12 and set(packed.lengths.tolist()) == {10}
     with pytest.raises(DataError, match=r"6 of 20 clips are broken: clip -a\.0_0_10: length 10"):
@@ -107,7 +107,7 @@ def test_a_killed_pack_goes_on_with_the_missing_shards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", ["source", "tar", "ledger", "keys"])
-def test_what_changed_is_made_again(tmp_path: Path, changed: str) -> None:
+def test_changed_inputs_are_packed_again(tmp_path: Path, changed: str) -> None:
     source, out = write_source(tmp_path / "source"), tmp_path / "out"
     broken = np.random.default_rng(0).random((20, 10, 4), np.float32)
     broken[15, 0, 0] = np.nan
@@ -138,7 +138,7 @@ def test_a_clip_that_occurs_twice_is_named_before_any_work(tmp_path: Path) -> No
     assert not list(tmp_path.glob("out/*.tar"))
 
 
-def test_a_full_disk_stops_with_its_name_and_goes_on_later(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_the_same_command_resumes(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(
@@ -161,7 +161,7 @@ def test_a_full_disk_stops_with_its_name_and_goes_on_later(tmp_path: Path) -> No
     assert os.path.ismount(small) is False
 
 
-def test_tars_of_others_are_not_overwritten(tmp_path: Path) -> None:
+def test_foreign_tars_are_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "shard-000007.tar").write_bytes(b"precious")
@@ -170,7 +170,7 @@ def test_tars_of_others_are_not_overwritten(tmp_path: Path) -> None:
     assert (out / "shard-000007.tar").read_bytes() == b"precious"
 
 
-def test_two_packs_into_one_folder_are_one_too_many(tmp_path: Path) -> None:
+def test_a_second_pack_into_the_same_folder_is_refused(tmp_path: Path) -> None:
     source, out = write_source(tmp_path / "source"), tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", _SLOW, str(source), str(out)])
     while not (out / ".pack" / "shard-000000.json").exists():
@@ -189,7 +189,7 @@ def test_two_packs_into_one_folder_are_one_too_many(tmp_path: Path) -> None:
         ({"annotations": "nowhere"}, DataError, "annotations: nowhere holds no AVVP"),
     ],
 )
-def test_places_that_cannot_be_are_named(
+def test_impossible_places_are_named(
     tmp_path: Path, keys: dict[str, str], kind: type[Exception], named: str
 ) -> None:
     given = {"source": str(write_source(tmp_path / "source")), "out": str(tmp_path / "out"), **keys}

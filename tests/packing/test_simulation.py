@@ -1,4 +1,4 @@
-"""The simulated corpus: repeatable, labelled truthfully, and with something to learn in it."""
+"""The simulated corpus: repeatable, with correct labels, and with classes that can be learnt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avvp_dist.errors import DataError
 from avvp_dist.packing.simulation import simulate
 
 SIZES = {"train": 96, "val": 24, "test": 24}
-"""Of the corpus in conftest.py."""
+"""Number of clips in the corpus of conftest.py."""
 
 
 def small(out: Path, **changes: int | float | str) -> Path:
@@ -22,7 +22,7 @@ def small(out: Path, **changes: int | float | str) -> Path:
 
 
 def arrays(folder: Path) -> dict[str, bytes]:
-    """Every array of a corpus."""
+    """Bytes of all arrays of a corpus."""
     found = {}
     for path in sorted(folder.glob("*.npz")):
         with np.load(path, allow_pickle=False) as file:
@@ -31,7 +31,7 @@ def arrays(folder: Path) -> dict[str, bytes]:
 
 
 def tables(folder: Path) -> dict[str, bytes]:
-    """Every annotation file of a corpus."""
+    """Bytes of all annotation files of a corpus."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
 
 
@@ -87,7 +87,7 @@ def test_clips_hold_one_to_three_events_of_every_kind(features: Path) -> None:
 
 
 @pytest.mark.parametrize(("modality", "name"), [(0, "audio"), (1, "visual")])
-def test_snippets_of_one_class_are_alike(features: Path, modality: int, name: str) -> None:
+def test_snippets_of_one_class_are_similar(features: Path, modality: int, name: str) -> None:
     read = read_annotations(features, "test")
     assert read.events is not None
     with np.load(features / "features_test.npz", allow_pickle=False) as file:
@@ -111,7 +111,7 @@ def assert_ids_are_in_csv_order(out: Path, annotations: Path) -> None:
 
 
 def assert_features_change_with_the_events(out: Path, annotations: Path) -> None:
-    """Of a corpus without noise: two snippets of a clip are equal where their events are."""
+    """Assert, without noise, that snippets of a clip are equal if and only if their events are."""
     for split in ("val", "test"):
         events = read_annotations(annotations, split).events
         assert events is not None
@@ -146,7 +146,7 @@ def test_broken_annotations_are_refused_before_anything_is_written(
 
 @pytest.fixture(scope="module")
 def llp(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of LLP's real clips, without noise."""
+    """Features for the real clips of LLP, without noise."""
     out = tmp_path_factory.mktemp("llp")
     return small(out, annotations=str(shared / "llp"), audio_dim=24, visual_dim=32, noise=0)
 
@@ -175,10 +175,11 @@ def test_train_clips_of_llp_hold_their_weak_labels_only(
         test = file[name].astype(np.float64).reshape(12000, -1)
     with np.load(llp / "features_train.npz", allow_pickle=False) as file:
         train = file[name].astype(np.float64).mean(1)
-    # What each class adds to a snippet, from the dense labels, and how much of it a clip holds.
+    # Estimate the vector that each class adds to a snippet from the dense labels, and then how much
+    # of it each train clip holds.
     active = np.concatenate([events[:, :, modality].reshape(12000, -1), np.ones((12000, 1))], 1)
     *directions, background = np.linalg.lstsq(active, test, rcond=None)[0]
     held = (train - background) @ np.linalg.pinv(np.stack(directions))
-    # A span is 6 of 10 snippets on average.
+    # An event lasts 6 of 10 snippets on average.
     assert held[weak].mean() == pytest.approx(0.6 * odds, abs=0.05)
     assert held[~weak].mean() == pytest.approx(0, abs=0.02)

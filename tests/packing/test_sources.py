@@ -1,4 +1,4 @@
-"""Sources: features as others leave them on disk, with their labels, packed as they are."""
+"""Sources: array files and HAN's feature folders, packed with their labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIPS = {
     "short678901_0_10": 60,
     "missing8901_0_10": None,
 }
-"""Clip ids and how many of 80 frames they have."""
+"""Number of frames, of 80, by clip id."""
 
 LABELS = ("Dog", "Speech,Clapping", "Cat", "Car", "Car")
 
@@ -146,7 +146,7 @@ def test_han_fills_up_a_clip_with_its_last_frame(han: Path) -> None:
     np.testing.assert_allclose(visual[8], frames[64:72].mean(0), atol=1e-3)
 
 
-def test_han_names_the_clips_left_out(han: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_han_names_the_clips_that_are_left_out(han: Path, caplog: pytest.LogCaptureFixture) -> None:
     audio = han / "feats" / "vggish" / "-bcdefghij0.npy"
     np.save(audio, np.load(audio)[:7])
     with caplog.at_level(logging.WARNING):
@@ -192,7 +192,7 @@ def test_han_needs_annotations(han: Path) -> None:
         pack_han(han)
 
 
-def test_a_packed_set_is_left_alone(han: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_packed_set_is_not_packed_again(han: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = pack_han(han)
     before = {path.name: path.stat().st_mtime_ns for path in first.folder.iterdir()}
     capsys.readouterr()
@@ -213,7 +213,7 @@ def test_another_source_into_the_same_folder_is_refused(han: Path, changes: dict
     assert ShardSet(first.folder).digest == first.digest
 
 
-def test_a_cut_off_pack_is_done_again(han: Path) -> None:
+def test_a_pack_that_was_cut_off_is_done_again(han: Path) -> None:
     first = pack_han(han)
     (first.folder / "manifest.json").unlink()
     (first.folder / ".pack").mkdir()

@@ -15,6 +15,7 @@ from avvp_dist.commit import sha256, write_json
 from avvp_dist.config import FinetuneConfig, PretrainConfig, TablesConfig, TrackingConfig
 from avvp_dist.config.files import load
 from avvp_dist.errors import ConfigError
+from avvp_dist.grounding.summary import GroundingSummary, LabelFile
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.reproduction.jobs import Job
 from avvp_dist.reproduction.paper_tables import PAPER
@@ -43,9 +44,12 @@ def grounded_as(version: str, shards: ShardSet) -> None:
     folder.mkdir(parents=True)
     for shard in shards.shards:
         np.save(folder / f"{shard.stem}.npy", np.zeros((shard.clips, 10), np.uint8))
-    files = [{"sha256": sha256(folder / f"{shard.stem}.npy")} for shard in shards.shards]
-    summary = {"version": version, "manifest": shards.content, "shards": files}
-    write_json(folder / "grounding.json", summary)
+    files = [
+        LabelFile(f"{shard.stem}.npy", shard.clips, sha256(folder / f"{shard.stem}.npy"))
+        for shard in shards.shards
+    ]
+    summary = GroundingSummary(version, shards.content, files)
+    write_json(folder / "grounding.json", summary.plain())
 
 
 def jobs_of(

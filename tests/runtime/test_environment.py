@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from avvp_dist.runtime.environment import deepspeed_variables, lay_out, sort
+from avvp_dist.runtime.environment import deepspeed_variables, sort, write_variables
 
 GIVEN = {
     "PATH": "/bin",
@@ -39,7 +39,7 @@ def test_secrets_go_to_ranks_alone_and_unlisted_names_nowhere() -> None:
 
 
 def test_files_are_private_and_other_hosts_get_no_secret(tmp_path: Path) -> None:
-    environment = lay_out(sort(GIVEN, ["MY_SETTING"]), tmp_path)
+    environment = write_variables(sort(GIVEN, ["MY_SETTING"]), tmp_path)
     assert "secret" not in "".join(environment.values())
     ranks, exports = Path(environment["AVVP_ENV_FILE"]), Path(environment["DS_ENV_FILE"])
     assert {stat.S_IMODE(file.stat().st_mode) for file in (ranks, exports)} == {0o600}
@@ -52,7 +52,7 @@ def test_files_are_private_and_other_hosts_get_no_secret(tmp_path: Path) -> None
 
 
 def test_without_secrets_no_file_has_to_be_shared(tmp_path: Path) -> None:
-    assert "AVVP_ENV_FILE" not in lay_out(sort({"PATH": "/bin"}), tmp_path)
+    assert "AVVP_ENV_FILE" not in write_variables(sort({"PATH": "/bin"}), tmp_path)
 
 
 def test_deepspeeds_own_file_keeps_its_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

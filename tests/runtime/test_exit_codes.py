@@ -30,7 +30,7 @@ def ranks(*codes: int | None, killed: tuple[int, ...] = ()) -> list[Rank]:
         (KILL, (), {}, 5, "the command was killed by SIGKILL"),
         (TERM, (), {"asked": signal.SIGTERM}, 7, "SIGTERM came before"),
         (1, (0, 0), {}, 5, "the launcher ended with code 1, though its ranks ended well"),
-        (0, (0, None), {}, 5, "the launcher ended with code 0, but rank 1 (pid 101, host) never"),
+        (0, (0, None), {}, 5, "code 0, but rank 1 (pid 101, host) ended without reporting"),
         (247, (None, 1), {}, 1, "rank 1"),  # a traceback says more than silence
         (247, (0, None), {}, 5, "rank 1 (pid 101, host) was killed by SIGKILL"),
         (247, (1, KILL), {}, 5, "rank 1 (pid 101, host) was killed by SIGKILL"),

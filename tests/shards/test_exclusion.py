@@ -123,7 +123,7 @@ def test_a_damaged_list_is_named(local: ShardSet, damage: str) -> None:
         path.write_bytes(path.read_bytes().replace(b"2,clip2", b"3,clip2"))
     shards = ShardSet(local.folder)
     assert len(shards.gather(np.arange(7))["audio"]) == 7
-    with pytest.raises(DataError, match=rf"{path} .*tools/decontaminate\.py"):
+    with pytest.raises(DataError, match=rf"{path} .*avvp decontaminate"):
         _ = shards.excluded
     with pytest.raises(DataError, match=str(path)):
         Mixture([shards]).pools()
@@ -150,7 +150,7 @@ def test_a_damaged_entry_is_named(local: ShardSet, change: dict[str, Any] | None
     manifest = json.loads(path.read_text())
     manifest["excluded"] = change and {**manifest["excluded"], **change}
     path.write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match=rf"{path} is damaged: excluded.*tools/decontaminate\.py"):
+    with pytest.raises(DataError, match=rf"{path} is damaged: excluded.*avvp decontaminate"):
         ShardSet(local.folder)
 
 

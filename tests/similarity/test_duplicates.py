@@ -1,4 +1,4 @@
-"""Near-duplicates among clips in memory, against networkx and all products."""
+"""Near-duplicates, checked against networkx and against the products of all pairs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 
 from avvp_dist.similarity import duplicates
 from avvp_dist.similarity.duplicates import (
-    concatenated,
-    cosines,
-    embeddings,
-    join,
-    kept,
-    links,
-    matches,
+    duplicate_links,
+    merge,
     near_duplicates,
+    nearest_duplicates,
+    representatives,
 )
+from avvp_dist.similarity.embeddings import joint_vectors, stream_cosines
 
 DIMS = [6, 9]
 
@@ -35,7 +33,7 @@ def lengths_of(streams: dict[str, NDArray[np.float16]]) -> NDArray[np.int64]:
 
 
 def repeated(streams: dict[str, Any], rows: list[int], noise: float = 0.01) -> dict[str, Any]:
-    """The clips, and then some of them again with noise."""
+    """Clips followed by noisy copies of the clips `rows`."""
     rng = np.random.default_rng(1)
     out = {}
     for name, x in streams.items():
@@ -45,34 +43,27 @@ def repeated(streams: dict[str, Any], rows: list[int], noise: float = 0.01) -> d
 
 
 def crowd(count: int, around: int, seed: int = 0) -> NDArray[np.float32]:
-    """Unit vectors of both streams in groups, near ones and far ones."""
+    """Joint vectors in groups: pairs of one group are near, other pairs far."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((around, sum(DIMS)))
     x = centres[rng.integers(0, around, count)] + 0.25 * rng.standard_normal((count, sum(DIMS)))
-    return concatenated(x.astype(np.float16), DIMS)
+    return joint_vectors(x.astype(np.float16), DIMS)
 
 
 def all_near(one: Any, other: Any, similarity: float) -> NDArray[np.bool_]:
+    """Near-duplicates among all pairs, by plain products."""
     parts = [(one[:, :6], other[:, :6]), (one[:, 6:], other[:, 6:])]
     near: NDArray[np.bool_] = np.all([2 * (a @ b.T) >= similarity for a, b in parts], axis=0)
     return near
 
 
-def test_an_embedding_is_the_mean_direction_of_the_real_snippets() -> None:
-    x = np.array([[[3, 4], [0, 9], [60000, 0]], [[0, 0], [2, 0], [0, 0]]], np.float16)
-    made = embeddings({"audio": x, "visual": 0 * x}, np.array([2, 3]))
-    direction = np.array([0.6, 1.8]) / np.hypot(0.6, 1.8)
-    np.testing.assert_allclose(made[:, :2], [direction, [1, 0]], atol=1e-3)
-    assert made.dtype == np.float16 and not made[:, 2:].any()
-
-
-def test_a_clip_under_another_name_is_left_out() -> None:
+def test_a_copy_under_another_name_is_left_out() -> None:
     streams = repeated(clips(50), [3, 17, 17])
     out = near_duplicates(streams, lengths_of(streams), 0.95)
     assert np.flatnonzero(out).tolist() == [50, 51, 52]
 
 
-def test_of_duplicates_the_lowest_hash_is_kept() -> None:
+def test_the_duplicate_with_the_lowest_hash_is_kept() -> None:
     streams = repeated(clips(50), [3, 17, 17])
     hashes = np.arange(100, 153, dtype=np.uint64)
     hashes[[3, 50]], hashes[[17, 51, 52]] = [9, 8], [9, 8, 7]
@@ -86,14 +77,14 @@ def test_every_stream_has_to_be_near() -> None:
     assert not near_duplicates(streams, lengths_of(streams), 0.9).any()
 
 
-def test_silent_clips_are_no_duplicates_of_each_other() -> None:
+def test_silent_clips_are_no_duplicates() -> None:
     streams = repeated(clips(20), [5, 5])
     streams["audio"][[5, 20]] = 0
     streams["audio"][7:9] = streams["visual"][7:9] = 0
     assert not near_duplicates(streams, lengths_of(streams), 0.9).any()
 
 
-def test_padding_is_no_likeness() -> None:
+def test_padding_does_not_make_clips_similar() -> None:
     streams, lengths = clips(2), np.array([2, 2])
     for x in streams.values():
         x[:, 2:] = 50
@@ -113,24 +104,25 @@ def test_identical_clips_reach_a_similarity_of_1() -> None:
 def test_links_give_the_components_of_all_pairs(
     monkeypatch: pytest.MonkeyPatch, neighbours: tuple[int, ...], similarity: float
 ) -> None:
-    """However many neighbours are near: more than are asked for, too."""
+    """Also if more neighbours are near than the search returns."""
     monkeypatch.setattr(duplicates, "NEIGHBOURS", neighbours)
     x = crowd(300, 20)
     near = all_near(x, x, similarity)
     expected = sorted(map(min, networkx.connected_components(networkx.Graph(near))))
     assert len(expected) < 290 or similarity == 1
     whole, parts = np.arange(300), np.arange(300)
-    join(whole, *links(x, None, DIMS, similarity))
+    merge(whole, *duplicate_links(x, None, DIMS, similarity))
     for rows in np.split(np.arange(300), [200]):
-        join(parts, *(rows[found] for found in links(x[rows], None, DIMS, similarity)))
-    join(parts, *links(x[:200], x[200:], DIMS, similarity))
+        linked = duplicate_links(x[rows], None, DIMS, similarity)
+        merge(parts, *(rows[end] for end in linked))
+    merge(parts, *duplicate_links(x[:200], x[200:], DIMS, similarity))
     assert sorted(set(whole.tolist())) == expected
     np.testing.assert_array_equal(whole, parts)
 
 
 @pytest.mark.parametrize("neighbours", [(2, 4), (64, 256, 1024, 2048)])
 @pytest.mark.parametrize("similarity", [0.7, 0.9])
-def test_a_match_is_the_nearest_of_all_that_are_near(
+def test_the_nearest_of_several_near_duplicates_is_returned(
     monkeypatch: pytest.MonkeyPatch, neighbours: tuple[int, ...], similarity: float
 ) -> None:
     monkeypatch.setattr(duplicates, "NEIGHBOURS", neighbours)
@@ -138,24 +130,24 @@ def test_a_match_is_the_nearest_of_all_that_are_near(
     database[40:] = crowd(60, 5, 1)
     database[90:] = queries[70:]
     near = all_near(queries, database, similarity)
-    rows, found, cosine = matches(queries, database, DIMS, similarity)
+    rows, match, cosines = nearest_duplicates(queries, database, DIMS, similarity)
     assert 10 <= len(rows) < 80
     assert rows.tolist() == np.flatnonzero(near.any(1)).tolist()
     products = np.where(near, queries @ database.T, -1)[rows]
-    np.testing.assert_allclose(products[np.arange(len(rows)), found], products.max(1), atol=1e-6)
-    np.testing.assert_allclose(cosine, cosines(queries[rows], database[found], DIMS))
+    np.testing.assert_allclose(products[np.arange(len(rows)), match], products.max(1), atol=1e-6)
+    np.testing.assert_allclose(cosines, stream_cosines(queries[rows], database[match], DIMS))
 
 
-def test_where_one_of_a_component_goes_anyway_none_is_kept() -> None:
+def test_none_is_kept_of_a_component_with_an_excluded_clip() -> None:
     roots = np.array([0, 0, 2, 0, 2, 5])
     hashes = np.array([5, 4, 3, 2, 1, 0], np.uint64)
-    assert kept(roots, hashes).tolist() == [3, 3, 4, 3, 4, 5]
-    gone = np.array([True, False, False, False, False, True])
-    assert kept(roots, hashes, gone).tolist() == [0, 0, 4, 0, 4, 5]
+    assert representatives(roots, hashes).tolist() == [3, 3, 4, 3, 4, 5]
+    excluded = np.array([True, False, False, False, False, True])
+    assert representatives(roots, hashes, excluded).tolist() == [0, 0, 4, 0, 4, 5]
 
 
 def test_a_corpus_of_equal_clips_does_not_fill_the_memory() -> None:
     x = np.repeat(crowd(1, 1), 3000, 0)
-    first, second = links(x, None, DIMS, 0.95)
+    first, second = duplicate_links(x, None, DIMS, 0.95)
     assert len(first) == 2999
     assert set(second.tolist()) == {0}

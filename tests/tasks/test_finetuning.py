@@ -1,11 +1,9 @@
-"""Fine-tuning: through the real launcher with evaluation after it, and alone in this process."""
+"""Fine-tuning: on two ranks with evaluation after it, and alone in this process."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +57,7 @@ def config_of(packed: dict[str, ShardSet], features: Path, out: Path) -> Finetun
 
 @pytest.mark.launch
 def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_the_same_again(
-    packed: dict[str, ShardSet], features: Path, encoder: Path, launch: Any, tmp_path: Path
+    packed: dict[str, ShardSet], features: Path, encoder: Path, fork_ranks: Any, tmp_path: Path
 ) -> None:
     keys = [f"data.{split}={packed[split].folder}" for split in ("train", "val")]
     keys += [
@@ -69,7 +67,7 @@ def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_th
     ]
     keys += [f"trainer.out={tmp_path}", "trainer.epochs=3", "trainer.batch_size=16"]
     keys += ["parser.width=32", "trainer.zero_stage=1", "tracking.enabled=false"]
-    process = launch("launch/finetune.py", *keys)
+    process = fork_ranks("launch/finetune.py", *keys)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     tensors = len(load_file(encoder / "model.safetensors"))
@@ -78,17 +76,17 @@ def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_th
     series = read_series(tmp_path)
     assert {"train/loss", "train/adversarial", "val/segment_type_av"} <= series.keys()
 
-    command = [sys.executable, "launch/evaluate.py", f"parser={tmp_path / 'model'}", "split=val"]
-    command += [f"shards={packed['val'].folder}", f"annotations={features}"]
-    command += [f"out={tmp_path / 'scores'}", "tracking.enabled=false"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    keys = [f"parser={tmp_path / 'model'}", "split=val", f"shards={packed['val'].folder}"]
+    keys += [f"annotations={features}", f"out={tmp_path / 'scores'}", "tracking.enabled=false"]
+    process = fork_ranks("launch/evaluate.py", *keys, ranks=1)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     found = json.loads((tmp_path / "scores" / "scores.json").read_text())
     best = max(series["val/segment_type_av"].values())
     assert found["scores"]["segment_type_av"] == pytest.approx(best, abs=1e-6)
     annotations, path = read_annotations(features, "val"), tmp_path / "scores" / "predictions.npz"
     saved = Predictions.load(path).ordered(annotations, path)
-    assert report([saved], annotations, "video", 0.5)["scores"] == found["scores"]
+    assert report([saved], annotations, "video", 0.5).scores == found["scores"]
     for picture in ("classes.png", "timeline.png"):
         assert (tmp_path / "scores" / picture).stat().st_size > 10_000
     _, spec = load_parser(tmp_path / "model")
@@ -267,7 +265,7 @@ def test_a_registered_encoder_is_checked_first_and_kept_when_the_run_goes_on(
     packed: dict[str, ShardSet],
     features: Path,
     encoder: Path,
-    launch: Any,
+    fork_ranks: Any,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -301,7 +299,7 @@ def test_a_registered_encoder_is_checked_first_and_kept_when_the_run_goes_on(
         f"pretrained.checkpoint={config.pretrained.checkpoint}",
     ]
     keys += [f"trainer.out={tmp_path / 'refused'}"]
-    process = launch("launch/finetune.py", *keys, MLFLOW_TRACKING_URI=store)
+    process = fork_ranks("launch/finetune.py", *keys, MLFLOW_TRACKING_URI=store)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 4
     (line,) = (line for line in err.splitlines() if "error:" in line)

@@ -41,16 +41,10 @@ pytestmark = pytest.mark.launch
 
 STEPS = 20
 KEYS = (
-    "encoder.size=tiny",
-    f"trainer.max_steps={STEPS}",
-    "trainer.batch_size=16",
-    "trainer.log_every=1",
-    "trainer.checkpoint_every=4",
-    "data.heldout=0.1",
+    *(f"trainer.max_steps={STEPS}", "trainer.batch_size=16", "trainer.log_every=1"),
+    *("trainer.checkpoint_every=4", "encoder.size=tiny", "data.heldout=0.1"),
     "tracking.enabled=false",
 )
-
-
 START = StepInfo(0, 0, 0.0)
 
 
@@ -152,8 +146,8 @@ def test_the_epoch_of_the_lowest_validation_loss_is_exported(
     losses, epochs = iter([3.0, 1.0, 2.0]), []
     validate, forward = PretrainingTask.validate, GroundingModel.forward
 
-    def validated(task: PretrainingTask, *arguments: Any) -> dict[str, float]:
-        return {**validate(task, *arguments), "val/loss": next(losses)}
+    def validated(task: PretrainingTask) -> dict[str, float]:
+        return {**validate(task), "val/loss": next(losses)}
 
     def told(model: GroundingModel, batch: Any) -> Any:
         epochs.append(batch.epoch)
@@ -171,8 +165,7 @@ def test_the_epoch_of_the_lowest_validation_loss_is_exported(
     assert second.keys() == {f"encoder.{name}" for name in exported}
     assert all(torch.equal(exported[name], second[f"encoder.{name}"]) for name in exported)
     (record,) = (r for r, _ in read_records(tmp_path) if isinstance(r, RegisterRecord))
-    assert record.aliases == ["candidate", "cross"]
-    assert record.tags["objective"] == "cross"
+    assert (record.aliases, record.tags["objective"]) == (["candidate", "cross"], "cross")
 
 
 LLP = ["4O9rI-FpqLg_1_11", "4YdbENYcIyE_0_10", "KSRjje7GH44_0_10"]
@@ -188,7 +181,7 @@ def contaminated(grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("contaminated") / "set"
     shards = write_shard_set(made, out, clips_per_shard=40, extractor="simulated")
     shutil.copy(grounded.folder / "thresholds.yaml", out)
-    ground(GroundConfig(shards=str(out), tracking=TrackingConfig(enabled=False)))
+    ground(GroundConfig(shards=str(out), workers=1, tracking=TrackingConfig(enabled=False)))
     return shards
 
 
@@ -246,7 +239,7 @@ def test_excluded_clips_are_neither_trained_on_nor_held_out(
     folder = Path(shutil.copytree(contaminated.folder, tmp_path / "set"))
     decontaminate(
         DecontaminateConfig(
-            shards=str(folder), duplicates=False, tracking=TrackingConfig(enabled=False)
+            shards=str(folder), duplicates=False, workers=1, tracking=TrackingConfig(enabled=False)
         )
     )
     shards = ShardSet(folder)
@@ -289,7 +282,6 @@ class Halves:
 
     version, rule = "halves", "or"
     thresholds: dict[str, float] = {}  # noqa: RUF012
-
     components = np.array([[0, 0, 0, 1, 1, 1]] * 20, np.uint8)
 
 

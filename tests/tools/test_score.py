@@ -84,15 +84,16 @@ def test_several_files_are_the_seeds_of_one_parser(
     summary = summarise(masks, truth)
     assert found["seeds"] == 3
     assert found["scores"] == {key: one.mean for key, one in summary.items()}
-    assert found["deviations"] == {key: one.deviation for key, one in summary.items()}
+    spreads = {key: one.standard_deviation for key, one in summary.items()}
+    assert found["standard_deviations"] == spreads
     for level, line in zip(("segment", "event"), printed.splitlines()[2:4], strict=True):
         name, *cells = line.replace(" ± ", "±").split()
         keys = [key for key in summary if key.startswith(level)]
         assert name == level
-        assert cells == [f"{summary[key].mean:.1f}±{summary[key].deviation:.1f}" for key in keys]
+        assert cells == [f"{summary[key].mean:.1f}±{spreads[key]:.1f}" for key in keys]
 
 
-def test_one_file_has_no_deviation(
+def test_one_file_has_no_standard_deviation(
     root: Path, features: Path, seeds: list[Path], tmp_path: Path
 ) -> None:
     found, printed = scored(root, features, seeds[:1], tmp_path / "out.json")

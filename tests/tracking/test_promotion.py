@@ -185,6 +185,11 @@ def test_what_is_not_registered_is_one_line(client: MlflowClient, register: Any)
         promote(config(version="7"))
 
 
+def test_a_renamed_metric_is_told_its_new_name() -> None:
+    with pytest.raises(ConfigError, match="metric=auc is now val/auc"):
+        promote(config(model="avvp-encoder", metric="auc"))
+
+
 def test_an_unknown_model_needs_a_metric() -> None:
     with pytest.raises(ConfigError, match="model=avvp-parsr is none of avvp-encoder, avvp-parser"):
         promote(config(model="avvp-parsr"))

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from avvp_dist.config import EncoderConfig, PretrainConfig, TrainerConfig
-from avvp_dist.config.command_line import parse_training
-from avvp_dist.errors import ConfigError
+from avvp_dist.config import EncoderConfig, TrainerConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.training.footprint import Weights, checkpoint_bytes, memory, messages
+from avvp_dist.training.footprint import Weights, checkpoint_bytes
 
 KEYS = ("encoder.size=tiny", "data.heldout=0.1", "trainer.batch_size=16", "trainer.max_steps=4")
 
 
-def dry(script: str, *words: str, **environment: str) -> tuple[int, dict[str, str], str]:
+Dry = Callable[..., tuple[int, dict[str, str], str]]
+
+
+@pytest.fixture
+def dry(fork_ranks: Any) -> Dry:
     """Exit code, rows of the table, and stderr of an entry point that may not load DeepSpeed."""
-    program = (
-        "import runpy, sys; sys.modules.update(dict.fromkeys(['deepspeed', 'mlflow', 'ray']));"
-        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, f"launch/{script}.py", "--dry-run", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    rows = (re.split(r"  +", line, maxsplit=1) for line in done.stdout.splitlines())
-    return done.returncode, {row[0]: row[-1] for row in rows}, done.stderr
+
+    def run(script: str, *words: str, **variables: str) -> tuple[int, dict[str, str], str]:
+        entry = ("tests/training/without_deepspeed.py", f"launch/{script}.py", "--dry-run")
+        process = fork_ranks(*entry, *words, ranks=1, **variables)
+        out, err = process.communicate(timeout=120)
+        rows = (re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
+        return process.returncode, {row[0]: row[-1] for row in rows}, err
+
+    return run
 
 
 def contents(folder: Path) -> dict[str, int]:
@@ -56,7 +52,7 @@ def pretrained(grounded: ShardSet, fork_ranks: Any, tmp_path_factory: Any) -> Pa
 
 @pytest.mark.launch
 def test_the_plan_is_what_a_run_does_and_nothing_is_written(
-    pretrained: Path, grounded: ShardSet, tmp_path: Path
+    dry: Dry, pretrained: Path, grounded: ShardSet, tmp_path: Path
 ) -> None:
     shards = f"data.shards={grounded.folder}"
     before = contents(grounded.folder)
@@ -89,7 +85,7 @@ def test_the_plan_is_what_a_run_does_and_nothing_is_written(
 
 @pytest.mark.launch
 def test_a_damaged_checkpoint_is_named_and_left_where_it_is(
-    pretrained: Path, grounded: ShardSet, tmp_path: Path
+    dry: Dry, pretrained: Path, grounded: ShardSet, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(pretrained, out)
@@ -102,7 +98,7 @@ def test_a_damaged_checkpoint_is_named_and_left_where_it_is(
     assert contents(out) == before
 
 
-def test_a_plan_for_64_ranks(grounded: ShardSet, tmp_path: Path) -> None:
+def test_a_plan_for_64_ranks(dry: Dry, grounded: ShardSet, tmp_path: Path) -> None:
     keys = [f"data.shards={grounded.folder}", f"trainer.out={tmp_path}", *KEYS]
     code, rows, err = dry(
         "pretrain", *keys, "--ranks", "64", "trainer.batch_size=64", "trainer.zero_stage=1"
@@ -115,7 +111,7 @@ def test_a_plan_for_64_ranks(grounded: ShardSet, tmp_path: Path) -> None:
     assert dry("pretrain", *keys, RANK="1", WORLD_SIZE="2") == (0, {}, "")
 
 
-def test_what_a_run_refuses_is_refused(grounded: ShardSet, tmp_path: Path) -> None:
+def test_what_a_run_refuses_is_refused(dry: Dry, grounded: ShardSet, tmp_path: Path) -> None:
     broken, extra = tmp_path / "broken", tmp_path / "extra.json"
     shutil.copytree(grounded.folder, broken)
     extra.write_text('{"zero_optimisation": {}}')
@@ -128,7 +124,7 @@ def test_what_a_run_refuses_is_refused(grounded: ShardSet, tmp_path: Path) -> No
 
 
 def test_fine_tuning_over_an_encoder(
-    packed: dict[str, ShardSet], features: Path, pretrained: Path, tmp_path: Path
+    dry: Dry, packed: dict[str, ShardSet], features: Path, pretrained: Path, tmp_path: Path
 ) -> None:
     keys = [f"data.{split}={packed[split].folder}" for split in ("train", "val")]
     keys += [f"data.annotations={features}", f"trainer.out={tmp_path}", "parser.width=32"]
@@ -143,29 +139,3 @@ def test_fine_tuning_over_an_encoder(
     assert code == 4 and "none does not exist" in err
     code, _, err = dry("finetune", *keys, f"data.annotations={tmp_path}")
     assert code == 3
-
-
-def test_parsing_says_for_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ["data.shards=a", "trainer.out=b"]
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    for words, ranks in (([], 0), (["--dry-run"], 4), (["--ranks", "64", "--dry-run"], 64)):
-        assert parse_training(PretrainConfig, "x", [*given, *words])[1] == ranks
-    for words in (["--ranks", "2"], ["--dry-run", "--ranks", "0"]):
-        with pytest.raises(ConfigError, match="--ranks"):
-            parse_training(PretrainConfig, "x", [*given, *words])
-
-
-def test_zero_divides_what_it_says_it_divides() -> None:
-    weights = Weights(1_000_000, 0, 0)
-    for stage, sizes in {
-        0: (2e6, 6e6, 12e6),
-        1: (2e6, 2e6 + 1e6, 3e6),
-        2: (2e6, 0.5e6 + 1e6, 3e6),
-        3: (2.5e6, 0.5e6 + 1e6, 3e6),
-    }.items():
-        found = memory(weights, TrainerConfig(zero_stage=stage, precision="bf16"), 4)
-        assert tuple(found[n] for n in ("weights", "gradients", "optimiser")) == sizes
-    sent = [
-        sum(messages(weights, TrainerConfig(zero_stage=stage), 4).values()) for stage in range(4)
-    ]
-    assert sent == [6e6, 9e6, 9e6, 6e6]

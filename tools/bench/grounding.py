@@ -2,10 +2,10 @@
 
 python tools/bench/grounding.py --clips 20000 --rounds 3 --simulated 2000000
 
-Components are found of clips in memory, as stored: float16, 10 snippets, 128 + 2048 numbers each.
-The job reads a shard set of such clips from the page cache, on a Ray that has been started, which
-is timed by itself. `parts` is all that the job must do, in one process: verify, read, find
-components. The simulated corpus has tiny clips in 1,000 shards.
+Components are computed for clips in memory: float16, 10 snippets of 128 + 2048 numbers. The job
+reads a shard set of such clips from the page cache. Ray is started before it and timed by itself.
+`parts` is the job's work in one process: verify, read, compute components. The simulated corpus
+has tiny clips in 1,000 shards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import networkx
 import numpy as np
@@ -61,12 +60,12 @@ Streams = dict[str, NDArray[np.float16]]
 
 @dataclass
 class Row:
-    """A row of the table: what is done with so many clips, and how long it took."""
+    """A row of the table: work on a number of clips, and its seconds in each round."""
 
     name: str
     label: str
     clips: int
-    work: Callable[[], Any]
+    work: Callable[[], object]
     seconds: list[float] = field(default_factory=list)
 
 
@@ -101,15 +100,14 @@ def timed(rows: list[Row], rounds: int) -> None:
             row.seconds.append(seconds(row.work))
 
 
-def seconds(work: Callable[[], Any]) -> float:
+def seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def made(first: int, count: int) -> Streams:
-    """Clips whose snippets stay with one of three directions for a while, by a seed of their own:
-    components vary."""
+    """Clips whose snippets keep one of three directions for a while, so that components vary."""
     rng, streams = np.random.default_rng(first), {}
     change = (rng.random((count, SNIPPETS)) < 0.3).cumsum(1) % 3
     for name, dim in DIMS.items():
@@ -121,10 +119,10 @@ def made(first: int, count: int) -> Streams:
 
 
 def component_rows(clips: int) -> list[Row]:
-    """Ours, and other ways to the same, of the same clips."""
+    """Rows of our components, and of other ways to compute them, on the same clips."""
     streams, few = made(1, clips), min(clips, 200)
 
-    def plain(way: Callable[[Streams, int], Any]) -> Callable[[], Any]:
+    def plain(way: Callable[[Streams, int], object]) -> Callable[[], object]:
         return lambda: [way(streams, clip) for clip in range(few)]
 
     rows = [Row("ours", "ours: measure, label, 1,024 clips at once", clips, lambda: ours(streams))]
@@ -148,16 +146,16 @@ def ours(streams: Streams) -> NDArray[np.uint8]:
 
 
 def products(streams: Streams, block: int) -> Callable[[], None]:
-    """X X^T of every clip, converted block by block into a buffer that a core's cache holds."""
+    """X X^T of every clip, converted block by block into a buffer that fits a core's cache."""
     stored = [torch.from_numpy(array) for array in streams.values()]
-    rooms = [torch.empty(block, SNIPPETS, array.shape[2]) for array in stored]
+    buffers = [torch.empty(block, SNIPPETS, array.shape[2]) for array in stored]
     out = torch.empty(len(stored[0]), SNIPPETS, SNIPPETS)
 
     def work() -> None:
-        for array, room in zip(stored, rooms, strict=True):
+        for array, buffer in zip(stored, buffers, strict=True):
             for start in range(0, len(array), block):
                 part = array[start : start + block]
-                one = room[: len(part)].copy_(part)
+                one = buffer[: len(part)].copy_(part)
                 torch.matmul(one, one.transpose(1, 2), out=out[start : start + len(part)])
 
     return work
@@ -173,7 +171,7 @@ def with_networkx(streams: Streams, clip: int) -> list[int]:
 
 
 def pair_by_pair(streams: Streams, clip: int) -> list[int]:
-    """Each pair of snippets by itself, each cosine from scratch, as the published code does it."""
+    """Components by one cosine per pair of snippets, as in the published code."""
     graph = networkx.Graph()
     graph.add_nodes_from(range(SNIPPETS))
     x = {name: array[clip].astype(np.float32) for name, array in streams.items()}
@@ -186,7 +184,7 @@ def pair_by_pair(streams: Streams, clip: int) -> list[int]:
     return ids_of(graph)
 
 
-def ids_of(graph: Any) -> list[int]:
+def ids_of(graph: networkx.Graph) -> list[int]:
     ids = [0] * SNIPPETS
     for group in networkx.connected_components(graph):
         for snippet in group:
@@ -195,7 +193,7 @@ def ids_of(graph: Any) -> list[int]:
 
 
 def make_set(folder: Path, clips: int) -> Path:
-    """The shard set of random clips, which is made unless an earlier run did."""
+    """Shard set of random clips, which is made unless an earlier run has made it."""
     if not (folder / MANIFEST).exists():
         write_shard_set(random_clips(clips), folder, clips_per_shard=SHARD)
     write_thresholds(folder, LIMITS)
@@ -244,7 +242,7 @@ def job_rows(folder: Path, peaks: dict[str, float]) -> list[Row]:
 
 
 def ready(_: int) -> None:
-    """What a worker does before its first shard; long enough that every worker has to."""
+    """Import what a shard's task needs. It takes long enough that every worker has its turn."""
     import avvp_dist.grounding.job  # noqa: F401
 
     time.sleep(0.5)
@@ -252,7 +250,7 @@ def ready(_: int) -> None:
 
 @contextmanager
 def started_ray(times: dict[str, float]) -> Iterator[None]:
-    """Ray with two workers that have imported what they need; how long that took."""
+    """Start Ray with two workers that have imported what they need, and time it."""
     from ray.cluster_utils import Cluster
 
     begun = time.perf_counter()
@@ -277,7 +275,7 @@ def labelled(folder: Path, workers: int) -> Path:
 
 @contextmanager
 def watched(name: str, peaks: dict[str, float]) -> Iterator[None]:
-    """Keep the largest resident memory, in MiB, of a worker and of this process."""
+    """Record the maximum resident memory, in MiB, of a worker and of this process."""
     ended = threading.Event()
 
     def look() -> None:
@@ -302,7 +300,7 @@ def watched(name: str, peaks: dict[str, float]) -> Iterator[None]:
 
 
 def simulated(out: Path, clips: int, peaks: dict[str, float]) -> dict[str, float]:
-    """Seconds of the job over many shards, of one that goes on with ten, and of its labels."""
+    """Seconds of the job over many shards, of a resumption with ten, and of loading its labels."""
     folder, steps = out / f"simulated-{clips}", dict[str, float]()
     steps["write"] = seconds(lambda: write_simulated(folder, clips))
 
@@ -325,7 +323,7 @@ def simulated(out: Path, clips: int, peaks: dict[str, float]) -> dict[str, float
 
 
 def write_simulated(folder: Path, clips: int) -> None:
-    """1,000 real tars of tiny clips: one is written, the others have its bytes but for the ids."""
+    """Write 1,000 tars of tiny clips: one is packed, the others are its bytes with other ids."""
     if (folder / MANIFEST).exists():
         return
     count = max(1, min(1000, clips // 2))
@@ -356,8 +354,7 @@ def write_simulated(folder: Path, clips: int) -> None:
 
 
 def renamed(tar: bytes, shard: int) -> bytes:
-    """The tar with ids of another shard: digits that keep every header's checksum are not to be
-    had, so each header gets a new one."""
+    """The tar with the ids of another shard, and with the checksum of each header corrected."""
     data = bytearray(tar.replace(b"s000000-", b"s%06d-" % shard))
     more = sum(b"%06d" % shard) - sum(b"000000")
     for at in range(0, len(data) - 512, 512):
@@ -374,7 +371,7 @@ def report(rows: list[Row], steps: dict[str, float], peaks: dict[str, float]) ->
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
     print("| work | s, min | median | clips/s, median |\n" + "|---" * 4 + "|")
     rate: dict[str, float] = {}
-    figures: dict[str, Any] = {}
+    figures: dict[str, object] = {}
     for row in rows:
         low, middle = min(row.seconds), median(row.seconds)
         rate[row.name] = row.clips / middle

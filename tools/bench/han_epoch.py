@@ -24,7 +24,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,19 +54,19 @@ FILES = {"vggish": (10, 128), "res152": (80, 2048), "r2plus1d_18": (10, 512)}
 """Feature folders of HAN's release and the shape of a clip's float32 array in each."""
 BATCH, LR, WIDTH, SEED = 16, 3e-4, 512, 1
 SHARD_BYTES = 60_000
-"""A clip in a shard set, about."""
+"""Approximate size of a clip in a shard set."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one side did in one round."""
+    """Measurements of one side in one round."""
 
     seconds: float
     clips: int
     loss: float
     """Mean over the second half of the epoch."""
     waited: float = math.nan
-    """Seconds that the loop waited for its loader."""
+    """Seconds in which the loop waited for its loader."""
 
 
 def main() -> None:
@@ -83,7 +82,10 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=1, help="epochs of each side, interleaved")
     parser.add_argument(
-        "--max-batches", type=int, default=0, help="stop both sides after so many; 0: whole epoch"
+        "--max-batches",
+        type=int,
+        default=0,
+        help="batches of both sides; 0: whole epoch",
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
     arguments = parser.parse_args()
@@ -343,7 +345,7 @@ def report(
     }
     losses = {side: epochs[-1].loss for side, epochs in rounds.items()}
     waited = median(epoch.waited / epoch.seconds for epoch in rounds["official"])
-    figures: dict[str, Any] = {"pack_s": pack_seconds, "official_data_wait": waited}
+    figures: dict[str, object] = {"pack_s": pack_seconds, "official_data_wait": waited}
     shown = ", ".join(f"{name} {value}" for name, value in machine.items())
     part = f", from its first {arguments.max_batches} batches" if arguments.max_batches else ""
     print(f"\n{shown}\nan epoch of {arguments.clips} clips{part}; rounds: {arguments.rounds}\n")
@@ -369,12 +371,12 @@ def report(
     print(json.dumps(line), flush=True)
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What the figures depend on, in the order in which it is read out."""
+def describe_machine(device: torch.device) -> dict[str, object]:
+    """Machine that the figures depend on, in the order in which it is printed."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    machine: dict[str, Any] = {"cpu": (models or [platform.processor()])[0]}
+    machine: dict[str, object] = {"cpu": (models or [platform.processor()])[0]}
     if device.type == "cuda":
         machine["gpu"] = torch.cuda.get_device_name(device)
     return machine | {

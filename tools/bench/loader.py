@@ -2,10 +2,10 @@
 
 python tools/bench/loader.py --clips 20000 --rounds 3 --cold
 
-Every row takes the same clips once an epoch, in float16 batches of whose arrays only the shapes
-are looked at. All but the cold rows read from the page cache. MB/s counts what a clip takes in the
-tars. Libraries that are not installed are named as such: webdataset, mosaicml-streaming and
-megatron-energon. Before the timing each loader has to give every clip once, with its numbers.
+Every row takes the same clips once an epoch, in float16 batches, and looks at their shapes alone.
+All but the cold rows read from the page cache. MB/s counts the bytes of a clip in the tars. A
+library that is not installed is named as such: webdataset, mosaicml-streaming, megatron-energon.
+Before the timing each loader has to give every clip once, with its numbers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,6 +52,8 @@ BLOCKS = {
     name: np.random.default_rng(dim).standard_normal((8, SNIPPETS, dim)).astype(np.float16)
     for name, dim in STREAMS.items()
 }
+GLOBAL = LoaderConfig(order="global", prefetch=2, verify="sha256", last_batch="pad")
+BLOCK = replace(GLOBAL, order="block", block_shards=2)
 RATIOS = {
     "ours_over_webdataset": ("ours", ("webdataset", "webdataset_join", "webdataset_own_tar")),
     "ours_over_webdataset_unshuffled": ("ours", ("webdataset_ordered", "webdataset_own_ordered")),
@@ -62,9 +64,10 @@ RATIOS = {
     "cold_over_disk": ("cold", ("disk",)),
     "cold_size_over_disk": ("cold_size", ("disk",)),
 }
-"""A row, and those whose fastest it is compared with, by their medians."""
+"""A row, and the rows with whose fastest it is compared, by medians of clips per second."""
 
-Batch = dict[str, Any]
+Batch = Mapping[str, NDArray[np.float16] | torch.Tensor]
+Sample = dict[str, str | memoryview]
 Batches = Callable[[], Iterator[Batch]]  # of one epoch
 
 
@@ -75,7 +78,7 @@ class Row:
     name: str
     label: str
     batches: Batches | None  # None: its library is not installed
-    loads: bool = True  # or it just reads or opens
+    loads: bool = True  # False: it reads or opens, and makes no batches
     seconds: list[float] = field(default_factory=list)
 
 
@@ -122,7 +125,7 @@ def made(n: int) -> dict[str, NDArray[np.floating]]:
 
 
 def make_tars(folder: Path, clips: int) -> list[Path]:
-    """The tars of the clips' shard set, which is made unless an earlier run did."""
+    """Tars of the clips' shard set, which is made unless an earlier run has made it."""
     if not (folder / MANIFEST).exists():
         numbers = tqdm(range(clips), desc="making clips", unit=" clips")
         source = (Clip(f"clip{n:07d}_0_10", made(n)) for n in numbers)
@@ -131,7 +134,7 @@ def make_tars(folder: Path, clips: int) -> list[Path]:
 
 
 def check(row: Row, clips: int) -> None:
-    """Warm up; raise `DataError` unless each clip comes once, those of the first batch as made."""
+    """Warm up, and raise `DataError` unless each clip comes once and the first batch is as made."""
     seen: list[int] = []
     for batch in row.batches() if row.batches and row.loads else ():
         arrays = {name: np.asarray(batch[name]) for name in STREAMS}
@@ -146,7 +149,7 @@ def check(row: Row, clips: int) -> None:
 
 
 def epoch(row: Row, clips: int) -> float:
-    """The seconds of an epoch, which must have all `clips`."""
+    """Seconds of an epoch, which must have all `clips`."""
     assert row.batches
     count, started = 0, time.perf_counter()
     for batch in row.batches():
@@ -162,24 +165,23 @@ def our_rows(tars: Sequence[Path], batch: int) -> list[Row]:
 
     def opening() -> Iterator[Batch]:
         fresh = ShardSet(shards, LoaderConfig(verify="sha256"))
-        yield {"one clip of each shard": fresh.gather(fresh.starts[:-1])}
+        yield fresh.gather(fresh.starts[:-1])  # one clip of each
 
     shards, size = tars[0].parent, batch * tars[0].stat().st_size // SHARD
-    block = {"order": "block", "block_shards": 2}
+    at_once = replace(GLOBAL, prefetch=0)
     return [
         Row("raw", "raw read, 1 MiB at once", lambda: blocks(tars, 1 << 20), False),
         Row("raw_batch", "raw read, a batch at once", lambda: blocks(tars, size), False),
-        Row("ours", "ours: order=global, prefetch=2, verify=sha256", ours(shards, batch)),
-        Row("ours_prefetch_0", "ours: prefetch=0", ours(shards, batch, prefetch=0)),
-        Row("ours_size", "ours: verify=size", ours(shards, batch, verify="size")),
-        Row("ours_block", "ours: order=block, block_shards=2", ours(shards, batch, **block)),
+        Row("ours", "ours: order=global, prefetch=2, verify=sha256", ours(shards, batch, GLOBAL)),
+        Row("ours_prefetch_0", "ours: prefetch=0", ours(shards, batch, at_once)),
+        Row("ours_size", "ours: verify=size", ours(shards, batch, replace(GLOBAL, verify="size"))),
+        Row("ours_block", "ours: order=block, block_shards=2", ours(shards, batch, BLOCK)),
         Row("ours_opening", "ours: only opening the shards, verify=sha256", opening, False),
     ]
 
 
-def ours(shards: Path, batch: int, **keys: Any) -> Batches:
-    """Epoch after epoch of a loader with these config keys."""
-    config = LoaderConfig(last_batch="pad", **keys)
+def ours(shards: Path, batch: int, config: LoaderConfig) -> Batches:
+    """Batches of the project's loader, an epoch for each call."""
     data = Mixture([ShardSet(shards, config)])
     block = config.block_shards if config.order == "block" else 0
     stream = ClipStream(data.pools(), batch, seed=SEED, block=block, pad=True)
@@ -216,7 +218,7 @@ def library(name: str) -> Any:
         return None
 
 
-def join(samples: Sequence[dict[str, Any]], suffix: str = ".npy") -> Batch:
+def join(samples: Sequence[Mapping[str, bytes | memoryview]], suffix: str = ".npy") -> Batch:
     """Samples of bytes as a batch, by one copy a stream; npy headers are skipped by strides."""
     batch = {}
     for name, dim in STREAMS.items():
@@ -231,9 +233,9 @@ def webdataset_rows(tars: Sequence[Path], batch: int) -> list[Row]:
     wds, urls = library("webdataset"), [str(tar) for tar in tars]
 
     def default() -> Iterator[Batch]:
-        found = wds.WebDataset(urls, shardshuffle=len(urls)).shuffle(SHUFFLE)
-        found = found.decode().to_tuple(*MEMBERS).batched(batch)
-        for arrays in DataLoader(found, None, num_workers=0):
+        dataset = wds.WebDataset(urls, shardshuffle=len(urls)).shuffle(SHUFFLE)
+        dataset = dataset.decode().to_tuple(*MEMBERS).batched(batch)
+        for arrays in DataLoader(dataset, None, num_workers=0):
             yield dict(zip(STREAMS, arrays, strict=True))
 
     def fast(own: bool, shuffled: bool) -> Batches:
@@ -243,8 +245,8 @@ def webdataset_rows(tars: Sequence[Path], batch: int) -> list[Row]:
             if shuffled:
                 stages = [wds.shuffle(len(urls)), *stages, wds.shuffle(SHUFFLE)]
             stages = [wds.SimpleShardList(urls), *stages, wds.batched(batch, collation_fn=join)]
-            found = wds.DataPipeline(*stages)
-            yield from DataLoader(found, None, num_workers=0, collate_fn=lambda batch: batch)
+            pipeline = wds.DataPipeline(*stages)
+            yield from DataLoader(pipeline, None, num_workers=0, collate_fn=lambda batch: batch)
 
         return batches
 
@@ -259,11 +261,11 @@ def webdataset_rows(tars: Sequence[Path], batch: int) -> list[Row]:
     return [Row(name, f"webdataset: {label}", rest if wds else None) for name, label, rest in rows]
 
 
-def parse(sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """In the place of WebDataset's tar reader: views of whole tars; of a header name and size."""
+def parse(sources: Iterable[Mapping[str, str]]) -> Iterator[Sample]:
+    """Replacement of WebDataset's tar reader: views of whole tars, by names and sizes alone."""
     for source in sources:
         data = Path(source["url"]).read_bytes()
-        view, at, sample = memoryview(data), 0, dict[str, Any]()
+        view, at, sample = memoryview(data), 0, Sample()
         while data[at]:
             size = int(data[at + 124 : at + 135], 8)
             key, _, suffix = data[at : data.index(0, at)].decode().partition(".")
@@ -329,12 +331,12 @@ def energon_row(folder: Path, tars: Sequence[Path], batch: int) -> Row:
 
 def cold_rows(tars: Sequence[Path], batch: int) -> list[Row]:
     """The disk's own rate, and whole first epochs in block order."""
-    folder, keys = tars[0].parent, {"order": "block", "block_shards": 2}
+    folder, by_size = tars[0].parent, replace(BLOCK, verify="size")
     label = "ours, cold, all cores: order=block, block_shards=2, verify="
     return [
         Row("disk", "raw read, cold, 8 MiB at once", lambda: blocks(tars, 8 << 20), False),
-        Row("cold", f"{label}sha256", lambda: ours(folder, batch, verify="sha256", **keys)()),
-        Row("cold_size", f"{label}size", lambda: ours(folder, batch, verify="size", **keys)()),
+        Row("cold", f"{label}sha256", lambda: ours(folder, batch, BLOCK)()),
+        Row("cold_size", f"{label}size", lambda: ours(folder, batch, by_size)()),
     ]
 
 
@@ -362,7 +364,7 @@ def report(arguments: argparse.Namespace, rows: list[Row], clip_bytes: float) ->
     print("| loader | s, min | median | clips/s, min | median | MB/s | of raw |")
     print("|---" * 7 + "|")
     speed: dict[str, float] = {}
-    figures: dict[str, Any] = {"clip_bytes": clip_bytes}
+    figures: dict[str, object] = {"clip_bytes": clip_bytes}
     for row in rows:
         if not row.seconds:
             print(f"| {row.label} | not installed |" + " |" * 5)

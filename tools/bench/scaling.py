@@ -1,11 +1,11 @@
-"""What scaling to many GPUs would give, by the formulas of docs/scaling.md and your numbers.
+"""Estimate of scaling to many GPUs, by the formulas of docs/scaling.md and your numbers.
 
     python tools/bench/scaling.py                        # 1 to 512 GPUs
     python tools/bench/scaling.py --negatives 0          # or --global-batch 8192
-    python tools/bench/scaling.py --count                # are the sizes of messages right?
+    python tools/bench/scaling.py --count                # sizes of messages, measured
 
-Nothing of the table is measured: it follows from the numbers given. `--count` is: it trains on two
-gloo ranks under each ZeRO stage and counts the bytes of every collective of a step.
+The table is not measured: it follows from the numbers given. `--count` trains on two gloo ranks
+under each ZeRO stage and counts the bytes of every collective of a step.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -53,11 +53,13 @@ from avvp_dist.training.trainer import Trainer
 
 PAIRS = {"uni": 2, "cross": 2, "multi": 4}
 """Pairs of modalities that an objective compares: q."""
+COUNTED = ("weights", "weights_planned", "exchange", "exchange_planned")
+"""Bytes that a rank sends in a step: counted, and by formula."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, as numbers."""
+    """Sizes of the model and of its input."""
 
     weights: Weights
     layers: int
@@ -71,7 +73,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is stated or assumed, per GPU where not said otherwise, in FLOP/s, bytes/s, seconds."""
+    """Rates stated or assumed, in FLOP/s, bytes/s and seconds, per GPU where not said otherwise."""
 
     tflops: float
     compared: float
@@ -121,7 +123,12 @@ def _arguments() -> argparse.Namespace:
     add("--inter", type=float, default=50, help="GB/s of a GPU out of its node, one way")
     add("--read", type=float, default=10, help="GB/s that a node reads from storage")
     add("--latency", type=float, default=10, help="microseconds of one hop of a message")
-    add("--overlap", type=float, default=0.7, help="share of the backward pass that hides messages")
+    add(
+        "--overlap",
+        type=float,
+        default=0.7,
+        help="part of the backward pass that hides messages",
+    )
     add("--count", action="store_true", help="train on two ranks here and count messages")
     add("--worker", default="", help=argparse.SUPPRESS)
     add("--folder", type=Path, help=argparse.SUPPRESS)
@@ -138,7 +145,7 @@ def step(
 
     Args:
         micro: clips of a GPU's micro-batch.
-        most: clips that each is compared with; 0: all of all GPUs.
+        maximum: clips that each clip is compared with; 0: all clips of all GPUs.
     """
     pool = min(gpus * micro, maximum or gpus * micro)
     compute = 12 * job.layers * job.snippets * micro / cluster.tflops
@@ -171,8 +178,11 @@ def step(
 
 
 def negative_seconds(job: Job, cluster: Cluster, clips: int, pool: int) -> float:
-    """Seconds that a GPU compares its clips with a pool of them: their products, and what is
-    done to each cell of each pair, which the memory bounds (docs/scaling.md counts the bytes)."""
+    """Seconds in which a GPU compares its clips with a pool of clips.
+
+    They are those of the products, and of the work on each cell of each pair, which is bound by
+    memory (docs/scaling.md counts the bytes).
+    """
     cells = clips * job.snippets * pool * job.snippets
     flop = cells * (6 * job.pairs * job.width + 2 * job.features)
     pairs = job.pairs * (62 if cells <= CELLS else 95)  # more are computed again backwards
@@ -180,9 +190,9 @@ def negative_seconds(job: Job, cluster: Cluster, clips: int, pool: int) -> float
 
 
 def transfer(sent: float, cluster: Cluster, gpus: int) -> float:
-    """Seconds in which each GPU sends so many bytes, of a ring collective over all of them.
+    """Seconds in which each GPU sends `sent` bytes of a ring collective over all GPUs.
 
-    Between nodes go only sums or copies of a node's part, over all its links at once: of S bytes,
+    Only sums or copies of a node's part go between nodes, over all its links at once: of S bytes,
     S (g-1)/g stay in a node of g GPUs and S/g (M-1)/M leave it, with M nodes.
     """
     if gpus == 1:
@@ -228,18 +238,18 @@ def table(arguments: argparse.Namespace) -> str:
     for gpus in arguments.gpus:
         whole = arguments.global_batch
         micro = whole // gpus if whole else arguments.batch_per_gpu
-        found = step(job, cluster, trainer, gpus, micro, arguments.negatives)
-        rate = gpus * micro / found["step"]
+        parts = step(job, cluster, trainer, gpus, micro, arguments.negatives)
+        rate = gpus * micro / parts["step"]
         alone = step(job, cluster, trainer, 1, micro, arguments.negatives)
         one = micro / alone["step"]
         if whole:  # one GPU has the work of all, and the same pool of negatives
-            work = gpus * (found["layers"] + found["negatives"]) + alone["update"]
+            work = gpus * (parts["layers"] + parts["negatives"]) + alone["update"]
             one = whole / work
         efficiency = rate / gpus / one
         hours = arguments.clips * arguments.epochs / rate / 3600
-        parts = " | ".join(f"{1000 * seconds:.3g}" for seconds in found.values())
+        cells = " | ".join(f"{1000 * seconds:.3g}" for seconds in parts.values())
         lines.append(
-            f"| {gpus} | {gpus * micro:,} | {parts} | {rate:,.0f} | {efficiency:.1%} | "
+            f"| {gpus} | {gpus * micro:,} | {cells} | {rate:,.0f} | {efficiency:.1%} | "
             f"{hours:.3g} |"
         )
     names = ("layers", "negatives", "gradients", "parameters", "exchange", "update", "reading")
@@ -261,8 +271,8 @@ def counted() -> str:
         _make_set(folder / "shards")
         for precision in ("fp32", "bf16"):
             for stage in range(4):
-                found = _two_ranks(folder, f"{stage} {precision}")
-                cells = (f"{found[name]:,.0f}" for name in ("sent", "planned", "shared", "share"))
+                bytes_sent = _two_ranks(folder, f"{stage} {precision}")
+                cells = (f"{bytes_sent[name]:,.0f}" for name in COUNTED)
                 lines.append(f"| {stage} | {precision} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -295,8 +305,8 @@ def _two_ranks(folder: Path, name: str) -> dict[str, float]:
     codes = [process.wait() for process in processes]
     if any(codes):
         raise ClusterError(f"ZeRO {name}: a rank failed")
-    found: dict[str, float] = json.loads((folder / f"{name}.json").read_text())
-    return found
+    bytes_sent: dict[str, float] = json.loads((folder / f"{name}.json").read_text())
+    return bytes_sent
 
 
 def count(arguments: argparse.Namespace) -> None:
@@ -333,18 +343,21 @@ def count(arguments: argparse.Namespace) -> None:
     if ranks.is_main:
         shapes = (16, 8, data.snippets, task.encoder.width, sum(data.dims.values()), 2)
         figures = {
-            "sent": last_step["weights"],
-            "planned": sum(messages(weights, config.trainer, 2).values()),
-            "shared": last_step["exchange"],
-            "share": sum(exchanged(*shapes).values()),
+            "weights": last_step["weights"],
+            "weights_planned": sum(messages(weights, config.trainer, 2).values()),
+            "exchange": last_step["exchange"],
+            "exchange_planned": sum(exchanged(*shapes).values()),
         }
         write_json(arguments.folder / f"{arguments.worker}.json", figures)
 
 
 def _watch(sent: Counter[str]) -> None:
-    """Count the bytes that a ring over two ranks sends in torch's collectives: those that our own
-    ranks call are the exchange of negatives, and DeepSpeed's are for the weights."""
-    whole: dict[str, tuple[int, float]] = {  # where the whole is among the arguments; its copies
+    """Count the bytes that a ring over two ranks sends in torch's collectives.
+
+    Collectives called by `Ranks` are the exchange of negatives, those of DeepSpeed the weights.
+    """
+    # Place of the whole tensor among the arguments, and how often a rank sends it.
+    whole: dict[str, tuple[int, float]] = {
         "all_reduce": (0, 1.0),
         "reduce": (0, 1.0),
         "all_gather": (0, 0.5),
@@ -356,8 +369,12 @@ def _watch(sent: Counter[str]) -> None:
         setattr(dist, name, _counting(getattr(dist, name), place, copies, sent))
 
 
-def _counting(call: Any, place: int, copies: float, sent: Counter[str]) -> Any:
-    def counting(*arguments: Any, **keys: Any) -> Any:
+def _counting(
+    call: Callable[..., object], place: int, copies: float, sent: Counter[str]
+) -> Callable[..., object]:
+    """`call`, with the bytes of its tensors counted in `sent`."""
+
+    def counting(*arguments: torch.Tensor, **keys: torch.Tensor) -> object:
         value = arguments[place] if len(arguments) > place else list(keys.values())[place]
         tensors = value if isinstance(value, list) else [value]
         caller = sys._getframe(1).f_globals["__name__"]

@@ -21,9 +21,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import psutil
@@ -60,6 +60,31 @@ WORKERS = {  # rows that share a process and take turns: ranks, encoder size, ro
 }
 
 
+@dataclass(frozen=True)
+class Steps:
+    """Measurements of one worker's rows."""
+
+    seconds: dict[str, list[float]]
+    """Of each step, by row."""
+    batch: int
+    """Clips of a step."""
+    flops_per_clip: float = 0.0
+    peak: float = 0.0
+    """FLOP/s that this machine reaches."""
+    data_wait: float = 0.0
+    """Fraction of the last step in which the loop waited for clips."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Measurements of an epoch."""
+
+    clips: int
+    seconds: float
+    memory_mib: list[float]
+    """Median memory in each tenth of the steps."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -78,19 +103,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder = Path(temporary)
         make_set(folder / "shards", 4 * arguments.batch, DIMS)
-        found = {}
+        measured, corpus = {}, None
         for name in WORKERS:
             if name in arguments.only:
                 with tracking_server(folder / "mlflow", name) as uri:
-                    found[name] = started(name, arguments, MLFLOW_TRACKING_URI=uri)
+                    figures = run_worker(name, arguments, MLFLOW_TRACKING_URI=uri)
+                    measured[name] = Steps(**json.loads(figures))
         if arguments.corpus:
             make_set(folder / "corpus", arguments.corpus, {"audio": 32, "visual": 64})
-            found["corpus"] = started("corpus", arguments)
-    report(found)
+            corpus = Corpus(**json.loads(run_worker("corpus", arguments)))
+    report(measured, corpus)
 
 
 def make_set(folder: Path, clips: int, dims: dict[str, int]) -> None:
-    """Random clips, grounded."""
+    """Write a shard set of random clips, with a grounding."""
     rng = np.random.default_rng(0)
     block = {
         name: rng.standard_normal((997, SNIPPETS, dim), np.float32) for name, dim in dims.items()
@@ -111,7 +137,7 @@ def make_set(folder: Path, clips: int, dims: dict[str, int]) -> None:
 
 @contextmanager
 def tracking_server(folder: Path, name: str) -> Iterator[str]:
-    """The address of a server for `tracked`, and for the others one where nobody answers."""
+    """Address of an MLflow server for `tracked`, and of no server for the other workers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -139,23 +165,17 @@ def tracking_server(folder: Path, name: str) -> Iterator[str]:
             process.kill()
 
 
-def started(name: str, arguments: argparse.Namespace, **environment: str) -> dict[str, Any]:
-    """The figures of one worker, from its rank 0."""
+def run_worker(name: str, arguments: argparse.Namespace, **environment: str) -> str:
+    """Run the ranks of one worker; the figures of its rank 0 as JSON."""
     ranks = WORKERS[name][0] if name in WORKERS else 1
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    command = [sys.executable, __file__, "--worker", name, *sys.argv[1:]]
+    command += ["--folder", str(arguments.folder)]
     processes = [
         subprocess.Popen(
-            [
-                sys.executable,
-                __file__,
-                "--worker",
-                name,
-                *sys.argv[1:],
-                "--folder",
-                arguments.folder,
-            ],
+            command,
             env={
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
@@ -174,21 +194,20 @@ def started(name: str, arguments: argparse.Namespace, **environment: str) -> dic
     codes = [process.wait() for process in processes]
     if any(codes):
         raise ClusterError(f"worker {name} failed")
-    figures: dict[str, Any] = json.loads((arguments.folder / f"{name}.json").read_text())
-    return figures
+    return (arguments.folder / f"{name}.json").read_text()
 
 
 # In a worker
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """Run the rows of one worker in turn and write what they took."""
+    """Run the rows of one worker in turn and write their measurements."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ["RANK"]) % 2]})
     ranks = connect()
     torch.set_num_threads(1)
     name, folder = arguments.worker, arguments.folder
     if name == "corpus":
-        figures = epoch_of_a_corpus(folder, ranks)
+        figures = asdict(epoch_of_a_corpus(folder, ranks))
     else:
         _, size, names = WORKERS[name]
         rows = [
@@ -206,15 +225,15 @@ def work(arguments: argparse.Namespace) -> None:
                 extra |= next(steps)
                 if turn:  # the first one allocates
                     seconds[row].append(time.perf_counter() - begun)
-        figures = {"seconds": seconds, "batch": arguments.batch, **extra}
+        figures = asdict(Steps(seconds, arguments.batch, **extra))
     if ranks.is_main:
         write_json(folder / f"{name}.json", figures)
     os._exit(0)  # threads of the loops wait for turns that do not come
 
 
 def config_of(folder: Path, row: str, size: str, arguments: argparse.Namespace) -> PretrainConfig:
-    """The config of a row. An epoch takes each clip 10,000 times: only steps are timed, and no
-    epoch ends."""
+    """Config of a row. An epoch takes each clip 10,000 times, so that none ends while steps are
+    timed."""
     logged = row == "logged"
     keys = {
         "data.shards": folder / "shards",
@@ -231,7 +250,7 @@ def config_of(folder: Path, row: str, size: str, arguments: argparse.Namespace) 
 
 
 def task_of(config: PretrainConfig, ranks: Ranks) -> PretrainingTask:
-    """The task of a config, its weights seeded."""
+    """Task of a config, with seeded weights."""
     shards = ShardSet(config.data.shards[0], config.data)
     data = Mixture([shards], config.data.weights)
     torch.manual_seed(1)
@@ -304,8 +323,8 @@ def our_steps(
         yield {**waited, **extra}
 
 
-def epoch_of_a_corpus(folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """Train the tiny encoder for an epoch; memory without file pages, by tenths of the steps."""
+def epoch_of_a_corpus(folder: Path, ranks: Ranks) -> Corpus:
+    """Train the tiny encoder for an epoch; its memory is counted without file pages."""
     keys = {
         "data.shards": folder / "corpus",
         "data.heldout_clips": 256,
@@ -331,43 +350,42 @@ def epoch_of_a_corpus(folder: Path, ranks: Ranks) -> dict[str, Any]:
         seconds = time.perf_counter() - begun
     tenths = [median(part) for part in np.array_split(memory, 10)]
     clips = trainer.steps * config.trainer.batch_size
-    return {"clips": clips, "seconds": seconds, "memory_mib": tenths}
+    return Corpus(clips, seconds, tenths)
 
 
 # The report
 
 
-def report(found: dict[str, dict[str, Any]]) -> None:
+def report(measured: dict[str, Steps], corpus: Corpus | None) -> None:
     """Print the tables, then the line of JSON."""
     info = Path("/proc/cpuinfo").read_text()
     cpu = info.partition("model name\t: ")[2].partition("\n")[0]
     machine = {"cpu": cpu, "cores": os.cpu_count(), "torch": torch.__version__}
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
     print("| worker | row | s a step, min | median |\n" + "|---" * 4 + "|")
-    figures, ratios = {}, {}
-    for name, worker in found.items():
-        seconds = worker["seconds"] if name in WORKERS else {}
-        for row, steps in seconds.items():
+    figures: dict[str, object] = {}
+    ratios: dict[str, float] = {}
+    for name, worker in measured.items():
+        for row, steps in worker.seconds.items():
             print(f"| {name} | {row} | {min(steps):.3f} | {median(steps):.3f} |")
             figures[f"{name}_{row}_s"] = {"min": min(steps), "median": median(steps)}
-        first, *others = seconds or [""]
+        first, *others = worker.seconds
         for row in others:
-            # Each step beside the one of its turn: what disturbs both is no difference.
-            pairs = zip(seconds[row], seconds[first], strict=True)
+            # Steps of the same turn are compared, because what disturbs both cancels out.
+            pairs = zip(worker.seconds[row], worker.seconds[first], strict=True)
             ratios[f"{name}_{row}_over_{first}"] = median(ours / theirs for ours, theirs in pairs)
-    if "one" in found:
-        one = found["one"]
+    if one := measured.get("one"):
         ratios["step_over_plain_zero0"] = ratios["one_zero0_over_plain"]
         ratios["step_over_plain_zero1"] = ratios["one_zero1_over_plain"]
-        batch_flops = one["flops_per_clip"] * one["batch"]
-        ratios["mfu"] = batch_flops / median(one["seconds"]["zero0"]) / one["peak"]
-        ratios["data_wait"] = one["data_wait"]
-        figures["peak_gflops"] = one["peak"] / 1e9
-    if "corpus" in found:
-        corpus = figures["corpus"] = found["corpus"]
-        print(f"\ncorpus: {corpus['clips']:,} clips in {corpus['seconds']:.0f} s, MiB by tenths:")
-        print(" ".join(f"{value:.0f}" for value in corpus["memory_mib"]))
-        ratios["memory_end_over_begin"] = corpus["memory_mib"][-1] / corpus["memory_mib"][1]
+        batch_flops = one.flops_per_clip * one.batch
+        ratios["mfu"] = batch_flops / median(one.seconds["zero0"]) / one.peak
+        ratios["data_wait"] = one.data_wait
+        figures["peak_gflops"] = one.peak / 1e9
+    if corpus is not None:
+        figures["corpus"] = asdict(corpus)
+        print(f"\ncorpus: {corpus.clips:,} clips in {corpus.seconds:.0f} s, MiB by tenths:")
+        print(" ".join(f"{value:.0f}" for value in corpus.memory_mib))
+        ratios["memory_end_over_begin"] = corpus.memory_mib[-1] / corpus.memory_mib[1]
     print("\n" + ", ".join(f"{name.replace('_', ' ')}: {x:.3f}" for name, x in ratios.items()))
     line = {"bench": "training", "machine": machine, "figures": figures, "ratios": ratios}
     print(json.dumps(line))

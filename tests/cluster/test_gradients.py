@@ -48,7 +48,7 @@ def test_two_ranks_have_the_gradient_and_the_loss_of_one(
     uneven: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "found.json"
-    process = fork_ranks("tests/training/gradients.py", str(uneven.folder), str(out))
+    process = fork_ranks("tests/cluster/gradients.py", str(uneven.folder), str(out))
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     found = json.loads(out.read_text())
