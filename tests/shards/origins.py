@@ -64,7 +64,7 @@ def assert_same(found: ShardSet, local: ShardSet) -> None:
 
 @dataclass
 class Fault:
-    """A fault in `times` answers for files named `*NAME`, after `first` good answers."""
+    """A fault in `times` answers for files that end in `name`, after the `first` good ones."""
 
     kind: str
     name: str

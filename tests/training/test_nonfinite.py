@@ -19,10 +19,16 @@ GOOD, BAD = torch.tensor(1.0), torch.tensor(float("nan"))
 
 
 def batch_of(data: Mixture, *broken: int) -> ClipBatch:
-    """Eight clips, of which the rows `broken` hold a value that is not finite."""
+    """Eight clips, of which the rows `broken` hold a value that is not finite.
+
+    So do the headers that lie between their streams in a tar, as those of large streams do.
+    """
     batch, _ = read_clips(data, np.arange(20, 28))
-    for row in broken:
-        batch.buffer[row, 3] = float("inf")
+    streams = {name: x.clone() for name, x in batch.streams.items()}
+    batch.buffer.fill_(float("nan"))
+    for name, stream in streams.items():
+        stream[list(broken), 0, 0] = float("inf")
+        batch.streams[name].copy_(stream)
     return batch
 
 
