@@ -83,7 +83,7 @@ def test_ten_kills_within_steps_and_saves_change_nothing(
     assert weights[0] == weights[1]
 
 
-def test_ten_kills_with_zero_2_and_other_numbers_of_ranks(
+def test_kills_with_zero_2_and_other_numbers_of_ranks(
     grounded: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
     # Dropout is drawn by each rank, so it must be off where their number changes.
@@ -92,7 +92,7 @@ def test_ten_kills_with_zero_2_and_other_numbers_of_ranks(
     undisturbed.start()
     job = Job(fork_ranks, grounded, tmp_path / "killed", *keys)
     draw = random.Random(4)
-    for _ in range(10):
+    for _ in range(4):
         job.start(f"{draw.randrange(2)}:update:{draw.randrange(EVERY + 1, 2 * EVERY)}")
     job.start()
     assert job.losses() == undisturbed.losses()
