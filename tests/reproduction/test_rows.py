@@ -201,8 +201,8 @@ def test_rows_with_an_encoder_find_their_clips_grounded(
         OmegaConf.save(OmegaConf.create(chosen), train / "thresholds.yaml")
     shards = {**packed, "train": ShardSet(train)}
     jobs_of(shards, features, tmp_path, rows=["untrained"])
-    plan = Grounding(ShardSet(train)).summary["plan"]
-    assert (plan["thresholds"] == {"audio": 0.9, "visual": 0.9}) == (before == "own thresholds")
+    thresholds = Grounding(ShardSet(train)).summary.plan.thresholds
+    assert (thresholds == {"audio": 0.9, "visual": 0.9}) == (before == "own thresholds")
 
 
 def test_keys_reach_every_training(

@@ -13,7 +13,7 @@ import torch
 
 from avvp_dist.config import PretrainConfig, TrainerConfig
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.models.grounding_model import GroundingModel
+from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
 from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.training.footprint import BUCKET, PlannedRanks, Weights, measure
 
@@ -44,13 +44,16 @@ def test_floating_point_operations_are_those_of_the_model(scaling: ModuleType) -
     with meta:
         encoder = Encoder(config.encoder, DIMS, 10)
         streams = {name: torch.empty(clips, 10, dim) for name, dim in DIMS.items()}
-        batch = {
-            "streams": streams,
-            "features": {name: x.half() for name, x in streams.items()},
-            "components": torch.empty(clips, 10, dtype=torch.int8),
-        }
-    batch |= {"lengths": torch.full((clips,), 10), "clips": torch.arange(clips)}
-    batch |= {"epoch": 0, "step": 0}
+        components = torch.empty(clips, 10, dtype=torch.int8)
+    batch = GroundingBatch(
+        streams=streams,
+        lengths=None,
+        components=components,
+        clips=torch.arange(clips),
+        step=0,
+        epoch=0,
+        features={name: x.half() for name, x in streams.items()},
+    )
     link_rules = [LinkRule({"audio": 0.5, "visual": 0.5}, "or")]
     model = GroundingModel(
         encoder,
