@@ -26,7 +26,9 @@ def config_of(out: Path, shards: ShardSet | None = None) -> PretrainConfig:
     return config
 
 
-def never(config: PretrainConfig, connect: Callable[[], Ranks], *, scratch: Path | None) -> None:
+def never(
+    config: PretrainConfig, connect: Callable[[], Ranks], *, scratch: Path | None = None
+) -> PretrainingTask:
     raise AssertionError("the task is opened")
 
 
@@ -68,6 +70,6 @@ def test_a_refusal_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_folder_of_another_run_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="already holds a run"):
-        run_training("pretrain", config_of(tmp_path), never)  # type: ignore[arg-type]
+        run_training("pretrain", config_of(tmp_path), never)
     with claim(tmp_path / "held"), pytest.raises(ClusterError, match="belongs to a running job"):
-        run_training("pretrain", config_of(tmp_path / "held"), never)  # type: ignore[arg-type]
+        run_training("pretrain", config_of(tmp_path / "held"), never)
