@@ -20,7 +20,7 @@ from tqdm import tqdm
 from avvp_dist.commit import digest
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError
 from avvp_dist.ledger import Ledger
-from avvp_dist.runtime.ray_tasks import result, start_ray
+from avvp_dist.runtime.ray_tasks import ray_cluster, result
 from avvp_dist.stages import STAGES
 from avvp_dist.tracking.run import Run, TrackedConfig
 
@@ -130,11 +130,10 @@ def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError
     missing = [job for job in jobs if not job.is_finished]
     if not missing:
         return {}
-    import ray  # takes a second, and finished jobs need none
-
-    start_ray()
     failed: dict[str, AvvpError] = {}
-    try:
+    with ray_cluster():
+        import ray
+
         _check_nodes(cpus, gpus)
         # A process trains once, so that what it leaves in memory cannot reach the next job.
         task = ray.remote(
@@ -159,8 +158,6 @@ def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError
                     failed[name] = error
                     bar.write(f"{name}: {error}")
                 bar.update()
-    finally:
-        ray.shutdown()
     return failed
 
 

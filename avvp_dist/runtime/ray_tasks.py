@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -49,6 +49,28 @@ def start_ray(cpus: int = 0) -> None:
             f"Ray did not start: {first_line(error)}",
             remedy="Check RAY_ADDRESS, or unset it to start Ray here",
         ) from None
+
+
+@contextmanager
+def ray_cluster(cpus: int = 0) -> Iterator[None]:
+    """Ray for as long as the context lasts, as `start_ray` joins or starts it.
+
+    A Ray that this process has already is used and left running.
+
+    Raises:
+        ClusterError: no cluster could be joined or started.
+    """
+    _prepare_environment()
+    import ray  # takes a second
+
+    if ray.is_initialized():
+        yield
+        return
+    start_ray(cpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _prepare_environment() -> None:
@@ -159,13 +181,9 @@ def map_tasks(
         for call in calls:
             yield _outcome(keep_going, function, *call)
         return
-    _prepare_environment()
-    import ray  # takes a second
+    with ray_cluster(workers):
+        import ray
 
-    started_here = not ray.is_initialized()
-    if started_here:
-        start_ray(workers)
-    try:
         resources = ray.cluster_resources()
         task = ray.remote(
             num_cpus=1,
@@ -185,9 +203,6 @@ def map_tasks(
         while running:
             done, running = _next_ended(running)
             yield _outcome(keep_going, result, done, what)
-    finally:
-        if started_here:
-            ray.shutdown()
 
 
 def _next_ended(running: list[object]) -> tuple[object, list[object]]:

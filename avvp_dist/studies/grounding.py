@@ -7,6 +7,7 @@ encoders and parsers from several seeds. Controls use no features or no groundin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -37,6 +38,7 @@ from avvp_dist.reproduction.recipes import (
     parsing_digest,
     training,
 )
+from avvp_dist.runtime.ray_tasks import ray_cluster
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.studies.grounding_table import SeedScores, StudyRow, markdown, ordered, write_table
 from avvp_dist.tracking.records import read_series
@@ -96,15 +98,18 @@ def study(config: StudyConfig) -> Path:
     shards = open_splits(config)
     groundings = grounding_jobs(config, out, points, shards["train"])
     jobs = point_jobs(config, out, points, shards, groundings)
+    finished = all(job.is_finished for job in (*groundings.values(), *jobs.values()))
     with parent_run("study", out, config, shards) as run:
-        failed = run_here(list(groundings.values()))
-        figures = {
-            point.grounding: _figures(_labels(out, point))
-            for point in points
-            if point.grouping and groundings[point.grounding].name not in failed
-        }
-        ready = _ready(points, jobs, figures)
-        trained = run_jobs(list(ready.values()), config.cpus, config.gpus)
+        # One Ray for all jobs, where each would start its own.
+        with nullcontext() if finished else ray_cluster():
+            failed = run_here(list(groundings.values()))
+            figures = {
+                point.grounding: _figures(_labels(out, point))
+                for point in points
+                if point.grouping and groundings[point.grounding].name not in failed
+            }
+            ready = _ready(points, jobs, figures)
+            trained = run_jobs(list(ready.values()), config.cpus, config.gpus)
         rows = [_row(config, point, ready, figures) for point in points]
         _write(run, config, out, rows, shards)
         raise_if_failed(_blocked(jobs, ready, failed) | trained, len(groundings) + len(jobs), out)
