@@ -107,12 +107,13 @@ def demo_job(config: DemoConfig, out: Path) -> Job:
     add("calibrate", "calibrate", train / "thresholds.yaml", f"shards={train}")
     add("ground", "ground", train / "grounding", f"shards={train}")
     run = out / "pretrain"
-    keys = [f"data.shards={train}", f"trainer.out={run}", "trainer.resume=auto"]
+    keys = [*config.pretrain, f"data.shards={train}"]
+    keys += [f"trainer.out={run}", "trainer.resume=auto"]
     add("pretrain", "pretrain", run, *keys, file="pretrain/demo")
     for seed in range(1, config.seeds + 1):
         for row, name in ROWS.items():
             run = out / "parsers" / f"{name}-seed{seed}"
-            keys = [f"data.train={train}", f"data.val={shards['val']}"]
+            keys = [*config.finetune, f"data.train={train}", f"data.val={shards['val']}"]
             keys += [f"data.annotations={features}", f"trainer.seed={seed}"]
             keys += [f"trainer.out={run}", "trainer.resume=auto"]
             add(f"finetune {row}, seed {seed}", "finetune", run, *keys, file=f"finetune/{name}")

@@ -19,8 +19,15 @@ from avvp_dist.stages import STAGES
 
 
 def test_what_is_shown_is_what_is_run(tmp_path: Path) -> None:
-    commands = demo_job(DemoConfig(seeds=2), tmp_path).commands
+    keys = DemoConfig(
+        seeds=2, finetune=["trainer.epochs=3"], pretrain=["trainer.epochs=4", "encoder.size=base"]
+    )
+    commands = demo_job(keys, tmp_path).commands
     assert len(commands) == 8 + 2 * 2 * len(ROWS)
+    epochs = {"pretrain": 4, "finetune": 3}
+    for command in commands:
+        if command.stage in epochs:
+            assert command.config.trainer.epochs == epochs[command.stage]  # type: ignore[attr-defined]
     for command in commands:
         words = command_line(command, ranks=2)
         kind = STAGES[command.stage].config

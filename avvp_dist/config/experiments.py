@@ -19,6 +19,8 @@ class DemoConfig:
     features: str = option("", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus")
     seeds: int = option(1, "number of parsers trained per row of the table", minimum=1)
     ranks: int = option(2, "number of DeepSpeed ranks; at most one per GPU", minimum=1)
+    finetune: list[str] = option([], "KEY=VALUE for every parser, such as trainer.epochs=2")
+    pretrain: list[str] = option([], "KEY=VALUE for the encoder, such as encoder.size=base")
 
 
 @dataclass

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from avvp_dist.commit import sha256, staged, write_json
 from avvp_dist.config import GroundConfig, ReadConfig
 from avvp_dist.errors import AvvpError, ClusterError, DataError
-from avvp_dist.evaluation.grounding_figures import component_figure
 from avvp_dist.grounding.labels import label, measure
 from avvp_dist.grounding.plan import Plan
 from avvp_dist.grounding.profile import ComponentProfile
@@ -192,6 +191,9 @@ def _check_readable(config: GroundConfig, records: list[ShardRecord], clips: int
 
 def _report(run: Run, shards: ShardSet, folder: Path, summary: GroundingSummary) -> None:
     """Write the summary and its figure, log them to `run` and print the figures."""
+    # Matplotlib takes a second to import, and every worker imports this file.
+    from avvp_dist.evaluation.grounding_figures import component_figure
+
     assert summary.profile is not None
     write_json(folder / SUMMARY, summary.plain())
     figure = component_figure(
