@@ -26,6 +26,7 @@ from avvp_dist.packing.simulation import simulate
 from avvp_dist.shards.shard_set import ShardSet
 from tests.forked_ranks import FIXED, RANK_VARIABLES, Job
 from tests.tracking.servers import Server, free_port
+from tests.warm_workers import WarmWorkers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -148,6 +149,14 @@ def fork_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
     yield start
     for job in started:
         job.kill()
+
+
+@pytest.fixture(scope="session")
+def warm_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmWorkers]:
+    """Ray's workers start in a second where the driver has `warm_workers.variables`."""
+    made = WarmWorkers(tmp_path_factory.mktemp("warm"))
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope="session")

@@ -25,10 +25,16 @@ ROOT = Path(__file__).resolve().parents[1]
 IMPORTED = (
     *("torch", "deepspeed", "mlflow", "matplotlib.pyplot", "omegaconf", "faiss"),
     *("torch._dynamo", "matplotlib.backends.backend_agg", "psutil", "unittest.mock"),
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # ZeRO's, and with it all of torch._inductor
 )
 """Nothing of ours: each rank imports that itself, so what it imports can be tested."""
-FIXED = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-"""Variables that torch and DeepSpeed read while they are imported."""
+PATHS = [str(ROOT / "tests" / "launchers"), *filter(None, [os.environ.get("PYTHONPATH")])]
+FIXED = {
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join(PATHS),
+}
+"""Variables that torch, DeepSpeed and Python itself read at their start."""
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 """Variables that tell a rank from the others."""
@@ -41,7 +47,7 @@ class Job:
         self.words = list(words)
         self._printed = (log.with_suffix(".out"), log.with_suffix(".err"))
         arguments = (self.words, dict(variables), ranks, [str(file) for file in self._printed])
-        self._process = _context().Process(target=_launch, args=arguments)
+        self._process = context().Process(target=_launch, args=arguments)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -76,7 +82,7 @@ class Job:
             self._process.join()
 
 
-def _context() -> multiprocessing.context.ForkServerContext:
+def context() -> multiprocessing.context.ForkServerContext:
     """The fork server, started if it does not run yet."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(IMPORTED))

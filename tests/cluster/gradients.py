@@ -34,10 +34,13 @@ Outcome = tuple[dict[str, Tensor], float, float]
 
 
 def cases() -> Iterator[tuple[ObjectiveConfig, int, int]]:
-    """Objective, ZeRO stage, micro-batches a step."""
-    for name, anchors, stage in itertools.product(
-        ("uni", "cross", "multi"), ("all", "one", "shared"), range(4)
-    ):
+    """Objective, ZeRO stage, micro-batches a step.
+
+    Each stage meets each name and each kind of anchors, and each name meets each kind of anchors.
+    """
+    names, kinds = ("uni", "cross", "multi"), ("all", "one", "shared")
+    for stage, (number, name) in itertools.product(range(4), enumerate(names)):
+        anchors = kinds[(number + stage) % 3]
         yield ObjectiveConfig(name, anchors=anchors, negatives=4 * (stage % 2)), stage, 1
     for stage in range(4):
         yield (

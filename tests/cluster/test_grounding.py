@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +17,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from avvp_dist.config import GroundConfig
-from avvp_dist.errors import AvvpError, ClusterError, DataError
+from avvp_dist.errors import ClusterError, DataError
 from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.packing.writing import write_shard_set
-from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.runtime.ray_tasks import ray_cluster
 from avvp_dist.shards.schema import PADDING, Clip
 from avvp_dist.shards.shard_set import ShardSet
 
@@ -37,17 +33,18 @@ SHARDS = 40
 def started_cluster() -> Any:
     from ray.cluster_utils import Cluster
 
-    return Cluster(True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    return Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A Ray cluster that RAY_ADDRESS names."""
+    """A Ray cluster that RAY_ADDRESS names; all jobs of this process share its workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         started = started_cluster()
         patch.setenv("RAY_ADDRESS", started.address)
-        yield started
+        with ray_cluster():
+            yield started
         started.shutdown()
 
 
@@ -103,19 +100,30 @@ def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
     return found
 
 
-def workers(raylet: int) -> list[psutil.Process]:
-    """The processes of a Ray node that label a shard just now."""
+def raylet(node: Any) -> int:
+    (info,) = node.all_processes["raylet"]
+    return int(info.process.pid)
+
+
+def workers(node: Any) -> list[psutil.Process]:
+    """The processes of a Ray node that have a task or wait for one."""
     found = []
-    for process in psutil.Process(raylet).children(recursive=True):
+    for process in psutil.Process(raylet(node)).children():
         with suppress(psutil.Error):
-            if " ".join(process.cmdline()).startswith("ray::ground_shard"):
+            if process.cmdline()[0].startswith("ray::"):
                 found.append(process)
     return found
 
 
-def raylet(node: Any) -> int:
-    (info,) = node.all_processes["raylet"]
-    return int(info.process.pid)
+def stopped_at_work(node: Any) -> psutil.Process | None:
+    """A worker that labels a shard just now, stopped by SIGSTOP so that it goes no further."""
+    for process in workers(node):
+        with suppress(psutil.Error):
+            process.suspend()
+            if process.cmdline()[0].startswith("ray::ground_shard"):
+                return process
+            process.resume()
+    return None
 
 
 @contextmanager
@@ -138,18 +146,16 @@ def meanwhile(fault: Callable[[], None]) -> Iterator[None]:
 
 def command(root: Path, folder: Path) -> list[str]:
     keys = [f"shards={folder}", "version=tested", "tracking.enabled=false"]
-    return [sys.executable, str(root / "tools" / "ground.py"), *keys]
+    return [str(root / "tools" / "ground.py"), *keys]
 
 
 def test_killed_workers_change_nothing(many: Path, peaceful: Path, cluster: Any) -> None:
-    dice, node = random.Random(0), raylet(cluster.head_node)
+    dice = random.Random(0)
 
     def kill() -> None:
-        part = SHARDS // 8
-        for turn in range(5):
-            after = 1 + turn * part + dice.randrange(part)
+        for after in sorted(dice.sample(range(SHARDS // 2), 2)):
             wait_for(lambda after=after: done(many) >= after)
-            dice.choice(wait_for(lambda: workers(node))).kill()
+            wait_for(lambda: stopped_at_work(cluster.head_node)).kill()
 
     with meanwhile(kill):
         ground(config(many))
@@ -157,29 +163,32 @@ def test_killed_workers_change_nothing(many: Path, peaceful: Path, cluster: Any)
 
 
 def test_a_lost_node_changes_nothing(many: Path, peaceful: Path, cluster: Any) -> None:
-    node = cluster.add_node(num_cpus=2)
+    node = cluster.add_node(num_cpus=1)
+    others = workers(cluster.head_node)
 
-    def kill() -> None:
-        wait_for(lambda: workers(raylet(node)))
-        cluster.remove_node(node, allow_graceful=False)
+    def lose() -> None:
+        try:
+            wait_for(lambda: done(many) >= 2)
+            worker = wait_for(lambda: stopped_at_work(node))
+            cluster.remove_node(node, allow_graceful=False)
+            worker.kill()
+        finally:
+            for process in others:
+                process.resume()
 
-    with meanwhile(kill):
+    for process in others:  # or they may label all shards before the node is ready
+        process.suspend()
+    with meanwhile(lose):
         ground(config(many))
     assert labels(many) == labels(peaceful)
 
 
 def test_a_killed_driver_is_followed_by_one_that_does_the_rest(
-    many: Path, peaceful: Path, root: Path, cluster: Any
+    many: Path, peaceful: Path, root: Path, cluster: Any, fork_ranks: Any
 ) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    line = command(root, many)
-    process = subprocess.Popen(line, env=environment, start_new_session=True, **quiet)
-    try:
-        wait_for(lambda: done(many) >= 2)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    driver = fork_ranks(*command(root, many), ranks=1)
+    wait_for(lambda: done(many) >= 2)
+    driver.kill()
     before = {path: path.stat().st_mtime_ns for path in results(many).glob("shard-*.json")}
     assert 2 <= len(before) < SHARDS
     (results(many) / f".shard-{SHARDS - 1:06d}.npy.0123456789ab.tmp").write_bytes(b"half")
@@ -192,33 +201,29 @@ def test_a_killed_driver_is_followed_by_one_that_does_the_rest(
 
 
 def test_a_head_that_dies_ends_the_command_with_one_line(
-    many: Path, peaceful: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+    many: Path, peaceful: Path, root: Path, monkeypatch: pytest.MonkeyPatch, fork_ranks: Any
 ) -> None:
     doomed = started_cluster()
-    process = subprocess.Popen(
-        command(root, many),
-        env={**os.environ, "RAY_ADDRESS": doomed.address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
     try:
+        hasty = [str(Path(__file__).with_name("hasty_ground.py")), *command(root, many)[1:]]
+        job = fork_ranks(*hasty, ranks=1, RAY_ADDRESS=doomed.address)
+        (driver,) = wait_for(lambda: psutil.Process(job.pid).children())
         wait_for(lambda: done(many) >= 2)
-        process.send_signal(signal.SIGSTOP)  # or the workers may do the rest before they die too
-        family = psutil.Process(raylet(doomed.head_node)).children(recursive=True)
+        driver.suspend()  # or the worker may do the rest before it dies too
+        family = workers(doomed.head_node)
         for kind in ("gcs_server", "raylet"):
             for info in doomed.head_node.all_processes[kind]:
                 info.process.kill()
-        psutil.wait_procs(family, timeout=10)  # agents live longer
-        process.send_signal(signal.SIGCONT)
-        _, errors = process.communicate(timeout=60)
+        psutil.wait_procs(family, timeout=3)
+        driver.resume()
+        _, errors = job.communicate(timeout=60)
     finally:
-        process.kill()
         doomed.shutdown()
-    assert process.returncode == ClusterError.exit_code
+    assert job.returncode == ClusterError.exit_code
     assert "Traceback" not in errors
     (line,) = [line for line in errors.splitlines() if not line.startswith("grounding:")]
     assert line.startswith("error: ") and "same command again" in line
+    assert done(many) < SHARDS
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ground(config(many, workers=1))
     assert labels(many) == labels(peaceful)
@@ -236,22 +241,6 @@ def test_a_shard_that_never_succeeds_is_named_and_the_others_are_done(
     (results(many) / "shard-000007.npy").rmdir()
     ground(config(many))
     assert labels(many) == labels(peaceful)
-
-
-def test_a_call_that_kills_its_worker_is_tried_four_times(tmp_path: Path, cluster: Any) -> None:
-    def deadly(number: int) -> int:
-        if number == 3:
-            with (tmp_path / "tries").open("a") as file:
-                file.write("x")
-            os._exit(9)
-        return number
-
-    calls = [(number,) for number in range(8)]
-    found = list(map_tasks(deadly, calls, 0, "the task", keep_going=True))
-    (error,) = [outcome for outcome in found if isinstance(outcome, AvvpError)]
-    assert "the task was lost" in str(error)
-    assert sorted(set(found) - {error}) == [0, 1, 2, 4, 5, 6, 7]
-    assert (tmp_path / "tries").read_text() == "xxxx"
 
 
 def test_a_damaged_shard_is_left_out_and_labelled_when_it_is_mended(
@@ -279,36 +268,11 @@ def test_a_damaged_shard_is_left_out_and_labelled_when_it_is_mended(
     assert labels(many) == labels(peaceful)
 
 
-class Counted(Sequence[tuple[Any, ...]]):
-    """Calls, and how many of them were taken."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.taken = count, 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: Any) -> Any:
-        if number >= self.count:
-            raise IndexError
-        self.taken += 1
-        return (number,)
-
-
-@pytest.mark.parametrize("keep_going", [False, True])
-def test_no_more_tasks_wait_than_two_a_core(cluster: Any, keep_going: bool) -> None:
-    calls, given = Counted(40), []
-    for value in map_tasks(lambda n: n, calls, 0, "the task", keep_going=keep_going):
-        assert calls.taken <= len(given) + 2 * 2
-        given.append(value)
-    assert sorted(given) == list(range(40))
-
-
 def test_two_jobs_at_once_end_with_the_same_bytes(
-    many: Path, peaceful: Path, root: Path, cluster: Any
+    many: Path, peaceful: Path, root: Path, fork_ranks: Any
 ) -> None:
-    pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    jobs = [subprocess.Popen(command(root, many), **pipe) for _ in range(2)]
+    alone = {"ranks": 1, "RAY_ADDRESS": ""}
+    jobs = [fork_ranks(*command(root, many), "workers=1", **alone) for _ in range(2)]
     errors = [job.communicate(timeout=120)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], errors
     assert labels(many) == labels(peaceful)

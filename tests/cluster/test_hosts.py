@@ -22,6 +22,7 @@ from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tracking.records import read_series
 from tests.cluster.hosts import SSH_PORT, Host, skip_without, two_hosts
 from tests.cluster.slurm import slurm
+from tests.forked_ranks import FIXED
 
 pytestmark = pytest.mark.launch
 
@@ -29,12 +30,7 @@ SENTINEL = "s3ntinel-of-the-tracking-server"
 STEPS = 60
 PORT = "29507"
 """Free on hosts that have just been made."""
-ENVIRONMENT = {
-    "DS_ACCELERATOR": "cpu",
-    "GLOO_SOCKET_IFNAME": "eth0",
-    "MLFLOW_TRACKING_PASSWORD": SENTINEL,
-    "OMP_NUM_THREADS": "1",
-}
+ENVIRONMENT = {**FIXED, "GLOO_SOCKET_IFNAME": "eth0", "MLFLOW_TRACKING_PASSWORD": SENTINEL}
 Hosts = tuple[Host, Host]
 
 
@@ -66,14 +62,14 @@ def single_rank(
     return out
 
 
-def training(shards: ShardSet, out: Path, steps: int = STEPS) -> list[str]:
+def training(shards: ShardSet, out: Path) -> list[str]:
     return [
         "launch/pretrain.py",
         f"data.shards={shards.folder}",
         f"trainer.out={out}",
         "encoder.size=tiny",
-        f"trainer.max_steps={steps}",
-        f"trainer.epochs={steps}",
+        f"trainer.max_steps={STEPS}",
+        f"trainer.epochs={STEPS}",
         "trainer.batch_size=16",
         "trainer.log_every=1",
         "trainer.resume=auto",
@@ -117,13 +113,6 @@ def over_ssh(hosts: Hosts, folder: Path, script: Sequence[str]) -> Job:
     return Job(hosts[0], folder, deepspeed(folder, *ssh), script)
 
 
-def on_each(hosts: Hosts, folder: Path, script: Sequence[str]) -> list[Job]:
-    return [
-        Job(host, folder, deepspeed(folder, "--no_ssh", f"--node_rank={node}"), script)
-        for node, host in enumerate(hosts)
-    ]
-
-
 def wait_for_steps(out: Path) -> None:
     """Until the rank on the second host has made some."""
     until = time.monotonic() + 120
@@ -135,13 +124,15 @@ def wait_for_steps(out: Path) -> None:
     raise AssertionError("the ranks make no steps")
 
 
-def assert_as_alone(out: Path, single_rank: Path) -> None:
+def assert_as_alone(out: Path, single_rank: Path, *, to_the_end: bool = True) -> None:
     """The losses are those of one host, and there were two."""
     ranks = [json.loads((out / f"ranks/rank-{rank:05d}.json").read_text()) for rank in (0, 1)]
     assert [rank["host"] for rank in ranks] == ["hosta", "hostb"]
     losses = read_series(out)["train/loss"]
-    assert len(losses) == STEPS
-    assert losses == read_series(single_rank)["train/loss"]
+    assert list(losses) == list(range(1, len(losses) + 1))
+    assert (len(losses) == STEPS) == to_the_end
+    alone = read_series(single_rank)["train/loss"]
+    assert losses == {step: alone[step] for step in losses}
 
 
 def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(
@@ -155,7 +146,7 @@ def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 seen.add(" ".join(process.cmdline()))
-        time.sleep(0.1)
+        time.sleep(0.3)
     code, printed = job.end()
     assert code == 0, printed
     assert_as_alone(tmp_path, single_rank)
@@ -168,7 +159,7 @@ def test_a_hostfile_over_ssh_gives_the_losses_of_one_host(
     assert list((folder / "environment").iterdir()) == []
 
 
-def test_the_command_of_kubernetes_gives_the_losses_of_one_host(
+def test_the_command_of_kubernetes_trains_as_one_host_until_a_pod_is_evicted(
     hosts: Hosts, folder: Path, single_rank: Path, grounded: ShardSet, root: Path, tmp_path: Path
 ) -> None:
     """With two hosts in the place of its four pods, one rank in that of eight."""
@@ -188,22 +179,34 @@ def test_the_command_of_kubernetes_gives_the_losses_of_one_host(
         )
         for index, host in enumerate(hosts)
     ]
-    for one in jobs:
-        code, printed = one.end()
-        assert code == 0, printed
-    assert_as_alone(tmp_path, single_rank)
-
-
-def test_a_signal_on_one_host_saves_and_ends_both(
-    hosts: Hosts, folder: Path, grounded: ShardSet, tmp_path: Path
-) -> None:
-    jobs = on_each(hosts, folder, training(grounded, tmp_path, 100_000))
     wait_for_steps(tmp_path)
     jobs[1].ask()
-    for job in jobs:
-        code, printed = job.end()
+    for one in jobs:
+        code, printed = one.end()
         assert code == 7, printed
-    assert list((tmp_path / "checkpoints").glob("step-*"))
+    assert list((tmp_path / "checkpoints").glob("step-*/manifest.json"))
+    assert_as_alone(tmp_path, single_rank, to_the_end=False)
+
+
+def test_the_same_command_on_each_host_starts_the_ranks_of_one_job(
+    hosts: Hosts, folder: Path
+) -> None:
+    """Without ssh. Variables that lead ranks to each other are those that ssh has brought above."""
+    jobs = [
+        Job(
+            host,
+            folder,
+            deepspeed(folder, "--no_ssh", f"--node_rank={node}"),
+            ("tests/runtime/member.py", "environment"),
+        )
+        for node, host in enumerate(hosts)
+    ]
+    for node, job in enumerate(jobs):
+        code, printed = job.end()
+        assert code == 0, printed
+        meeting = {"MASTER_ADDR=hosta", f"MASTER_PORT={PORT}", f"RANK={node}", "WORLD_SIZE=2"}
+        password = f"MLFLOW_TRACKING_PASSWORD={SENTINEL}"
+        assert {*meeting, "LOCAL_RANK=0", password} <= set(printed.splitlines())
 
 
 def test_a_slurm_job_that_is_preempted_queues_again_and_ends_as_in_peace(

@@ -19,7 +19,7 @@ from tests.tracking.servers import Server, wait_for
 
 pytestmark = pytest.mark.launch
 
-STEPS = 300
+STEPS = 60
 KEYS = (
     "encoder.size=tiny",
     f"trainer.max_steps={STEPS}",
@@ -41,9 +41,10 @@ TIMED = {
 """Metrics that differ when a step is repeated after a kill."""
 
 
-def kill_ranks(process: Any) -> None:
-    for rank in psutil.Process(process.pid).children():
-        os.kill(rank.pid, signal.SIGKILL)
+def signal_ranks(process: Any, number: int, first: int = 0) -> None:
+    """Send a signal to all ranks from the `first` on."""
+    for rank in psutil.Process(process.pid).children()[first:]:
+        os.kill(rank.pid, number)
 
 
 def test_two_ranks_a_dying_server_and_a_kill_make_one_whole_run(
@@ -55,10 +56,14 @@ def test_two_ranks_a_dying_server_and_a_kill_make_one_whole_run(
     keys = (f"data.shards={grounded.folder}", f"trainer.out={out}", *KEYS)
     fast = {"MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5"}
     first, state = fork_ranks("launch/pretrain.py", *keys, **fast), out / "mlflow.json"
+    wait_for(lambda: any((out / "checkpoints").glob("step-*")), 90)
+    signal_ranks(first, signal.SIGSTOP, first=1)  # the others wait for it, and send their records
     wait_for(lambda: state.exists() and '"train/loss"' in state.read_text(), 90)
     server.kill()
-    wait_for(lambda: any((out / "checkpoints").glob("step-*")), 60)
-    kill_ranks(first)
+    stopped = max(read_series(out)["train/loss"])
+    signal_ranks(first, signal.SIGCONT, first=1)
+    wait_for(lambda: max(read_series(out)["train/loss"]) > stopped + 5, 60)
+    signal_ranks(first, signal.SIGKILL)
     first.communicate(timeout=60)
     assert max(read_series(out)["train/loss"]) < STEPS, "it was over before it could be killed"
 

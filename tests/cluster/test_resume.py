@@ -1,12 +1,10 @@
-"""Ranks killed ten times in one run, within steps and within saves, and resumed each time."""
+"""Ranks killed eight times in one run, within steps and within saves, and resumed each time."""
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from tests.tracking.servers import free_port
 
 pytestmark = pytest.mark.launch
 
-STEPS, EVERY = 60, 4
+STEPS, EVERY = 32, 4
 
 
 class Job:
@@ -63,7 +61,7 @@ class Job:
         return series
 
 
-def test_ten_kills_within_steps_and_saves_change_nothing(
+def test_eight_kills_within_steps_and_saves_change_nothing(
     grounded: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
     undisturbed = Job(fork_ranks, grounded, tmp_path / "undisturbed")
@@ -71,7 +69,7 @@ def test_ten_kills_within_steps_and_saves_change_nothing(
     job = Job(fork_ranks, grounded, tmp_path / "killed")
     draw = random.Random(3)
     saves = [f"0:{point}:{2 if point == 'buffers' else 1}" for point in SAVING]
-    steps = [f"{draw.randrange(2)}:update:{draw.randrange(EVERY + 1, 2 * EVERY)}" for _ in range(4)]
+    steps = [f"{rank}:update:{draw.randrange(EVERY + 1, 2 * EVERY)}" for rank in range(2)]
     faults = saves + steps
     draw.shuffle(faults)
     for fault in faults:
@@ -92,14 +90,14 @@ def test_kills_with_zero_2_and_other_numbers_of_ranks(
     undisturbed.start()
     job = Job(fork_ranks, grounded, tmp_path / "killed", *keys)
     draw = random.Random(4)
-    for _ in range(4):
-        job.start(f"{draw.randrange(2)}:update:{draw.randrange(EVERY + 1, 2 * EVERY)}")
+    for rank in range(2):
+        job.start(f"{rank}:update:{draw.randrange(EVERY + 1, 2 * EVERY)}")
     job.start()
     assert job.losses() == undisturbed.losses()
 
     elastic = Job(fork_ranks, grounded, tmp_path / "elastic", *keys)
-    elastic.start("1:update:22")
-    assert "2 ranks, ZeRO 2, fp32 turn into 1 ranks" in elastic.start("0:update:21", ranks=1)
+    elastic.start("1:update:10")
+    assert "2 ranks, ZeRO 2, fp32 turn into 1 ranks" in elastic.start("0:update:10", ranks=1)
     assert "1 ranks, ZeRO 2, fp32 turn into 4 ranks" in elastic.start(ranks=4)
     expected = undisturbed.losses()
     series = read_series(elastic.out)["train/loss"]
@@ -120,20 +118,20 @@ def test_a_full_disk_loses_nothing(grounded: ShardSet, fork_ranks: Any, small_di
 
 
 def test_a_peer_lost_while_saving_is_named_as_one(
-    grounded: ShardSet, root: Path, tmp_path: Path
+    grounded: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
-    """Started rank by rank: no launcher ends the other before it can speak."""
-    job = Job(None, grounded, tmp_path / "run")
-    command = [sys.executable, "tests/cluster/faulty_pretrain.py", *job.keys]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    shared |= {"MASTER_PORT": str(free_port()), "FAULT": "1:digests:2", "PYTHONPATH": "."}
-    pipe = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": root}
+    """Each rank is a job of its own: nobody ends the other before it can speak."""
+    job = Job(fork_ranks, grounded, tmp_path / "run")
+    script, shared = (
+        "tests/cluster/faulty_pretrain.py",
+        {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+    )
+    shared |= {"MASTER_PORT": str(free_port()), "FAULT": "1:digests:2"}
     ranks = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": n, "LOCAL_RANK": n}, **pipe)
-        for n in ("0", "1")
+        fork_ranks(script, *job.keys, ranks=1, RANK=n, LOCAL_RANK=n, **shared) for n in ("0", "1")
     ]
     said = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [5, -signal.SIGKILL], said
+    assert [rank.returncode for rank in ranks] == [5, 256 - signal.SIGKILL], said
     assert "error: another rank is gone or cannot be reached" in said[0]
     kept = [path.name for path in (job.out / "checkpoints").iterdir()]
     assert kept == ["step-00000004"]

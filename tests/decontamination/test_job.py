@@ -1,4 +1,7 @@
-"""The decontamination job on real Ray: excluded clips, their reasons, and refused inputs."""
+"""The decontamination job: excluded clips, their reasons, and refused inputs.
+
+Its tasks run in this process; tests/runtime/test_ray_tasks.py has them on Ray.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import csv
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +24,6 @@ from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.shards.verification import ignore_bad
-
-pytestmark = pytest.mark.launch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A Ray cluster named by RAY_ADDRESS, shared by the jobs of all tests."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        started = Cluster(True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-        patch.setenv("RAY_ADDRESS", started.address)
-        yield
-        started.shutdown()
 
 
 def write(
@@ -54,7 +42,8 @@ def write(
 
 def run(shards: ShardSet, *against: object, **keys: Any) -> dict[str, dict[str, str]]:
     """The rows of `excluded.csv` by id."""
-    config = DecontaminateConfig(shards=str(shards.folder), against=list(map(str, against)), **keys)
+    given = {"against": list(map(str, against)), "workers": 1, **keys}
+    config = DecontaminateConfig(shards=str(shards.folder), **given)
     config.tracking.enabled = False
     with decontaminate(config).open(newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
@@ -184,6 +173,7 @@ def script(root: Path, *command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.launch
 def test_the_command_line(corpus: ShardSet, root: Path, tmp_path: Path) -> None:
     one, other = tmp_path / "a.txt", tmp_path / "b.txt"
     one.write_text("video-00004_1_2\n")

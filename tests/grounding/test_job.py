@@ -1,9 +1,11 @@
-"""The grounding job on real Ray: its labels, its summary, and what it does after a failure."""
+"""The grounding job: its labels, its summary, and what it does after a failure.
+
+Its tasks run in this process; tests/cluster/test_grounding.py has them on Ray.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +34,6 @@ VERSION = "tested"
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A Ray cluster named by RAY_ADDRESS, shared by the jobs of all tests."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        started = Cluster(True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-        patch.setenv("RAY_ADDRESS", started.address)
-        yield
-        started.shutdown()
-
-
-@pytest.fixture(scope="module")
 def calibrated(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the train shard set with its thresholds, without a grounding."""
     folder = tmp_path_factory.mktemp("job") / "calibrated"
@@ -62,7 +51,7 @@ def train(calibrated: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def grounded(calibrated: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grounded(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of `calibrated` with its grounding."""
     folder = tmp_path_factory.mktemp("job") / "grounded"
     shutil.copytree(calibrated, folder)
@@ -71,7 +60,7 @@ def grounded(calibrated: Path, cluster: None, tmp_path_factory: pytest.TempPathF
 
 
 def config(folder: Path, **keys: Any) -> GroundConfig:
-    made = GroundConfig(shards=str(folder), **{"version": VERSION, **keys})
+    made = GroundConfig(shards=str(folder), **{"version": VERSION, "workers": 1, **keys})
     made.tracking.enabled = False
     return made
 
@@ -97,7 +86,6 @@ def components_of(
     return components(join_strength(cosines, limits, rule, silent))
 
 
-@pytest.mark.launch
 def test_labels_are_the_components_of_every_clip(grounded: Path) -> None:
     grounding = Grounding(ShardSet(grounded))
     expected = components_of(grounded, "or")
@@ -117,7 +105,6 @@ def test_labels_are_the_components_of_every_clip(grounded: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.launch
 def test_a_second_run_redoes_nothing(grounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # it needs no cluster either
     folder = grounded / "grounding" / VERSION
@@ -127,7 +114,6 @@ def test_a_second_run_redoes_nothing(grounded: Path, monkeypatch: pytest.MonkeyP
     assert {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")} == before
 
 
-@pytest.mark.launch
 @pytest.mark.parametrize("kind", ["json", "npy"])
 def test_only_a_lost_shard_is_redone(grounded: Path, tmp_path: Path, kind: str) -> None:
     folder = shutil.copytree(grounded, tmp_path / "train") / "grounding" / VERSION
@@ -140,10 +126,7 @@ def test_only_a_lost_shard_is_redone(grounded: Path, tmp_path: Path, kind: str) 
     assert labels(tmp_path / "train") == labels(grounded)
 
 
-@pytest.mark.launch
-def test_the_rule_of_the_authors_code_with_silence(
-    train: Path, tmp_path: Path, cluster: None
-) -> None:
+def test_the_rule_of_the_authors_code_with_silence(train: Path, tmp_path: Path) -> None:
     shards = ShardSet(train)
     reference = shards.gather(np.array([0]))["audio"][0, 0].astype(np.float32)
     np.save(tmp_path / "silent.npy", reference)
@@ -156,8 +139,7 @@ def test_the_rule_of_the_authors_code_with_silence(
     assert grounding.summary.counts["silent"] >= 1
 
 
-@pytest.mark.launch
-def test_a_damaged_clip_is_named_by_its_task(tmp_path: Path, cluster: None) -> None:
+def test_a_damaged_clip_is_named_by_its_task(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     clips = [Clip(f"c{n}", {"audio": rng.random((3, 4)) + 1}) for n in range(4)]
     shards = write_shard_set(clips, tmp_path, clips_per_shard=2)
@@ -170,9 +152,8 @@ def test_a_damaged_clip_is_named_by_its_task(tmp_path: Path, cluster: None) -> N
     assert not (tmp_path / "grounding" / VERSION / "grounding.json").exists()
 
 
-@pytest.mark.launch
 def test_an_old_summary_does_not_vouch_for_labels_half_made_anew(
-    grounded: Path, tmp_path: Path, cluster: None
+    grounded: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(grounded, tmp_path / "again")
     wreck(ShardSet(folder), 80)

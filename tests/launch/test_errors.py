@@ -23,7 +23,7 @@ def test_two_ranks_end_with_one_line_and_the_exit_code(
     tmp_path: Path,
 ) -> None:
     script, keys, code, line = _wrong(fault, packed, features, tmp_path)
-    start = launch if fault == "unknown class" else fork_ranks  # one of them by the real launcher
+    start = launch if fault == "config" else fork_ranks  # one of them by the real launcher
     process = start(script, *keys, f"trainer.out={tmp_path / 'out'}")
     _, err = process.communicate(timeout=240)
     assert process.returncode == code

@@ -1,4 +1,7 @@
-"""Packing: the same bytes in parallel, resuming after a kill, and folders that must be refused."""
+"""Packing: the same bytes in any folder, resuming after a kill, and folders that must be refused.
+
+Its tasks run in this process; tests/runtime/test_ray_tasks.py has them on Ray.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +51,9 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.launch
-def test_neither_folder_nor_number_of_workers_changes_the_bytes(tmp_path: Path) -> None:
+def test_the_folder_does_not_change_the_bytes(tmp_path: Path) -> None:
     one = run(write_source(tmp_path / "here"), tmp_path / "one")
-    two = run(write_source(tmp_path / "there"), tmp_path / "two", workers=2)
+    two = run(write_source(tmp_path / "there"), tmp_path / "two")
     assert [shard.clips for shard in one.shards] == [6, 6, 6, 2]
     assert content(one.folder) == content(two.folder)
     assert one.digest == two.digest

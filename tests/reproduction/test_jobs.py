@@ -12,7 +12,7 @@ import pytest
 
 from avvp_dist.commit import write_json
 from avvp_dist.config import EvaluateConfig, ParserConfig, TrackingConfig
-from avvp_dist.errors import CheckpointError
+from avvp_dist.errors import CheckpointError, ConfigError
 from avvp_dist.models.export import build_parser, save_model
 from avvp_dist.models.specification import ParserSpec
 from avvp_dist.reproduction import jobs
@@ -243,13 +243,15 @@ def scoring(
 
 
 @pytest.mark.launch
+def test_more_cores_than_any_node_has_are_refused(tmp_path: Path, one_ray: None) -> None:
+    with pytest.raises(ConfigError, match="cpus=1000: no node of the cluster has more than 2"):
+        run_jobs([job(tmp_path, "a")], cpus=1000, gpus=0)
+
+
+@pytest.mark.launch
 def test_a_failure_stops_its_own_job_and_those_that_need_it(
-    packed: dict[str, ShardSet],
-    features: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    packed: dict[str, ShardSet], features: Path, tmp_path: Path, one_ray: None
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     good, missing = parser(tmp_path / "parser", packed["test"]), tmp_path / "missing"
     data = (packed["test"], features)
     fails = scoring("fails", tmp_path, [good, missing], *data)

@@ -189,9 +189,8 @@ def test_rows_with_an_encoder_find_their_clips_grounded(
     packed: dict[str, ShardSet],
     features: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    one_ray: None,
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ignored = shutil.ignore_patterns("grounding", "thresholds.*")
     train = shutil.copytree(packed["train"].folder, tmp_path / "train", ignore=ignored)
     if before == "cut off":  # as a job that was killed before its first shard leaves it

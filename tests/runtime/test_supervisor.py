@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,10 +22,13 @@ import pytest
 
 from avvp_dist.runtime.lock import claim
 from avvp_dist.shards.shard_set import ShardSet
+from tests.forked_ranks import FIXED
+from tests.tracking.servers import free_port
 
 pytestmark = pytest.mark.launch
 
-MEMBER = f"{shlex.quote(sys.executable)} tests/runtime/member.py"
+SCRIPT = "tests/runtime/member.py"
+MEMBER = f"{shlex.quote(sys.executable)} {SCRIPT}"
 SENTINEL = "s3ntinel-of-the-tracking-server"
 TRAINING = (
     "encoder.size=tiny",
@@ -48,7 +53,7 @@ def supervise(root: Path) -> Iterator[Supervise]:
         process = subprocess.Popen(
             [sys.executable, "launch/supervise.py", *arguments],
             cwd=root,
-            env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, **FIXED, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -68,15 +73,11 @@ def supervise(root: Path) -> Iterator[Supervise]:
 
 
 def deepspeed(*words: str) -> list[str]:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    return ["deepspeed", "--num_accelerators", "2", "--master_port", port, *words]
+    return ["deepspeed", "--num_accelerators", "2", "--master_port", str(free_port()), *words]
 
 
 def training(shards: ShardSet, out: Path, *keys: str) -> list[str]:
-    data = (f"data.shards={shards.folder}", f"trainer.out={out}")
-    return deepspeed("launch/pretrain.py", *data, *TRAINING, "tracking.enabled=false", *keys)
+    return [f"data.shards={shards.folder}", f"trainer.out={out}", *TRAINING, *keys]
 
 
 def steps(out: Path, minimum: int) -> dict[int, dict[str, Any]]:
@@ -100,6 +101,13 @@ def ends(process: subprocess.Popen[str], within: float) -> tuple[int, str, str]:
     left = [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert left == [], err
     return process.returncode, out, err
+
+
+def wait_until_ready(process: subprocess.Popen[str]) -> None:
+    """Until two ranks of `SCRIPT` have said so, among what launchers say."""
+    assert process.stdout is not None
+    for _ in range(2):
+        assert any(line == "ready\n" for line in process.stdout), ends(process, 60)
 
 
 def verdict(err: str) -> str:
@@ -145,8 +153,7 @@ def test_a_rank_that_ends_without_reporting_is_a_fault_of_the_cluster(supervise:
 def test_ranks_save_when_the_supervisor_is_asked_to_end(supervise: Supervise) -> None:
     # A launcher that ignores signals, and orphans: neither is in the way.
     process = supervise("sh", "-c", f"trap '' TERM; RANK=1 {MEMBER} saves & {MEMBER} saves; wait")
-    assert process.stdout is not None
-    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    wait_until_ready(process)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
     code, _, err = ends(process, 30)
@@ -156,10 +163,9 @@ def test_ranks_save_when_the_supervisor_is_asked_to_end(supervise: Supervise) ->
 
 
 def test_a_rank_that_ignores_signals_is_killed_after_the_grace(supervise: Supervise) -> None:
-    process = supervise("--grace", "4", *deepspeed("tests/runtime/member.py", "deaf"))
-    assert process.stdout is not None
-    for _ in range(2):
-        assert any(line == "ready\n" for line in process.stdout), ends(process, 60)
+    script = f"trap '' TERM; RANK=1 {MEMBER} deaf & {MEMBER} deaf; wait"
+    process = supervise("--grace", "4", "sh", "-c", script)
+    wait_until_ready(process)
     process.send_signal(signal.SIGTERM)
     code, _, err = ends(process, 8)
     assert code == 5
@@ -212,7 +218,7 @@ def test_other_hosts_get_settings_by_command_line_and_secrets_by_file(
     (tmp_path / "hosts").write_text("localhost slots=1\n")
     process = supervise(
         *("deepspeed", "--hostfile", str(tmp_path / "hosts"), "--force_multi"),
-        *("--master_addr", "localhost", "tests/runtime/member.py", "environment"),
+        *("--master_addr", "localhost", SCRIPT, "environment"),
         MLFLOW_TRACKING_PASSWORD=SENTINEL,
         NCCL_SOCKET_IFNAME="eth7",
         PATH=f"{tmp_path}:{os.environ['PATH']}",
@@ -225,14 +231,80 @@ def test_other_hosts_get_settings_by_command_line_and_secrets_by_file(
     assert f"MLFLOW_TRACKING_PASSWORD={SENTINEL}" in out.splitlines()
 
 
-def test_a_killed_rank_ends_the_job_which_held_its_folder_and_its_secret(
-    supervise: Supervise, grounded: ShardSet, root: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("victim", "why"),
+    [
+        # The first has the second below it, which has the ranks.
+        ("bin/deepspeed", "ranks lost their launcher"),
+        ("deepspeed.launcher.launch", "ranks lost their launcher"),
+        ("--local_rank=1", "rank 1 (pid {pid}, {host}) was killed by SIGKILL"),
+    ],
+    ids=["runner", "launcher", "rank"],
+)
+def test_whichever_process_is_killed_the_others_save_and_the_job_fails(
+    victim: str, why: str, supervise: Supervise
 ) -> None:
-    out = tmp_path / "run"
+    process = supervise(*deepspeed(SCRIPT, "saves"))
+    wait_until_ready(process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    killed = next(one for one in family if victim in " ".join(one.cmdline()[:5]))
+    killed.kill()
+    code, _, err = ends(process, 30)
+    assert code == 5
+    assert why.format(pid=killed.pid, host=socket.gethostname()) in verdict(err)
+    assert "preempted: saved" in err
+
+
+def test_a_stopped_rank_is_named_and_its_stacks_are_written(
+    fork_ranks: Any, grounded: ShardSet, tmp_path: Path
+) -> None:
+    keys = training(grounded, tmp_path, "trainer.hang_seconds=3", "tracking.enabled=false")
+    (supervised := tmp_path / "supervised").mkdir()
+    process = fork_ranks("launch/pretrain.py", *keys, AVVP_SUPERVISED=str(supervised))
+    pid = steps(tmp_path, 2)[1]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 5
+    (line,) = [line for line in err.splitlines() if line.startswith("error: no rank has moved")]
+    assert f"behind are: rank 1 ({socket.gethostname()}, process {pid}, stopped or gone)" in line
+    stacks = tmp_path / "ranks/rank-00001.stacks"
+    assert str(stacks) in line
+    assert "trainer.py" in stacks.read_text()
+    assert "trainer.py" in (tmp_path / "ranks/rank-00000.stacks").read_text()
+    reported = [json.loads(end.read_text())["code"] for end in supervised.glob("*.end")]
+    assert 5 in reported, "a supervisor would not know"
+
+
+def test_without_a_supervisor_ranks_do_not_outlive_their_launcher(
+    launch: Any, tmp_path: Path
+) -> None:
+    process = launch(SCRIPT, "watched", str(tmp_path), "60")
+    ranks = [psutil.Process(one["pid"]) for one in steps(tmp_path, 2).values()]
+    process.kill()  # what is below it becomes an orphan
+    _, left = psutil.wait_procs(ranks, timeout=30)
+    assert left == []
+
+
+def test_tasks_of_a_slurm_step_are_ranks(
+    fork_ranks: Any, grounded: ShardSet, tmp_path: Path
+) -> None:
+    """With the variables of `srun`, and no launcher."""
+    keys = training(grounded, tmp_path, "trainer.max_steps=3", "tracking.enabled=false")
+    tasks = fork_ranks("tests/runtime/slurm_task.py", *keys, SLURM_STEP_NODELIST="localhost")
+    _, err = tasks.communicate(timeout=120)
+    assert tasks.returncode == 0, err
+    assert all(one["ended"] for one in steps(tmp_path, 3).values())
+
+
+def test_a_training_holds_its_folder_and_its_secret_and_saves_at_sigterm(
+    supervise: Supervise, grounded: ShardSet, fork_ranks: Any, empty_store: Path, tmp_path: Path
+) -> None:
+    out, store = tmp_path / "run", shutil.copy(empty_store, tmp_path)
+    keys = training(grounded, out, "trainer.log_every=10")
     process = supervise(
-        *training(grounded, out, "tracking.enabled=true", "trainer.checkpoint_every=5"),
+        *deepspeed("launch/pretrain.py", *keys),
         MLFLOW_TRACKING_PASSWORD=SENTINEL,
-        MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path / 'mlflow.db'}",
+        MLFLOW_TRACKING_URI=f"sqlite:///{store}",
     )
     ranks = steps(out, 12)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -245,107 +317,20 @@ def test_a_killed_rank_ends_the_job_which_held_its_folder_and_its_secret(
                 searched += 1
     assert searched >= 4
 
-    second = subprocess.run(
-        [sys.executable, *training(grounded, out)[5:]],
-        cwd=root,
-        env={**os.environ, "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    second = fork_ranks("launch/pretrain.py", *keys, "tracking.enabled=false", ranks=1)
+    _, refused = second.communicate(timeout=60)
     assert second.returncode == 5
     held = f"{out} belongs to a running job: process {ranks[0]['pid']} on {socket.gethostname()}"
-    assert held in second.stderr
+    assert held in refused
 
-    os.kill(ranks[1]["pid"], signal.SIGKILL)
-    code, printed, err = ends(process, 15)
-    assert code == 5
-    assert f"rank 1 (pid {ranks[1]['pid']}, {socket.gethostname()}) was killed" in verdict(err)
-    with claim(out):  # by the next job at once, though rank 0 may have had no time to let go
+    process.send_signal(signal.SIGTERM)
+    code, printed, err = ends(process, 30)
+    assert code == 7
+    assert "exit code 7 (preempted)" in verdict(err)
+    (saved,) = re.findall(r"preempted: SIGTERM, saved at step (\d+)", err)
+    assert (out / f"checkpoints/step-{int(saved):08d}/manifest.json").is_file()
+    with claim(out):  # by the next job at once
         pass
-    assert list(out.glob("checkpoints/step-*")), "nothing was searched"
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert not any(SENTINEL.encode() in file.read_bytes() for file in written)
     assert SENTINEL not in printed + err
-
-
-@pytest.mark.parametrize("victim", ["bin/deepspeed", "deepspeed.launcher.launch"])
-def test_a_killed_launcher_leaves_no_ranks_and_no_success(
-    victim: str, supervise: Supervise, grounded: ShardSet, tmp_path: Path
-) -> None:
-    process = supervise(*training(grounded, tmp_path))
-    steps(tmp_path, 2)
-    family = psutil.Process(process.pid).children(recursive=True)
-    launcher = next(one for one in family if victim in " ".join(one.cmdline()[:5]))
-    # The first has the second below it, which has the ranks.
-    launcher.kill()
-    code, _, err = ends(process, 35)
-    assert code == 5
-    assert "ranks lost their launcher" in verdict(err)
-    assert list(tmp_path.glob("checkpoints/step-*/manifest.json")), "they have saved"
-
-
-def test_a_stopped_rank_is_named_and_its_stacks_are_written(
-    supervise: Supervise, grounded: ShardSet, tmp_path: Path
-) -> None:
-    process = supervise(*training(grounded, tmp_path, "trainer.hang_seconds=5"))
-    pid = steps(tmp_path, 2)[1]["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    code, _, err = ends(process, 30)
-    assert code == 5
-    (line,) = [line for line in err.splitlines() if line.startswith("error: no rank has moved")]
-    assert f"behind are: rank 1 ({socket.gethostname()}, process {pid}, stopped or gone)" in line
-    stacks = tmp_path / "ranks/rank-00001.stacks"
-    assert str(stacks) in line
-    assert "trainer.py" in stacks.read_text()
-    assert "trainer.py" in (tmp_path / "ranks/rank-00000.stacks").read_text()
-
-
-def test_without_a_supervisor_ranks_do_not_outlive_their_launcher(
-    launch: Any, grounded: ShardSet, tmp_path: Path
-) -> None:
-    process = launch(*training(grounded, tmp_path)[5:])
-    ranks = [psutil.Process(one["pid"]) for one in steps(tmp_path, 2).values()]
-    process.kill()  # what is below it becomes an orphan
-    _, left = psutil.wait_procs(ranks, timeout=30)
-    assert left == []
-
-
-def test_tasks_of_a_slurm_step_are_ranks(grounded: ShardSet, root: Path, tmp_path: Path) -> None:
-    """With the variables of `srun`, and no launcher."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = str(server.getsockname()[1])
-    step = {
-        "SLURM_STEP_NUM_TASKS": "2",
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_STEP_TASKS_PER_NODE": "2",
-        "MASTER_PORT": port,
-        "OMP_NUM_THREADS": "1",
-    }
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, *training(grounded, tmp_path, "trainer.max_steps=3")[5:]],
-            cwd=root,
-            env={**os.environ, **step, "SLURM_PROCID": str(n), "SLURM_LOCALID": str(n)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in (0, 1)
-    ]
-    errors = [task.communicate(timeout=120)[1] for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], errors
-    assert {one["pid"] for one in steps(tmp_path, 3).values()} == {task.pid for task in tasks}
-
-
-def test_sigterm_saves_and_says_so(
-    supervise: Supervise, grounded: ShardSet, tmp_path: Path
-) -> None:
-    process = supervise(*training(grounded, tmp_path))
-    steps(tmp_path, 2)
-    process.send_signal(signal.SIGTERM)
-    code, _, err = ends(process, 30)
-    assert code == 7
-    assert "exit code 7 (preempted)" in verdict(err)
-    assert "preempted: SIGTERM, saved at step" in err
-    assert list(tmp_path.glob("checkpoints/step-*/manifest.json"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,22 +18,7 @@ from avvp_dist.runtime.watchdog import Watchdog
 
 CPU = torch.device("cpu")
 
-RANK = """
-import sys, time, torch
-from pathlib import Path
-from avvp_dist.runtime.ranks import Ranks
-from avvp_dist.runtime.watchdog import Watchdog
-
-rank, out = int(sys.argv[1]), Path(sys.argv[2])
-with Watchdog(out, Ranks(rank, 2, torch.device("cpu")), seconds=3) as watchdog:
-    for step in range(100 if rank else 4):
-        watchdog.beat(step, "updating")
-        if rank and step == 4:
-            watchdog.beat(step, "waiting for rank 0")
-            break
-        time.sleep(0.1)
-    {stuck}
-"""
+MEMBER = "tests/runtime/member.py"
 
 
 def read(out: Path, rank: int) -> dict[str, object]:
@@ -71,39 +56,23 @@ def test_a_beat_costs_nothing(tmp_path: Path) -> None:
         assert time.perf_counter() - started < 0.1
 
 
-def test_two_ranks_end_and_the_one_behind_is_named(tmp_path: Path) -> None:
+def test_two_ranks_end_and_the_one_behind_is_named(fork_ranks: Any, tmp_path: Path) -> None:
     """It is stuck in a system call, and runs: its thread writes, and it has made fewer beats."""
-    script = RANK.format(stuck="time.sleep(60)")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(n), str(tmp_path)], stderr=subprocess.PIPE, text=True
-        )
-        for n in (0, 1)
-    ]
-    errors = [rank.communicate(timeout=60)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [5, 5]
+    jobs = [fork_ranks(MEMBER, "watched", str(tmp_path), "3", ranks=1, RANK=rank) for rank in "01"]
+    errors = [job.communicate(timeout=60)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [5, 5]
     assert "no rank has moved for 3 s, behind are: rank 0 (" in errors[0]
-    assert f"process {ranks[0].pid}) at step 3, updating" in errors[0]
+    assert f"process {read(tmp_path, 0)['pid']}) at step 3, updating" in errors[0]
     assert "rank 1 (" not in errors[0] and errors[1].strip() == ""
     for rank in (0, 1):
-        assert 'File "<string>"' in (tmp_path / f"ranks/rank-{rank:05d}.stacks").read_text()
+        assert "member.py" in (tmp_path / f"ranks/rank-{rank:05d}.stacks").read_text()
 
 
-def test_a_rank_whose_launcher_dies_gets_sigterm(tmp_path: Path) -> None:
-    script = RANK.format(stuck="time.sleep(60)")
-    launcher = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])",
-            *(script, "0", str(tmp_path)),
-        ],
-        env={**os.environ, "TORCHELASTIC_RUN_ID": "1"},
-    )
+def test_a_rank_whose_launcher_dies_gets_sigterm(fork_ranks: Any, tmp_path: Path) -> None:
+    launcher = fork_ranks(MEMBER, "watched", str(tmp_path), "60", ranks=1, TORCHELASTIC_RUN_ID="1")
     until = time.monotonic() + 60
     while not (tmp_path / "ranks/rank-00000.json").exists() and time.monotonic() < until:
         time.sleep(0.1)
     rank = psutil.Process(int(str(read(tmp_path, 0)["pid"])))
-    launcher.kill()
-    launcher.wait()
+    os.kill(launcher.pid, signal.SIGKILL)
     rank.wait(timeout=5)

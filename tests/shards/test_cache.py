@@ -208,7 +208,7 @@ def test_a_full_disk_is_named_and_no_half_file_stays(
 # Processes
 
 CHILD = """
-import sys, numpy as np, torch
+import sys, numpy as np
 from avvp_dist.config import ReadConfig
 from avvp_dist.shards import cache as cache_module
 from avvp_dist.shards import remote

@@ -186,12 +186,12 @@ def test_a_passing_stall_is_survived(
 
 @pytest.mark.parametrize("name", FILES[1:])
 def test_a_byte_that_flips_on_the_way_is_fetched_again(
-    origin: Origin, local: ShardSet, tmp_path: Path, name: str
+    http_origin: Origin, local: ShardSet, tmp_path: Path, name: str
 ) -> None:
-    url = origin.upload(local.folder, "set")
-    origin.server.fail("flip", name)
+    url = http_origin.upload(local.folder, "set")
+    http_origin.server.fail("flip", name)
     assert_same(ShardSet(url, reading(tmp_path)), local)
-    assert origin.server.failed.is_set()
+    assert http_origin.server.failed.is_set()
 
 
 @pytest.mark.parametrize("name", ["manifest.json", SHARD])
@@ -264,15 +264,15 @@ def test_who_waits_for_a_stalled_fetch_gives_up_in_time_too(
     ids=["flipped", "cut"],
 )
 def test_a_wrong_file_is_refused(
-    origin: Origin,
+    http_origin: Origin,
     local: ShardSet,
     tmp_path: Path,
     name: str,
     change: Callable[[bytes], bytes],
     message: str,
 ) -> None:
-    url = origin.upload(local.folder, "set")
-    origin.put(f"set/{name}", change((local.folder / name).read_bytes()))
+    url = http_origin.upload(local.folder, "set")
+    http_origin.put(f"set/{name}", change((local.folder / name).read_bytes()))
     with pytest.raises(DataError, match=f"{re.escape(f'{url}/{name}')}.*{message}"):
         everything(ShardSet(url, reading(tmp_path)))
     assert name not in kept(tmp_path / "cache")

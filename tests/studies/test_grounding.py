@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 
 from avvp_dist.config import StudyConfig
+from avvp_dist.config.command_line import parse
 from avvp_dist.errors import ClusterError, ConfigError
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.studies.grounding import study_points
+from avvp_dist.studies.grounding import study, study_points
+from tests.forked_ranks import ROOT
+from tests.warm_workers import WarmWorkers
 
 POINT = "or 0.05 components multi"
 CONTROLS = [
@@ -35,8 +39,14 @@ TINY = [
 class Study:
     """`tools/study_grounding.py` with a folder and an MLflow of its own."""
 
-    def __init__(self, root: Path, folder: Path, packed: dict[str, ShardSet], features: Path):
-        self.root, self.out = root, folder / "study"
+    def __init__(
+        self,
+        folder: Path,
+        packed: dict[str, ShardSet],
+        features: Path,
+        variables: dict[str, str],
+    ):
+        self.out, self.variables = folder / "study", variables
         self.store = f"sqlite:///{folder / 'mlflow.db'}"
         shards = packed["train"].folder.parent
         self.keys = [f"shards={shards}", f"annotations={features}", f"out={self.out}"]
@@ -45,8 +55,14 @@ class Study:
         """Run to its end; returns what it said on stderr."""
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         done = subprocess.run(
-            [sys.executable, self.root / "tools" / "study_grounding.py", *self.keys, *keys],
-            env={**inherited, "MLFLOW_TRACKING_URI": self.store, **environment},
+            [sys.executable, "tools/study_grounding.py", *self.keys, *keys],
+            cwd=ROOT,
+            env={
+                **inherited,
+                **self.variables,
+                "MLFLOW_TRACKING_URI": self.store,
+                **environment,
+            },
             capture_output=True,
             text=True,
             timeout=600,
@@ -82,13 +98,13 @@ class Study:
 
 @pytest.fixture(scope="module")
 def made(
-    root: Path,
     packed: dict[str, ShardSet],
     features: Path,
+    warm_workers: WarmWorkers,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Study:
     """A study of one point and its controls, from two seeds."""
-    found = Study(root, tmp_path_factory.mktemp("made"), packed, features)
+    found = Study(tmp_path_factory.mktemp("made"), packed, features, warm_workers.variables)
     train = packed["train"].folder
     before = sorted(train.rglob("*"))
     found.run(*TINY)
@@ -177,15 +193,14 @@ def test_every_combination_is_a_point() -> None:
         ("pretrain=[encoder.sise=tiny]", "unknown key encoder.sise"),
     ],
 )
-def test_what_cannot_be_studied_is_one_line(
+def test_what_cannot_be_studied_is_refused_before_anything_is_made(
     key: str,
     words: str,
-    root: Path,
     packed: dict[str, ShardSet],
     features: Path,
     tmp_path: Path,
 ) -> None:
-    found = Study(root, tmp_path, packed, features)
-    err = found.run(key, code=ConfigError.exit_code)
-    assert err.startswith("error: ") and words in err and err.count("\n") == 1
+    found = Study(tmp_path, packed, features, {})
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        study(parse(StudyConfig, "", [*found.keys, key]))
     assert not found.out.exists()

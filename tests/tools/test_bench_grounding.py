@@ -12,7 +12,7 @@ import pytest
 
 @pytest.mark.launch
 def test_its_last_line_names_every_ratio(root: Path, tmp_path: Path) -> None:
-    keys = ["--clips", "4000", "--memory", "60", "--rounds", "1", "--simulated", "40"]
+    keys = ["--clips", "200", "--memory", "60", "--rounds", "1", "--simulated", "40"]
     script = str(root / "tools" / "bench" / "grounding.py")
     command = [sys.executable, script, *keys, "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -94,8 +94,14 @@ def assert_all_sent_once(client: MlflowClient) -> None:
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("again", ["same exporter", "new exporter", "new exporter, answer lost"])
-@pytest.mark.parametrize(("method", "number"), CALLS, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("method", "number", "again"),
+    [
+        *((*call, "new exporter") for call in CALLS),
+        *((*call, "new exporter, answer lost") for call in CALLS),
+        *((*call, "same exporter") for call in CALLS[1::4]),
+    ],
+)
 def test_a_call_that_fails_is_made_up_for(
     folder: Path,
     client: MlflowClient,

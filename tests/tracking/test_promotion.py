@@ -169,12 +169,13 @@ def test_two_promotions_at_once_do_not_undo_each_other(
 
 
 def test_the_tool_tells_by_its_exit_code(client: MlflowClient, register: Any, root: Path) -> None:
-    for value, code, word in ((70, 0, "promoted"), (60, KEPT_CHAMPION, "kept")):
-        register({F: value, **ON})
-        command = [sys.executable, str(root / "tools" / "promote.py"), "model=avvp-parser"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (code, "")
-        assert done.stdout.splitlines()[-1].startswith(f"{word}: ")
+    register({F: 70, **ON})
+    assert promote(config())
+    register({F: 60, **ON})
+    command = [sys.executable, str(root / "tools" / "promote.py"), "model=avvp-parser"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (KEPT_CHAMPION, "")
+    assert done.stdout.splitlines()[-1].startswith("kept: ")
 
 
 def test_what_is_not_registered_is_one_line(client: MlflowClient, register: Any) -> None:

@@ -3,7 +3,8 @@
 python tools/bench/grounding.py --clips 20000 --rounds 3 --simulated 2000000
 
 Components are computed for clips in memory: float16, 10 snippets of 128 + 2048 numbers. The job
-reads a shard set of such clips from the page cache. Ray is started before it and timed by itself.
+reads a shard set of such clips from the page cache. Ray is started before it and timed by itself,
+for the simulated corpus too.
 `parts` is the job's work in one process: verify, read, compute components. The simulated corpus
 has tiny clips in 1,000 shards.
 """
@@ -88,7 +89,7 @@ def main() -> None:
         jobs = job_rows(make_set(folder / f"clips-{arguments.clips}", arguments.clips), peaks)
         with started_ray(peaks):
             timed(jobs, arguments.rounds)
-        steps = simulated(folder, arguments.simulated, peaks) if arguments.simulated else {}
+            steps = simulated(folder, arguments.simulated, peaks) if arguments.simulated else {}
     report(rows + jobs, steps, peaks)
 
 
@@ -195,7 +196,7 @@ def ids_of(graph: networkx.Graph) -> list[int]:
 def make_set(folder: Path, clips: int) -> Path:
     """Shard set of random clips, which is made unless an earlier run has made it."""
     if not (folder / MANIFEST).exists():
-        write_shard_set(random_clips(clips), folder, clips_per_shard=SHARD)
+        write_shard_set(random_clips(clips), folder, clips_per_shard=min(SHARD, -(-clips // 2)))
     write_thresholds(folder, LIMITS)
     return folder
 

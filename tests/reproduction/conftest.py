@@ -1,0 +1,18 @@
+"""A Ray of two cores for the jobs that a module's tests run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from avvp_dist.runtime.ray_tasks import ray_cluster
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """Started once, and used by every job of the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        with ray_cluster(2):
+            yield
