@@ -19,6 +19,7 @@ import numpy as np
 
 from avvp_dist.annotations.llp import read_annotations
 from avvp_dist.config import DemoConfig
+from avvp_dist.config.experiments import DEMO_ROWS
 from avvp_dist.config.files import load
 from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.parsing_figures import class_figure
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 SPLITS = ("train", "val", "test")
-ROWS = {
-    "HAN": "demo_han",
-    "Base+Adv+Skip+GCAA": "demo_base_adv_skip_gcaa",
-    "+ encoder (multi)": "demo_pretrain_multi",
-}
-"""Rows of the demo's table, and their configs in configs/finetune."""
+ROWS = dict(zip(DEMO_ROWS, ("HAN", "Base+Adv+Skip+GCAA", "+ encoder (multi)"), strict=True))
+"""Rows of the demo's table and their names in it. Their configs are `finetune/demo_ROW`."""
 COLUMNS = {
     "audio": "segment_audio",
     "visual": "segment_visual",
@@ -111,12 +108,13 @@ def demo_job(config: DemoConfig, out: Path) -> Job:
     keys += [f"trainer.out={run}", "trainer.resume=auto"]
     add("pretrain", "pretrain", run, *keys, file="pretrain/demo")
     for seed in range(1, config.seeds + 1):
-        for row, name in ROWS.items():
+        for name in config.rows or ROWS:
+            row, file = ROWS[name], f"finetune/demo_{name}"
             run = out / "parsers" / f"{name}-seed{seed}"
             keys = [*config.finetune, f"data.train={train}", f"data.val={shards['val']}"]
             keys += [f"data.annotations={features}", f"trainer.seed={seed}"]
             keys += [f"trainer.out={run}", "trainer.resume=auto"]
-            add(f"finetune {row}, seed {seed}", "finetune", run, *keys, file=f"finetune/{name}")
+            add(f"finetune {row}, seed {seed}", "finetune", run, *keys, file=file)
             scores = _scores(out, name, seed).parent
             keys = [f"parser={run / 'model'}", f"shards={shards['test']}"]
             keys += [f"annotations={features}", f"out={scores}"]
@@ -174,11 +172,11 @@ def _report(config: DemoConfig, out: Path, seconds: float) -> None:
     data = f"real features of {config.features}" if config.features else "SIMULATED features"
     several = f"mean ± standard deviation over {config.seeds} seeds"
     rows = []
-    for row, name in ROWS.items():
+    for name in config.rows or ROWS:
         seeds = range(1, config.seeds + 1)
         scores = [json.loads(_scores(out, name, seed).read_text())["scores"] for seed in seeds]
         cells = [mean_cell([one[key] for one in scores]) for key in COLUMNS.values()]
-        rows.append([f"{row:22}", *cells])
+        rows.append([f"{ROWS[name]:22}", *cells])
     lines = [
         f"F-scores on the test split, segment level unless said; {data}; "
         f"{'one seed' if config.seeds == 1 else several}",
@@ -214,7 +212,7 @@ def _class_figure(config: DemoConfig, out: Path, data: str) -> Path:
     annotations = read_annotations(folder, "test")
     assert annotations.events is not None
     means = {}
-    for row, name in ROWS.items():
+    for name in config.rows or ROWS:
         per_seed = []
         for seed in range(1, config.seeds + 1):
             saved = Predictions.load(_scores(out, name, seed).with_name("predictions.npz"))
@@ -223,6 +221,6 @@ def _class_figure(config: DemoConfig, out: Path, data: str) -> Path:
         stacked = np.stack(per_seed)
         known = ~np.isnan(stacked)
         total = np.where(known, stacked, 0).sum(0)
-        means[row] = np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
+        means[ROWS[name]] = np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
     title = f"segment F by class, mean of audio and visual; {data}"
     return class_figure(out / "classes.png", annotations.classes, means, title)

@@ -44,6 +44,12 @@ def test_every_command_has_a_record_and_an_output_of_its_own(tmp_path: Path) -> 
     assert all(command.out.is_relative_to(tmp_path) for command in commands)
 
 
+def test_rows_may_be_chosen(tmp_path: Path) -> None:
+    commands = demo_job(DemoConfig(rows=["pretrain_multi"]), tmp_path).commands
+    names = ["finetune + encoder (multi), seed 1", "evaluate + encoder (multi), seed 1"]
+    assert [command.name for command in commands][8:] == names
+
+
 def test_real_features_are_not_simulated(tmp_path: Path) -> None:
     commands = demo_job(DemoConfig(features=str(tmp_path / "mine")), tmp_path).commands
     assert not [command for command in commands if command.stage == "simulate"]

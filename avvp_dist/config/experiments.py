@@ -10,6 +10,9 @@ from avvp_dist.config.parsers import AUDIO_ANNOTATIONS, DECISION_RULES
 from avvp_dist.config.pretraining import OBJECTIVES
 from avvp_dist.config.tracking import TrackingConfig
 
+DEMO_ROWS = ("han", "base_adv_skip_gcaa", "pretrain_multi")
+"""Rows of the demo's table, by the names that they have in the paper's tables too."""
+
 
 @dataclass
 class DemoConfig:
@@ -17,6 +20,7 @@ class DemoConfig:
 
     out: str = option("runs/demo", "folder of everything the demo makes")
     features: str = option("", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus")
+    rows: list[str] = option([], "rows of the table; empty: all", choices=DEMO_ROWS)
     seeds: int = option(1, "number of parsers trained per row of the table", minimum=1)
     ranks: int = option(2, "number of DeepSpeed ranks; at most one per GPU", minimum=1)
     finetune: list[str] = option([], "KEY=VALUE for every parser, such as trainer.epochs=2")
