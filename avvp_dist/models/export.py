@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from avvp_dist.commit import commit_folder
 from avvp_dist.config import PretrainedEncoderConfig
-from avvp_dist.errors import CheckpointError
+from avvp_dist.errors import CheckpointError, StorageError, first_line
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.parser import Parser
 from avvp_dist.models.specification import (
@@ -45,9 +45,27 @@ def save_model(folder: Path, state: Mapping[str, Tensor], spec: Spec) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, temporary / WEIGHTS)
-    write_spec(temporary / CONFIG, spec)
-    commit_folder(temporary, folder, {"kind": spec.kind})
+    try:
+        write_tensors(temporary / WEIGHTS, tensors)
+        write_spec(temporary / CONFIG, spec)
+        commit_folder(temporary, folder, {"kind": spec.kind})
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # it may have filled the disk
+        raise
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write contiguous tensors on the CPU as safetensors.
+
+    Raises:
+        StorageError: when the disk does not take them.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        raise StorageError(
+            f"{path} cannot be written: {first_line(error)}", remedy="Make room there"
+        ) from None
 
 
 def load_encoder(

@@ -9,12 +9,13 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from avvp_dist.commit import MANIFEST, commit_folder, described, files_in, verify_folder, write_json
 from avvp_dist.config import TrainerConfig
 from avvp_dist.entry import lost_a_peer
 from avvp_dist.errors import AvvpError, CheckpointError, StorageError, first_line
+from avvp_dist.models.export import write_tensors
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.engine import Engine
 from avvp_dist.training.universal_checkpoint import convert_to_universal, restore
@@ -110,7 +111,7 @@ def save_checkpoint(
         engine.save_checkpoint(str(temporary), tag=_TAG, save_latest=False)
         if ranks.is_main:
             buffers = {name: t.contiguous() for name, t in engine.module.named_buffers()}
-            save_file(buffers, temporary / _BUFFERS)
+            write_tensors(temporary / _BUFFERS, buffers)
             write_json(temporary / _TRAINER, asdict(state))
         ranks.barrier()
         mine = files_in(temporary)[ranks.rank :: ranks.size]

@@ -43,7 +43,7 @@ def dies(point: str, call: Callable[..., Any]) -> Callable[..., Any]:
 def main() -> None:
     trainer.update = dies("update", trainer.update)
     torch.save = dies("torch.save", torch.save)
-    checkpoint.save_file = dies("buffers", checkpoint.save_file)
+    checkpoint.write_tensors = dies("buffers", checkpoint.write_tensors)
     checkpoint.described = dies("digests", checkpoint.described)
     checkpoint.commit_folder = dies("manifest", checkpoint.commit_folder)
     checkpoint._prune = dies("prune", checkpoint._prune)

@@ -108,7 +108,7 @@ def test_a_full_disk_loses_nothing(grounded: ShardSet, fork_ranks: Any, small_di
     disk = small_disk("10m")  # room for one checkpoint
     job = Job(fork_ranks, grounded, disk / "run", "trainer.zero_stage=1", "trainer.keep=100")
     code, _, err = job.run()
-    assert code == 3
+    assert code == 3, err
     folder = job.out / "checkpoints"
     assert f"checkpoint {folder}/step-00000008 cannot be written: no space left" in err
     assert [path.name for path in folder.iterdir()] == ["step-00000004"]

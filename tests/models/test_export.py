@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from avvp_dist.commit import verify_folder
 from avvp_dist.config import EncoderConfig, ObjectiveConfig, ParserConfig, PretrainedEncoderConfig
-from avvp_dist.errors import CheckpointError
+from avvp_dist.errors import CheckpointError, StorageError
 from avvp_dist.models.export import (
     build_encoder,
     build_parser,
@@ -51,6 +52,17 @@ OVER_ENCODER = replace(
 def clips() -> dict[str, Tensor]:
     torch.manual_seed(1)
     return {name: torch.randn(3, 5, dim) for name, dim in DIMS.items()}
+
+
+def test_a_full_disk_is_named_and_keeps_the_older_export(small_disk: Any) -> None:
+    folder = small_disk("1m") / "model"
+    save_model(folder, {"weight": torch.zeros(1000)}, PARSER)
+    with pytest.raises(
+        StorageError, match=r"model\.safetensors cannot be written: .*No space left"
+    ):
+        save_model(folder, {"weight": torch.zeros(1_000_000)}, PARSER)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert verify_folder(folder) == []
 
 
 def assert_same_state(ours: nn.Module, theirs: nn.Module) -> None:
