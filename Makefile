@@ -30,7 +30,7 @@ docs: $(READY)
 	rm -rf site && mv build/docs/site site
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 $(ARGS)
 
 # The tests that start no launcher, on another Python: make test-python PYTHON=python3.12
 OTHER = .venv-$(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
@@ -38,7 +38,7 @@ test-python:
 	test -x $(OTHER)/bin/uv || { $(PYTHON) -m venv $(OTHER) && $(OTHER)/bin/python -m pip install --quiet uv; }
 	UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(OTHER)/bin/uv pip install --quiet --python $(OTHER)/bin/python \
 	  $(TORCH) -e '.[$(DEVICE),dev]'
-	$(OTHER)/bin/python -m pytest -n 2 --dist worksteal -m "not launch and not shared" $(ARGS)
+	$(OTHER)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not launch and not shared" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
