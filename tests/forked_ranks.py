@@ -11,7 +11,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -109,7 +108,7 @@ def _launch(words: list[str], variables: dict[str, str], ranks: int, printed: li
             if rank.exitcode and not code:
                 code = rank.exitcode % 256
                 for other in running:
-                    os.kill(other.pid or 0, signal.SIGTERM)
+                    other.terminate()  # it may have ended by itself just now
     sys.exit(code)
 
 
