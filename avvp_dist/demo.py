@@ -108,7 +108,7 @@ def demo_job(config: DemoConfig, out: Path) -> Job:
     keys += [f"trainer.out={run}", "trainer.resume=auto"]
     add("pretrain", "pretrain", run, *keys, file="pretrain/demo")
     for seed in range(1, config.seeds + 1):
-        for name in config.rows or ROWS:
+        for name in _chosen(config):
             row, file = ROWS[name], f"finetune/demo_{name}"
             run = out / "parsers" / f"{name}-seed{seed}"
             keys = [*config.finetune, f"data.train={train}", f"data.val={shards['val']}"]
@@ -168,11 +168,16 @@ def _scores(out: Path, name: str, seed: int) -> Path:
     return out / "scores" / f"{name}-seed{seed}" / "scores.json"
 
 
+def _chosen(config: DemoConfig) -> list[str]:
+    """The rows of the table, each once."""
+    return list(dict.fromkeys(config.rows or ROWS))
+
+
 def _report(config: DemoConfig, out: Path, seconds: float) -> None:
     data = f"real features of {config.features}" if config.features else "SIMULATED features"
     several = f"mean ± standard deviation over {config.seeds} seeds"
     rows = []
-    for name in config.rows or ROWS:
+    for name in _chosen(config):
         seeds = range(1, config.seeds + 1)
         scores = [json.loads(_scores(out, name, seed).read_text())["scores"] for seed in seeds]
         cells = [mean_cell([one[key] for one in scores]) for key in COLUMNS.values()]
@@ -212,7 +217,7 @@ def _class_figure(config: DemoConfig, out: Path, data: str) -> Path:
     annotations = read_annotations(folder, "test")
     assert annotations.events is not None
     means = {}
-    for name in config.rows or ROWS:
+    for name in _chosen(config):
         per_seed = []
         for seed in range(1, config.seeds + 1):
             saved = Predictions.load(_scores(out, name, seed).with_name("predictions.npz"))

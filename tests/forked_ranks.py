@@ -27,7 +27,7 @@ IMPORTED = (
     "deepspeed.runtime.zero.muon.muon_optimizer",  # ZeRO's, and with it all of torch._inductor
 )
 """Nothing of ours: each rank imports that itself, so what it imports can be tested."""
-PATHS = [str(ROOT / "tests" / "launchers"), *filter(None, [os.environ.get("PYTHONPATH")])]
+PATHS = [str(ROOT / "tests" / "startup"), *filter(None, [os.environ.get("PYTHONPATH")])]
 FIXED = {
     "DS_ACCELERATOR": "cpu",
     "OMP_NUM_THREADS": "1",
@@ -46,7 +46,7 @@ class Job:
         self.words = list(words)
         self._printed = (log.with_suffix(".out"), log.with_suffix(".err"))
         arguments = (self.words, dict(variables), ranks, [str(file) for file in self._printed])
-        self._process = context().Process(target=_launch, args=arguments)
+        self._process = fork_server().Process(target=_launch, args=arguments)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -81,7 +81,7 @@ class Job:
             self._process.join()
 
 
-def context() -> multiprocessing.context.ForkServerContext:
+def fork_server() -> multiprocessing.context.ForkServerContext:
     """The fork server, started if it does not run yet."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(IMPORTED))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.forked_ranks import FIXED, context
+from tests.forked_ranks import FIXED, fork_server
 
 PROGRAM = """#!{python} -SE
 import json, os, socket, sys
@@ -43,7 +43,7 @@ class WarmWorkers:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(address))
         listener.listen()
-        self._process = context().Process(target=_serve, args=(listener,), daemon=True)
+        self._process = fork_server().Process(target=_serve, args=(listener,), daemon=True)
         self._process.start()
         listener.close()
         self.variables = {**FIXED, "WARM_PYTHON": str(program)}

@@ -171,5 +171,7 @@ def test_stages_write_the_same_bytes_as_in_one_process(remote: Any, tmp_path: Pa
     one, several = found
     assert one == several
     assert len([name for name in one if name.endswith(".tar")]) == 4
-    reasons = ShardSet(out).manifest.excluded.reasons  # type: ignore[union-attr]
+    excluded = ShardSet(out).manifest.excluded
+    assert excluded is not None
+    reasons = excluded.reasons
     assert reasons == {"id": 0, "embedding": 2, "duplicate": 2}

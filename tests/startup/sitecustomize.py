@@ -11,5 +11,6 @@ import sys
 if any(
     word.startswith("deepspeed.launcher") or word.endswith("/deepspeed") for word in sys.orig_argv
 ):
+    # As the import system defines it; the type of sys.modules leaves None out.
     sys.modules["mlflow"] = None  # type: ignore[assignment]
 sys.executable = os.environ.get("WARM_PYTHON", sys.executable)
