@@ -10,7 +10,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ from avvp_dist.reproduction.paper_tables import PAPER
 from avvp_dist.reproduction.rows import ROWS
 from avvp_dist.reproduction.tables import reproduce_tables
 from avvp_dist.shards.shard_set import ShardSet
-from tests.forked_ranks import ROOT
+from tests.reproduction.sweep import Sweep
 from tests.warm_workers import WarmWorkers
 
 NAMES = ["han", "ma", "pretrain_multi", "untrained"]
@@ -47,8 +46,8 @@ TINY = [
 pytestmark = pytest.mark.launch
 
 
-class Reproduction:
-    """`tools/reproduce_tables.py` with a folder, a copy of the shards and an MLflow of its own."""
+class Reproduction(Sweep):
+    """`tools/reproduce_tables.py`, with a copy of the shards."""
 
     def __init__(
         self,
@@ -57,41 +56,14 @@ class Reproduction:
         features: Path,
         variables: dict[str, str],
     ):
-        self.out, self.variables = folder / "tables", variables
-        self.store = f"sqlite:///{folder / 'mlflow.db'}"
+        shards = folder / "shards"
+        super().__init__(
+            "tools/reproduce_tables.py", folder / "tables", shards, features, variables
+        )
         for split, one in packed.items():
             # Without the grounding that another test may have left there.
             ignored = shutil.ignore_patterns("grounding", "records.jsonl", "mlflow.json")
-            shutil.copytree(one.folder, folder / "shards" / split, ignore=ignored)
-        self.keys = [f"shards={folder / 'shards'}", f"annotations={features}", f"out={self.out}"]
-
-    def start(self, *keys: str, **environment: str) -> subprocess.Popen[str]:
-        inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        return subprocess.Popen(
-            [sys.executable, "tools/reproduce_tables.py", *self.keys, *keys],
-            cwd=ROOT,
-            env={
-                **inherited,
-                **self.variables,
-                "MLFLOW_TRACKING_URI": self.store,
-                **environment,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *keys: str, code: int = 0, seconds: float = 600, **environment: str) -> str:
-        """Run to its end; returns what it said on stderr."""
-        process = self.start(*keys, **environment)
-        try:
-            _, err = process.communicate(timeout=seconds)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        assert process.returncode == code, err
-        return err
+            shutil.copytree(one.folder, shards / split, ignore=ignored)
 
     def markdown(self) -> dict[str, dict[str, list[str]]]:
         """The cells of every row, by level and method."""
@@ -115,15 +87,6 @@ class Reproduction:
         path = self.out / "rows" / f"{row}-seed1" / "scores" / "scores.json"
         found: dict[str, float] = json.loads(path.read_text())["scores"]
         return found
-
-    def runs(self) -> dict[str, Any]:
-        """The runs of the tables by name; none is there twice."""
-        from mlflow import MlflowClient
-
-        client = MlflowClient(self.store, self.store)
-        runs = client.search_runs([client.get_experiment_by_name("avvp-tables").experiment_id])
-        assert len({run.info.run_name for run in runs}) == len(runs)
-        return {run.info.run_name: run for run in runs}
 
     def models(self) -> dict[str, int]:
         """When each trained thing was last written."""

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +13,7 @@ from avvp_dist.config.command_line import parse
 from avvp_dist.errors import ClusterError, ConfigError
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.studies.grounding import study, study_points
-from tests.forked_ranks import ROOT
+from tests.reproduction.sweep import Sweep
 from tests.warm_workers import WarmWorkers
 
 POINT = "or 0.05 components multi"
@@ -36,8 +32,8 @@ TINY = [
 ]
 
 
-class Study:
-    """`tools/study_grounding.py` with a folder and an MLflow of its own."""
+class Study(Sweep):
+    """`tools/study_grounding.py`."""
 
     def __init__(
         self,
@@ -46,30 +42,8 @@ class Study:
         features: Path,
         variables: dict[str, str],
     ):
-        self.out, self.variables = folder / "study", variables
-        self.store = f"sqlite:///{folder / 'mlflow.db'}"
         shards = packed["train"].folder.parent
-        self.keys = [f"shards={shards}", f"annotations={features}", f"out={self.out}"]
-
-    def run(self, *keys: str, code: int = 0, **environment: str) -> str:
-        """Run to its end; returns what it said on stderr."""
-        inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        done = subprocess.run(
-            [sys.executable, "tools/study_grounding.py", *self.keys, *keys],
-            cwd=ROOT,
-            env={
-                **inherited,
-                **self.variables,
-                "MLFLOW_TRACKING_URI": self.store,
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        return done.stderr
+        super().__init__("tools/study_grounding.py", folder / "study", shards, features, variables)
 
     def csv(self) -> list[dict[str, str]]:
         with (self.out / "study.csv").open(newline="") as file:
@@ -80,15 +54,6 @@ class Study:
         text = (self.out / "study.md").read_text()
         rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")][1:]
         return {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
-
-    def runs(self) -> dict[str, Any]:
-        """The runs of the study by name; none is there twice."""
-        from mlflow import MlflowClient
-
-        client = MlflowClient(self.store, self.store)
-        runs = client.search_runs([client.get_experiment_by_name("avvp-study").experiment_id])
-        assert len({run.info.run_name for run in runs}) == len(runs)
-        return {run.info.run_name: run for run in runs}
 
     def made(self) -> dict[str, int]:
         """When each label and each model was last written."""
