@@ -1,13 +1,15 @@
-"""Ray workers forked from a process that has imported torch, DeepSpeed and MLflow once.
+"""Ray drivers and workers forked from a process that has imported torch and MLflow once.
 
 A job of the tables or of a study trains in a worker of its own, whose imports take longer than a
 small training. Ray starts a worker as `PYTHON default_worker.py ...`, with the driver's Python.
 `warm_workers` (tests/conftest.py) gives the driver another one, which asks for a fork. A forked
-worker tells Ray its own pid, so that Ray watches, ends and replaces it as any other.
+worker tells Ray its own pid, so that Ray watches, ends and replaces it as any other. The same
+Python forks a driver, if its script lies in `tools/`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
@@ -23,7 +25,7 @@ from tests.forked_ranks import FIXED, fork_server
 PROGRAM = """#!{python} -SE
 import json, os, socket, sys
 words = sys.argv[1:]
-if not words[0].endswith("default_worker.py"):
+if not words[0].endswith("default_worker.py") and not words[0].startswith("tools/"):
     os.execv({python!r}, [{python!r}, *words])
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
@@ -55,7 +57,10 @@ class WarmWorkers:
         return psutil.Process(self._process.pid).children(recursive=True)
 
     def end(self) -> None:
-        """Fork no more."""
+        """Fork no more, and end what still runs."""
+        for one in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
         self._process.kill()
         self._process.join()
 
@@ -87,6 +92,7 @@ def _hold(connection: socket.socket) -> None:
         os.dup2(descriptor, number)
     os.environ.clear()
     os.environ.update(variables)
+    sys.executable = variables.get("WARM_PYTHON", sys.executable)
     os.chdir(folder)
     sys.argv = words
     runpy.run_path(sys.argv[0], run_name="__main__")

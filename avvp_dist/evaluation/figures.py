@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -109,5 +110,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], title: str) -> Pat
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.suptitle(title, fontweight="bold", fontsize=11, wrap=True)
-    figure.savefig(path, format="png", dpi=140)
+    figure.set_dpi(140)
+    FigureCanvasAgg(figure).print_png(path)  # Figure.savefig lays out all of it once more before
     return path

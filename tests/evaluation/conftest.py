@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
@@ -12,11 +13,11 @@ from matplotlib.figure import Figure
 def written_figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Figures written during the test."""
     written: list[Figure] = []
-    savefig = Figure.savefig
+    print_png = FigureCanvasAgg.print_png
 
-    def keep(figure: Figure, *args: Any, **kwargs: Any) -> None:
-        written.append(figure)
-        savefig(figure, *args, **kwargs)
+    def keep(canvas: FigureCanvasAgg, *args: Any, **kwargs: Any) -> None:
+        written.append(canvas.figure)
+        print_png(canvas, *args, **kwargs)
 
-    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", keep)
     return written

@@ -19,15 +19,18 @@ class Sweep:
         self, script: str, out: Path, shards: Path, annotations: Path, variables: dict[str, str]
     ):
         self.script, self.out, self.variables = script, out, variables
-        self.store = f"sqlite:///{out.parent / 'mlflow.db'}"
+        self.database = out.parent / "mlflow.db"
+        self.store = f"sqlite:///{self.database}"
         self.keys = [f"shards={shards}", f"annotations={annotations}", f"out={out}"]
 
-    def start(self, *keys: str, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *keys: str, python: str = sys.executable, **environment: str
+    ) -> subprocess.Popen[str]:
         """Start it on a Ray of its own, in a process group of its own."""
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         own = {**self.variables, "MLFLOW_TRACKING_URI": self.store, **environment}
         return subprocess.Popen(
-            [sys.executable, self.script, *self.keys, *keys],
+            [python, self.script, *self.keys, *keys],
             cwd=ROOT,
             env={**inherited, **own},
             stdout=subprocess.PIPE,
@@ -37,8 +40,8 @@ class Sweep:
         )
 
     def run(self, *keys: str, code: int = 0, **environment: str) -> str:
-        """Run to its end; returns what it said on stderr."""
-        process = self.start(*keys, **environment)
+        """Run to its end, in a warm process; returns what it said on stderr."""
+        process = self.start(*keys, python=self.variables["WARM_PYTHON"], **environment)
         try:
             _, err = process.communicate(timeout=600)
         finally:

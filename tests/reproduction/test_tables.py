@@ -107,10 +107,12 @@ def made(
     packed: dict[str, ShardSet],
     features: Path,
     warm_workers: WarmWorkers,
+    empty_store: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Reproduction:
     """The tables of all kinds of rows."""
     found = Reproduction(tmp_path_factory.mktemp("made"), packed, features, warm_workers.variables)
+    shutil.copy(empty_store, found.database)
     found.run(*TINY, f"rows=[{','.join(NAMES)}]")
     return found
 
@@ -240,9 +242,14 @@ def test_a_failing_row_is_a_gap_in_the_tables(made: Reproduction) -> None:
 
 
 def test_a_killed_command_goes_on_and_keeps_what_was_done(
-    packed: dict[str, ShardSet], features: Path, warm_workers: WarmWorkers, tmp_path: Path
+    packed: dict[str, ShardSet],
+    features: Path,
+    warm_workers: WarmWorkers,
+    empty_store: Path,
+    tmp_path: Path,
 ) -> None:
     found = Reproduction(tmp_path, packed, features, warm_workers.variables)
+    shutil.copy(empty_store, found.database)
     keys = ["seeds=1", "rows=[han,ma]", "finetune=[trainer.epochs=12,parser.width=16]"]
     process = found.start(*keys)
     family: list[psutil.Process] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,12 @@ def made(
     packed: dict[str, ShardSet],
     features: Path,
     warm_workers: WarmWorkers,
+    empty_store: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Study:
     """A study of one point and its controls, from two seeds."""
     found = Study(tmp_path_factory.mktemp("made"), packed, features, warm_workers.variables)
+    shutil.copy(empty_store, found.database)
     train = packed["train"].folder
     before = sorted(train.rglob("*"))
     found.run(*TINY)

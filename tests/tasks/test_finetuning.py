@@ -260,10 +260,11 @@ def test_a_registered_encoder_is_checked_first_and_kept_when_the_run_goes_on(
     features: Path,
     encoder: Path,
     fork_ranks: Any,
+    empty_store: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    store = f"sqlite:///{tmp_path}/mlflow.db"
+    store = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     for number in (1, 2):
         export = Path(shutil.copytree(encoder, tmp_path / f"model{number}"))
