@@ -11,7 +11,7 @@ DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 WHEELS := $(if $(filter cpu,$(DEVICE)),$(PIP_FIND_LINKS))
 TORCH := $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
 
-.PHONY: demo demo-wheel docs test test-python lint clean
+.PHONY: demo demo-wheel docs test test-python other-python lint clean
 demo: $(READY)
 	$(BIN)/python tools/demo.py $(if $(FEATURES),features=$(FEATURES) seeds=3) $(ARGS)
 
@@ -34,11 +34,15 @@ test: $(READY)
 
 # The tests that start no launcher, on another Python: make test-python PYTHON=python3.12
 OTHER = .venv-$(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
-test-python:
+test-python: other-python
+	$(OTHER)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not launch and not shared" $(ARGS)
+
+other-python: $(OTHER)/ready
+$(OTHER)/ready: pyproject.toml
 	test -x $(OTHER)/bin/uv || { $(PYTHON) -m venv $(OTHER) && $(OTHER)/bin/python -m pip install --quiet uv; }
 	UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(OTHER)/bin/uv pip install --quiet --python $(OTHER)/bin/python \
 	  $(TORCH) -e '.[$(DEVICE),dev]'
-	$(OTHER)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not launch and not shared" $(ARGS)
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .

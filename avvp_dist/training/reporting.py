@@ -11,7 +11,6 @@ from torch import Tensor
 
 from avvp_dist.commit import write_json
 from avvp_dist.config.files import to_yaml
-from avvp_dist.evaluation.figures import curves_figure
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.tracking.records import read_series
@@ -70,6 +69,9 @@ def announce_hashing(data: Mixture, verify: str) -> None:
 
 def draw_curves(out: Path, run: Run, panels: Panels) -> Path:
     """Draw the recorded series of a run as `curves.png`; a panel without any series is left out."""
+    # Matplotlib takes long to import, and only rank 0 draws, at the end.
+    from avvp_dist.evaluation.figures import curves_figure
+
     series = {
         name: (list(points), list(points.values())) for name, points in read_series(out).items()
     }
