@@ -29,6 +29,8 @@ docs: $(READY)
 	$(BIN)/zensical build --strict --config-file build/docs/mkdocs.yml
 	rm -rf site && mv build/docs/site site
 
+# Many processes of tests share the cores: threads of torch would only wait for each other.
+test test-python: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 $(ARGS)
 
