@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from io import StringIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from omegaconf import ListConfig, OmegaConf
+import yaml
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avvp_dist.config.option import Key, keys_of, nearest
@@ -17,6 +17,8 @@ from avvp_dist.config.removed import replacement
 from avvp_dist.errors import ConfigError
 
 T = TypeVar("T")
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def load(
@@ -37,11 +39,17 @@ def load(
     keys = {key.name: key for key in keys_of(kind)}
     listed = [files] if isinstance(files, str | Path) else files or []
     for source, name, value in _values(listed, overrides, faults):
-        if name not in keys:
+        key = keys.get(name) or _mapping(name, keys)
+        if key is None:
             faults.append(f"{source}: {_unknown(name, list(keys))}")
             continue
-        if keys[name].is_list and isinstance(value, str):
+        if key.is_list and isinstance(value, str):
             value = [value]  # a list of one needs no brackets
+        try:
+            value = _without_tilde(value)
+        except RuntimeError as error:
+            faults.append(f"{source}: {name}={value}: {error}")
+            continue
         before = OmegaConf.select(config, name)
         try:
             OmegaConf.update(config, name, value)
@@ -101,7 +109,7 @@ def _values(
     """Where a value was given, its key and the value, in the order in which they count."""
     for file in files:
         try:
-            tree = OmegaConf.to_container(OmegaConf.load(StringIO(read_config(file))))
+            tree = yaml.load(read_config(file), _TextLoader)
         except ConfigError as error:
             faults.append(f"--config: {error}")
         except Exception as error:  # YAML has many ways to be wrong, each with its own class
@@ -113,8 +121,20 @@ def _values(
         if not equals:
             faults.append(f"{override}: overrides are KEY=VALUE")
             continue
-        # Text stays text, OmegaConf turns it into the key's type; YAML would make 7 of 007.
         yield "command line", key, _parsed_list(value) if value.startswith("[") else value
+
+
+def _without_tilde(value: object) -> object:
+    """A value, or a list of them, with the home folder in the place of `~`.
+
+    Raises:
+        RuntimeError: if there is no such home.
+    """
+    if isinstance(value, list):
+        return [_without_tilde(one) for one in value]
+    if isinstance(value, str) and value.startswith("~"):
+        return str(Path(value).expanduser())
+    return value
 
 
 def _leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -127,14 +147,43 @@ def _leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def _parsed_list(text: str) -> object:
     try:
-        return OmegaConf.to_container(OmegaConf.create(text))
-    except Exception:  # YAML has many ways to be wrong
+        return yaml.load(text, _TextLoader)
+    except yaml.YAMLError:
         return text
+
+
+class _TextLoader(yaml.SafeLoader):
+    """YAML whose scalars are text or null: OmegaConf turns text into the type of its key.
+
+    YAML itself would make 7 of 007, 202686 of 2026_8_6, and false of the folder `no`.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012, as PyYAML has it
+        first: [one for one in resolvers if one[0] in ("tag:yaml.org,2002:null", _MERGE)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, whose keys are different ones."""
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"duplicate key {twice}", node.start_mark
+            )
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+
+def _mapping(name: str, keys: Mapping[str, Key]) -> Key | None:
+    """The key that has `name` as one of its own keys, if there is one."""
+    key = keys.get(name.rpartition(".")[0])
+    return key if key is not None and key.is_mapping else None
 
 
 def _plain(config: object, key: Key) -> object:
     value = OmegaConf.select(config, key.name)  # type: ignore[arg-type]
-    return list(value) if isinstance(value, ListConfig) else value
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

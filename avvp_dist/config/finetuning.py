@@ -24,6 +24,9 @@ class FinetuneDataConfig(LoaderConfig):
     refined_labels: str = option(
         "", "file of avvp refine with the weak labels that each modality keeps; empty: all labels"
     )
+    allow_contaminated: bool = option(
+        False, "train although there are clips of validation or test videos"
+    )
 
 
 @dataclass

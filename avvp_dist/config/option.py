@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, get_origin, get_type_hints
 
@@ -40,11 +40,11 @@ def option(
 ) -> T:
     """Declare a config key as the field of a dataclass: its default, one line of help, its rules.
 
-    `choices`, `minimum` and `maximum` hold for each value of a list. A required key has a default
-    that is empty and not accepted.
+    `choices`, `minimum` and `maximum` hold for each value of a list or mapping. A required key has
+    a default that is empty and not accepted.
     """
     metadata = {_OPTION: Option(help, choices, minimum, maximum, required, positional)}
-    if isinstance(default, list):
+    if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
@@ -73,6 +73,11 @@ class Key:
         return get_origin(self.type) is list
 
     @property
+    def is_mapping(self) -> bool:
+        """Whether the key has keys of its own, of any name."""
+        return get_origin(self.type) is dict
+
+    @property
     def type_name(self) -> str:
         """The choices of the key, or the name of its type."""
         plain = self.type.__name__ if isinstance(self.type, type) else str(self.type)
@@ -83,7 +88,12 @@ class Key:
         if self.option.required and value in ("", []):
             yield f"{self.name} must be given: {self.option.help}"
             return
-        for one in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+        values: Iterable[object] = [value]
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            values = value
+        elif isinstance(value, Mapping):
+            values = value.values()
+        for one in values:
             yield from self._faults_of_one(one)
 
     def _faults_of_one(self, value: object) -> Iterator[str]:

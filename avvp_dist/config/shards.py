@@ -49,6 +49,12 @@ class PackConfig:
     snippets: int = option(
         0, "snippets per clip, T, of the shard set; 0: as in the source", minimum=0, maximum=254
     )
+    rates: dict[str, float] = option(
+        {},
+        "rows a second of streams that have not 1 (han: visual 8), as in rates.visual=2; they are "
+        "averaged or repeated to one row a second",
+        minimum=0,
+    )
     short: str = option(
         "pad",
         "clips with fewer snippets: padded, with their length recorded, or left out (parsers read "
@@ -93,6 +99,9 @@ class InspectConfig(ReadConfig):
 
     shards: str = option("", "folder or URL of the shard set", required=True, positional=True)
     deep: bool = option(False, "read everything and check every SHA-256 and every number")
+    skip_incomplete: bool = option(
+        False, "tars of others are indexed without the clips that lack arrays"
+    )
 
 
 @dataclass

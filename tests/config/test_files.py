@@ -159,6 +159,45 @@ def test_a_list_of_one_needs_no_brackets(tmp_path: Path) -> None:
         load(PretrainConfig, None, [*given(PretrainConfig), "data.weights=x"])
 
 
+SCALARS = [
+    *("2026_8_6", "0012", "1e3", "no", "on", "y", "2026-08-06", "2026-08-06 10:11:12", "0x1F"),
+    *("1_000", "0o17", "12:30:00", ".5", "-1", "1.0", "True", ".inf", ".nan", "=", "5 "),
+]
+"""Text that YAML takes for numbers, dates and truth values."""
+
+
+@pytest.mark.parametrize("text", SCALARS)
+def test_text_in_a_file_is_text(tmp_path: Path, text: str) -> None:
+    file, text = tmp_path / "some.yaml", text.strip()
+    file.write_text(
+        f"data:\n  shards: [{text}, a]\n  grounding:\n  - {text}\ntrainer: {{out: {text}}}"
+    )
+    made = load(PretrainConfig, file)
+    assert (made.data.shards, made.data.grounding, made.trainer.out) == ([text, "a"], [text], text)
+    made = load(PretrainConfig, None, [f"data.shards=[{text},a]", f"trainer.out={text}"])
+    assert (made.data.shards, made.trainer.out) == ([text, "a"], text)
+
+
+def test_numbers_in_a_file_take_the_type_of_their_key(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text(
+        "data: {shards: a, weights: [1, 2.5, 1e-1]}\ntracking: {enabled: no}\n"
+        "trainer: {out: b, epochs: 7, batch_size: 1_024}\noptimizer: {lr: 1e-3}\n"
+    )
+    made = load(PretrainConfig, file)
+    assert made.data.weights == [1.0, 2.5, 0.1] and made.tracking.enabled is False
+    assert (made.trainer.epochs, made.trainer.batch_size, made.optimizer.lr) == (7, 1024, 0.001)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "some.yaml").write_text("data: {shards: [~/a, b~c]}\ntrainer: {out: ~/run}\n")
+    made = load(PretrainConfig, tmp_path / "some.yaml", ["data.grounding=[~/g]"])
+    assert (made.data.shards, made.data.grounding) == ([f"{tmp_path}/a", "b~c"], [f"{tmp_path}/g"])
+    assert made.trainer.out == f"{tmp_path}/run"
+    assert "trainer.out=~nobody-here/a: " in fault(PretrainConfig, ["trainer.out=~nobody-here/a"])
+
+
 @pytest.mark.parametrize("text", ["2024_01_02", "007", "1e5", "yes", "-b_0_10", "a=b", "a b", ""])
 def test_text_stays_as_it_was_typed(text: str) -> None:
     made = load(PackConfig, None, [*given(PackConfig), f"extractor={text}"])
