@@ -116,7 +116,10 @@ def _read_weak(path: Path, columns: dict[str, int]) -> tuple[tuple[str, ...], ND
     for line, (clip, names) in _rows(path, ("filename", "event_labels")):
         if clip in labels:
             raise DataError(f"{path}, line {line}: clip {clip} is listed twice")
-        labels[clip] = [_column(name, columns, path, line) for name in names.split(",")]
+        given = [name.strip() for name in names.split(",") if name.strip()]
+        if not given:
+            raise DataError(f"{path}, line {line}: clip {clip} has no label")
+        labels[clip] = [_column(name, columns, path, line) for name in given]
     weak = np.zeros((len(labels), len(columns)), dtype=np.float32)
     for row, present in enumerate(labels.values()):
         weak[row, present] = 1
@@ -127,7 +130,7 @@ def _read_events(path: Path, columns: dict[str, int], snippets: int) -> list[_Ev
     dense = []
     for line, (clip, *span, name) in _rows(path, ("filename", "onset", "offset", "event_labels")):
         try:
-            onset, offset = map(int, span)
+            onset, offset = map(_whole, span)
         except ValueError:
             raise DataError(
                 f"{path}, line {line}: {span[0]} to {span[1]} is not a span of whole seconds"
@@ -136,8 +139,16 @@ def _read_events(path: Path, columns: dict[str, int], snippets: int) -> list[_Ev
             raise DataError(
                 f"{path}, line {line}: {onset} to {offset} s leaves the clip's {snippets} snippets"
             )
-        dense.append(_Event(clip, onset, offset, _column(name, columns, path, line)))
+        dense.append(_Event(clip, onset, offset, _column(name.strip(), columns, path, line)))
     return dense
+
+
+def _whole(text: str) -> int:
+    """The whole number that a text is, also as `3.0`; ValueError for any other text."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
 
 
 def _count_faults(dense: list[_Event], known: set[str], faults: dict[str, int]) -> None:
@@ -168,19 +179,25 @@ def _column(name: str, columns: dict[str, int], path: Path, line: int) -> int:
 def _rows(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line number and the values of `fields` of each row of a file."""
     try:
-        file = path.open(encoding="utf-8", newline="")
+        # A byte order mark is no part of the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if any("\0" in name for name in reader.fieldnames or ()):
+                raise csv.Error("it holds zeros, as UTF-16 does")
+            for field in fields:
+                if field not in (reader.fieldnames or ()):
+                    raise DataError(
+                        f"{path} has no column '{field}'",
+                        remedy="LLP's files are tab separated and begin with a header row",
+                    )
+            for row in reader:
+                values = tuple(row[field] for field in fields)
+                if None in values:
+                    raise DataError(f"{path}, line {reader.line_num}: the row is cut short")
+                yield reader.line_num, values
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    with file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        for field in fields:
-            if field not in (reader.fieldnames or ()):
-                raise DataError(
-                    f"{path} has no column '{field}'",
-                    remedy="LLP's files are tab separated and begin with a header row",
-                )
-        for row in reader:
-            values = tuple(row[field] for field in fields)
-            if None in values:
-                raise DataError(f"{path}, line {reader.line_num}: the row is cut short")
-            yield reader.line_num, values
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} is no text in UTF-8: {error}", remedy="Save it again as UTF-8"
+        ) from None

@@ -1,8 +1,8 @@
 """Video ids: which clips are cut from videos that must not be trained on.
 
-One video has many names: `YTID_START_END` in seconds (LLP, with or without decimals) or in
-milliseconds (AudioSet's lists), with or without `.mp4`. Two clips match if they are cut from one
-video, whichever part of it they show.
+One video has many names: `YTID_START_END` in seconds (LLP) or in milliseconds (AudioSet's lists),
+`YTID_START` (VGGSound), `YYTID.wav` (AudioSet's sound files), an address of YouTube, a path. Two
+clips match if they are cut from one video, whichever part of it they show.
 
 LLP's own held-out videos come with the package. `llp_heldout.npz` has one sorted uint64 array of
 the `videos` of the 649 clips of `AVVP_val_pd.csv` and one of the 1,200 of `AVVP_test_pd.csv`
@@ -12,9 +12,7 @@ shipped, and LLP's files are not needed to recognise a clip.
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -23,9 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.annotations.llp import WEAK_FILES
 from avvp_dist.commit import sha256
-from avvp_dist.errors import DataError
 from avvp_dist.hashing import splitmix64
 
 LLP = "llp"
@@ -33,11 +29,48 @@ LLP = "llp"
 
 _LLP_FILE = "llp_heldout.npz"
 _CLIPS_AT_ONCE = 1 << 16
-_NUMBER = rb"_\d+(?:\.\d+)?"
-# Ids hold no NUL. It separates the ids of a block, so that one substitution handles all of them.
-_CUT = re.compile(
-    rb"(?<![^\0])([\w-]{11})" + 2 * _NUMBER + rb"(?:\.[A-Za-z]\w{1,4})?(?![^\0])", re.ASCII
-)
+# Ids hold no NUL. It separates the names of a block, so that one substitution handles all of them.
+_START, _END = rb"(?<![^\0])", rb"(?![^\0])"
+_SPACE = rb"(?:\s|\xef\xbb\xbf|\xc2\xa0)*"  # a byte order mark and no-break spaces too
+_YTID = rb"([\w-]{11})"
+# Two of `_` and `-` in a row are no separator: ids end with them too.
+_TIME = rb"(?:[_-]|[ _-]?[ .,:;~+(\[]{1,2})t?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?(?:ms|s)?[)\]]?"
+_SUFFIXES = rb"(?:\.(?:[A-Za-z]\w{0,7}|3g[p2]))*"
+_VIDEO = re.compile(
+    _START
+    + _SPACE
+    + rb"(?:b?['\"])?(?:"
+    # A name, maybe at the end of a path or address, maybe with times.
+    + rb"(?:[^\0]*[/\\])?(?:Y|v_|youtube[ :_-])??" + _YTID + rb"(?:" + _TIME + rb"){0,2}"
+    + _SUFFIXES + rb"/?(?:[?#&][^\0]*?)?"
+    # An address that names it among its keys.
+    + rb"|(?:[^\0]*(?:[?&;]|%3F|%26))?v(?:=|%3D)" + _YTID + rb"(?![\w-])[^\0]*?"
+    # A title with the id in brackets, as downloaders write it.
+    + rb"|[^\0]*\[" + _YTID + rb"\]" + _SUFFIXES
+    + rb")['\"]?"
+    + _SPACE
+    + _END
+)  # fmt: skip
+_OTHER = re.compile(
+    _START + _SPACE + rb"([^\0]*?)(?:(?i:\.(?:mp4|mkv|webm|avi|mov|wav|flac|mp3|m4a|npy)))*"
+    + _SPACE + _END
+)  # fmt: skip
+_MARK = b"\xff"
+"""Byte before an id that `_VIDEO` has read: no UTF-8 text has it."""
+
+
+@dataclass(frozen=True)
+class Videos:
+    """The videos that N names stand for."""
+
+    fingerprints: NDArray[np.uint64]
+    """64 bit hash of the video id, or of the whole name if it holds none, `[N]`."""
+    read: NDArray[np.bool_]
+    """Whether a name holds a YouTube video id, `[N]`."""
+
+    def described(self, place: str) -> str:
+        """How many of the names of a shard set or list hold a video id, for the user."""
+        return described(place, int(self.read.sum()), len(self.read))
 
 
 @dataclass(frozen=True)
@@ -45,12 +78,13 @@ class HeldOutVideos:
     """Videos that must not be trained on.
 
     `videos` is sorted uint64 `[V]`, `shown` bytes `[V]` a name of each for messages. `ids` is the
-    number of clip or video names that they came from. `sha256` is of the file or shard set that
-    these were read from.
+    number of clip or video names that they came from, `read` how many of these hold a video id.
+    `sha256` is of the file or shard set that these were read from.
     """
 
     name: str
     ids: int
+    read: int
     sha256: str
     videos: NDArray[np.uint64]
     shown: NDArray[np.bytes_]
@@ -58,8 +92,9 @@ class HeldOutVideos:
     @classmethod
     def of(cls, name: str, ids: NDArray[np.bytes_], sha256: str) -> HeldOutVideos:
         """Videos of the clips `ids [M]`, each shown as its first clip."""
-        unique, first = np.unique(videos(ids), return_index=True)
-        return cls(name, len(ids), sha256, unique, ids[first])
+        named = videos(ids)
+        unique, first = np.unique(named.fingerprints, return_index=True)
+        return cls(name, len(ids), int(named.read.sum()), sha256, unique, ids[first])
 
     def find(self, others: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Row in `videos` of each of the videos `others [N]`, or -1."""
@@ -69,18 +104,29 @@ class HeldOutVideos:
         return np.where(self.videos[rows] == others, rows, -1)
 
 
-def videos(ids: NDArray[np.bytes_]) -> NDArray[np.uint64]:
-    """Fingerprint of the video that each of the clips `ids [N]` is cut from, `[N]`.
+def described(place: str, read: int, names: int) -> str:
+    """How many names of a shard set or list hold a video id, for the user."""
+    return f"{place}: {read:,} of {names:,} names hold a video id"
 
-    An id of the form `YTID_number_number` stands for its YTID: 11 letters, digits, `_` and `-`.
-    Any other id stands for itself as a whole.
+
+def videos(ids: NDArray[np.bytes_]) -> Videos:
+    """The video that each of the names `ids [N]` stands for: of a clip, a video, or a file.
+
+    A YouTube video id is 11 letters, digits, `_` and `-`. Around it a name may have white space,
+    a folder or an address, `v=`, the `Y` of AudioSet's sound files, one or two times, and suffixes
+    of files. Any other name stands for itself, without white space and the suffix of a medium.
     """
-    fingerprints = np.empty(len(ids), np.uint64)
+    fingerprints, read = np.empty(len(ids), np.uint64), np.empty(len(ids), bool)
     for start in range(0, len(ids), _CLIPS_AT_ONCE):
         block = ids[start : start + _CLIPS_AT_ONCE]
-        names = _CUT.sub(rb"\1", b"\0".join(block.tolist())).split(b"\0")
+        text = _VIDEO.sub(_MARK + rb"\1\2\3", b"\0".join(block.tolist()))
+        known = [name.startswith(_MARK) for name in text.split(b"\0")]
+        if not all(known):
+            text = _OTHER.sub(rb"\1", text)
+        names = text.replace(_MARK, b"").split(b"\0")
         fingerprints[start : start + len(block)] = _hashes(np.array(names, "S"))
-    return fingerprints
+        read[start : start + len(block)] = known
+    return Videos(fingerprints, read)
 
 
 def _hashes(names: NDArray[np.bytes_]) -> NDArray[np.uint64]:
@@ -91,16 +137,6 @@ def _hashes(names: NDArray[np.bytes_]) -> NDArray[np.uint64]:
     for word in words.T:
         hashes = np.where(word != 0, splitmix64(hashes ^ word), hashes)
     return hashes
-
-
-def fingerprints(folder: Path) -> dict[str, NDArray[np.uint64]]:
-    """Content of `llp_heldout.npz`, made from LLP's csv files in `folder`: sorted `[V]` by split.
-
-    Raises:
-        DataError: for a file that is no list of names.
-    """
-    splits = ("val", "test")
-    return {one: np.unique(videos(read_names(folder / WEAK_FILES[one]))) for one in splits}
 
 
 def llp_file() -> Path:
@@ -115,49 +151,4 @@ def llp_heldout() -> HeldOutVideos:
         both = np.concatenate([held["val"], held["test"]])
         shown = np.repeat([b"llp val", b"llp test"], [len(held["val"]), len(held["test"])])
     order = np.argsort(both)
-    return HeldOutVideos(LLP, len(both), sha256(llp_file()), both[order], shown[order])
-
-
-def read_names(path: Path) -> NDArray[np.bytes_]:
-    """Names of clips or videos in a list, `[M]`.
-
-    The list is a text file with one name per line, or a csv file. The names of a csv file are in
-    its column `filename` (LLP), or in the first column if it has none (AudioSet).
-
-    Raises:
-        DataError: naming the file, if it is missing, no text, empty, or cut off: then it has
-            another number of rows than its header says.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is no text: a list of names is csv or txt") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    comments = [line for line in lines if line.startswith("#")]
-    rows = [line for line in lines if line.strip() and not line.startswith("#")]
-    named = list(_first_column(rows) if path.suffix == ".csv" else map(str.strip, rows))
-    counted = re.search(r"num_segs=(\d+)", " ".join(comments))
-    if counted and int(counted[1]) != len(named):
-        raise DataError(
-            f"{path} has {len(named)} rows, its header says {counted[1]}",
-            remedy="It was cut off: fetch it again",
-        )
-    if not named or not all(named):
-        raise DataError(f"{path} names no clips" if not named else f"{path}: a row has no name")
-    return np.array([name.encode() for name in named], "S")
-
-
-def _first_column(rows: list[str]) -> Iterator[str]:
-    tabs = bool(rows) and "\t" in rows[0]
-    reader = (
-        csv.reader(rows, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if tabs
-        else csv.reader(rows, skipinitialspace=True)
-    )
-    column = 0
-    for number, row in enumerate(reader):
-        if number == 0 and "filename" in row:
-            column = row.index("filename")
-        else:
-            yield row[column] if column < len(row) else ""
+    return HeldOutVideos(LLP, len(both), len(both), sha256(llp_file()), both[order], shown[order])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avvp_dist.annotations.video_ids import HeldOutVideos, videos
+from avvp_dist.annotations.video_ids import LLP, HeldOutVideos, described, videos
 from avvp_dist.errors import DataError
 from avvp_dist.shards.exclusion import Exclusion
 from avvp_dist.shards.manifest import REASONS
@@ -55,13 +55,27 @@ class Findings:
         self.source = np.zeros(len(shards), np.int16)
         self.match = np.zeros(len(shards), np.int64)
         self.similarity = np.full((len(shards), len(shards.dims)), np.nan, np.float32)
+        self.read = 0
+        """Clips whose ids hold a video id, once `add_ids` has looked."""
         self._mean_cosine = np.full(len(shards), -1.0)
 
     def add_ids(self) -> None:
-        """Record the clips of videos that are in a list; the first list with a video counts."""
+        """Record the clips of videos that are in a list; the first list with a video counts.
+
+        Raises:
+            DataError: for a list without any video id or clip of the set.
+        """
         corpus = videos(self.shards.index["id"])
+        self.read = int(corpus.read.sum())
         for source, names in enumerate(self.lists):
-            rows = names.find(corpus)
+            rows = names.find(corpus.fingerprints)
+            if not names.read and not (rows >= 0).any() and names.name not in self._set_names():
+                raise DataError(
+                    f"{names.name}: none of its {names.ids} names, such as "
+                    f"{names.shown[0].decode()}, holds a video id or names a clip of "
+                    f"{self.shards.name}",
+                    remedy="Give a list of video ids or clip names: one a line, or a column",
+                )
             clips = np.flatnonzero((rows >= 0) & (self.reason == 0))
             self._record(_ID, source, clips, rows[clips])
 
@@ -136,6 +150,15 @@ class Findings:
                 match = (self.sets[source] if reason == _EMBEDDING else self.shards).id(row)
             cosines = tuple(self.similarity[clip].tolist())
             yield Exclusion(clip, self.shards.id(clip), REASONS[reason - 1], match, cosines)
+
+    def names_read(self) -> str:
+        """How many names of the set and of each list hold a video id, for the user."""
+        counted = [(self.shards.name, self.read, len(self.shards))]
+        counted += [(one.name, one.read, one.ids) for one in self.lists if one.name != LLP]
+        return "\n".join(described(*one) for one in counted)
+
+    def _set_names(self) -> set[str]:
+        return {one.name for one in self.sets}
 
     def _record(self, reason: int, source: int, clips: Rows, match: Rows) -> None:
         self.reason[clips], self.source[clips], self.match[clips] = reason, source, match

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tqdm import tqdm
 
-from avvp_dist.annotations.video_ids import LLP, HeldOutVideos, llp_heldout, read_names
+from avvp_dist.annotations.name_lists import SUFFIXES, read_names
+from avvp_dist.annotations.video_ids import LLP, HeldOutVideos, llp_heldout
 from avvp_dist.commit import sha256
 from avvp_dist.config import DecontaminateConfig
 from avvp_dist.decontamination.findings import Findings, Matches
@@ -89,8 +90,11 @@ def decontaminate(config: DecontaminateConfig) -> Path:
     reasons = ", ".join(f"{name} {count}" for name, count in counts.items())
     print(
         f"{sum(counts.values())} of {len(shards)} clips are excluded ({reasons}), compared with "
-        f"{', '.join(one.name for one in lists) or 'nothing else'}\n{path}"
+        f"{', '.join(one.name for one in lists) or 'nothing else'}"
     )
+    if config.ids:
+        print(findings.names_read())
+    print(path)
     return path
 
 
@@ -129,7 +133,7 @@ def _against(
     for place in config.against:
         if place == LLP:
             lists.append(llp_heldout())
-        elif not is_url(place) and Path(place).suffix in (".csv", ".txt"):
+        elif not is_url(place) and _is_list(Path(place)):
             path = Path(place).absolute()
             lists.append(HeldOutVideos.of(str(path), read_names(path), sha256(path)))
         else:
@@ -139,6 +143,10 @@ def _against(
             lists.append(HeldOutVideos.of(other.name, other.index["id"], other.content))
             sets.append(other)
     return lists, sets
+
+
+def _is_list(path: Path) -> bool:
+    return path.is_file() or path.suffix.lower() in SUFFIXES
 
 
 def _check_comparable(shards: ShardSet, other: ShardSet) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from avvp_dist.annotations.llp import Annotations, read_annotations
 from avvp_dist.annotations.refined import load_refined
 from avvp_dist.commit import sha256, verify_folder, write_json
-from avvp_dist.config import FinetuneConfig
+from avvp_dist.config import DecontaminateConfig, FinetuneConfig
+from avvp_dist.decontamination.leakage import count_leaked, report_leakage
 from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.scores import score
 from avvp_dist.loading.loader import ClipBatch
@@ -69,12 +70,19 @@ def open_finetuning(
         audio_version=config.data.audio_annotations,
         snippets=val.snippets,
     )
-    # One rank asks the registry, before it waits for the others or takes a device.
-    model = find_encoder(config, data.sets[0], scratch) if launched_rank() == 0 else None
+    check_parsable(val, reference=data.sets[0])
+    contaminated = count_leaked(
+        data.sets[0], val, Path(config.data.annotations), allowed=config.data.allow_contaminated
+    )
+    model = None
+    # One rank asks and compares, before it waits for the others or takes a device.
+    if launched_rank() == 0:
+        report_leakage(data.sets[0], val, DecontaminateConfig().similarity)
+        model = find_encoder(config, data.sets[0], scratch)
     ranks = connect()
     model = ranks.broadcast_object(model)
     encoder, attached = attach_encoder(config, model, ranks)
-    return ParsingTask(config, data, val, annotations, encoder, attached, ranks)
+    return ParsingTask(config, data, val, annotations, encoder, attached, ranks, contaminated)
 
 
 class ParsingTask:
@@ -87,6 +95,7 @@ class ParsingTask:
         encoder: the pretrained encoder, or None.
         attached: where it comes from, or None.
         ranks: ranks that train together; None: this process alone.
+        contaminated: number of training clips of validation or test videos.
 
     Raises:
         DataError: for clips without weak labels, of other sizes, or missing validation clips.
@@ -117,8 +126,10 @@ class ParsingTask:
         encoder: Encoder | None = None,
         attached: AttachedEncoder | None = None,
         ranks: Ranks | None = None,
+        contaminated: int = 0,
     ) -> None:
         self.config, self.data, self.val, self.annotations = config, data, val, annotations
+        self.contaminated = contaminated
         self.ranks = ranks or single_rank()
         self.dtype = model_dtype(config.trainer)
         self.train, self.attached = data.sets[0], attached
@@ -177,6 +188,8 @@ class ParsingTask:
     def plan(self) -> Iterator[tuple[str, str]]:
         classes, tuned = len(self.annotations.classes), self.config.pretrained.tune
         yield "held out", f"{len(self.val_clips):,} clips are validated on"
+        if self.contaminated:
+            yield "contaminated", f"{self.contaminated} clips"
         yield "parser", f"width {self.config.parser.width}, {classes} classes"
         if self.attached is None:
             yield "encoder", "none"
@@ -197,10 +210,13 @@ class ParsingTask:
         )
 
     def _tags(self) -> dict[str, str]:
+        tags = {"manifest": self.train.digest}
+        if self.contaminated:
+            tags["contaminated"] = str(self.contaminated)
         if self.attached is None:
-            return {"manifest": self.train.digest, "encoder": "none"}
+            return {**tags, "encoder": "none"}
         return {
-            "manifest": self.train.digest,
+            **tags,
             "encoder": self.attached.version,
             "grounding": self.attached.spec.grounding,
             "encoder_run": self.attached.run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from avvp_dist.commit import digest
 from avvp_dist.config import SIZES, ObjectiveConfig, PretrainConfig
-from avvp_dist.decontamination.contamination import contaminated
+from avvp_dist.decontamination.contamination import contamination
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
@@ -76,10 +77,11 @@ def open_pretraining(
 ) -> PretrainingTask:
     """Open the shard sets and their groundings, and build the encoder; see `OpenTask`."""
     data = Mixture.open(config.data.shards, config.data.weights, config.data)
-    contamination = _contamination(data, config.data.allow_contaminated)
+    ranks = connect()
+    tags = _contamination(data, config.data.allow_contaminated, ranks)
     groundings = _groundings(data, config.data.grounding)
     _check_contrast(groundings, config.objective)
-    return PretrainingTask(config, data, groundings, connect(), contamination)
+    return PretrainingTask(config, data, groundings, ranks, tags)
 
 
 @dataclass(frozen=True)
@@ -324,15 +326,20 @@ def _compared_streams(link_rules: Sequence[LinkRule]) -> list[str]:
     return sorted({name for rule in link_rules for name in rule.thresholds})
 
 
-def _contamination(data: Mixture, allowed: bool) -> dict[str, str]:
+def _contamination(data: Mixture, allowed: bool, ranks: Ranks) -> dict[str, str]:
     """A tag that counts the clips of LLP's held-out videos; empty if there are none.
+
+    Rank 0 says how many clips of each set can be told from them.
 
     Raises:
         DataError: if there are some and they are not allowed.
     """
     count = 0
     for part in data.sets:
-        clips = contaminated(part)
+        found = contamination(part)
+        clips = found.clips
+        if ranks.is_main:
+            tqdm.write(found.report(part), file=sys.stderr)
         count += sum(map(len, clips.values()))
         if clips and not allowed:
             kinds = ", ".join(f"{len(numbers)} of {name}" for name, numbers in clips.items())

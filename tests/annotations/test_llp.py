@@ -102,6 +102,60 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         read_annotations(folder, "test")
 
 
+TEXT = "filename\tevent_labels\n_t_0_10\tDog,Speech\nu_0_10\tCat\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + TEXT.encode(),
+        TEXT.replace("\n", "\r\n").encode(),
+        TEXT.replace("Cat", "Cat,").encode(),
+        TEXT.replace("Dog,Speech", "Dog, Speech").encode(),
+        TEXT.replace("Cat", " Cat ").encode(),
+        TEXT.replace("event_labels", "event_labels\tnote").replace("Cat", "Cat\tx").encode(),
+        (TEXT + "\n\n").encode(),
+        TEXT.encode().rstrip(b"\n"),
+    ],
+    ids=["mark", "crlf", "comma", "space", "spaces", "column", "blank lines", "no last line end"],
+)
+def test_other_programs_write_the_same_labels(folder: Path, content: bytes) -> None:
+    expected = read_annotations(folder, "test")
+    (folder / "AVVP_test_pd.csv").write_bytes(content)
+    read = read_annotations(folder, "test")
+    assert read.ids == expected.ids
+    np.testing.assert_array_equal(read.weak, expected.weak)
+
+
+def test_seconds_may_have_decimals_that_are_zero(folder: Path) -> None:
+    expected = read_annotations(folder, "test").events
+    path = folder / "AVVP_eval_visual.csv"
+    path.write_text(path.read_text().replace("\t0\t10\t", "\t0.0\t1e1\t"))
+    found = read_annotations(folder, "test").events
+    assert found is not None and expected is not None
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TEXT.encode("utf-16"),
+        TEXT.encode("utf-16-le"),
+        TEXT.replace("Cat", "Café").encode("latin-1"),
+        b"\x1f\x8b\x08\x00binary",
+        b"\xff" * 40,
+        b"PK\x03\x04\xf0\x90",
+    ],
+    ids=["utf-16", "utf-16-le", "latin-1", "gzip", "bytes", "zip"],
+)
+def test_what_is_no_text_is_said_to_be_none(folder: Path, content: bytes) -> None:
+    path = folder / "AVVP_test_pd.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is no text in UTF-8") as caught:
+        read_annotations(folder, "test")
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
 def test_unknown_split_and_version_are_refused(folder: Path) -> None:
     with pytest.raises(DataError, match=r"'eval'.*train, val, test"):
         read_annotations(folder, "eval")

@@ -185,6 +185,49 @@ def test_the_command_line(corpus: ShardSet, root: Path, tmp_path: Path) -> None:
     assert str(corpus.folder / "excluded.csv") in done.stdout
 
 
+YTIDS = [f"Ab-_{n:07d}" for n in range(40)]
+LISTS = {
+    "plain.txt": "{0}\n",
+    "clips.txt": "{0}_30_40\n",
+    "wavs.txt": "Y{0}.wav\n",
+    "crlf.txt": "{0}.mp4  \r\n",
+    "folders.txt": "audio/{0}_000030.flac\n",
+    "urls.txt": "https://www.youtube.com/watch?v={0}&t=30s\n",
+    "short.txt": "https://youtu.be/{0}\n",
+    "columns.tsv": "Dog\t{0}\t30\n",
+    "vggsound.csv": '{0},30,"dog, barking",train\n',
+    "semicolons.CSV": "Dog;{0};30\n",
+    "ave.txt": "Church bell&{0}&good&0&10\n",
+    "LIST.TXT": "{0}\n",
+    "no_suffix": "{0}\n",
+}
+
+
+@pytest.mark.parametrize("file", LISTS)
+@pytest.mark.parametrize("form", ["{0}_0_10", "Y{0}", "{0}_000030"])
+def test_every_list_finds_the_videos_of_every_form_of_id(
+    file: str, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = write(tmp_path / "set", [form.format(one) for one in YTIDS], range(40))
+    text = "".join(LISTS[file].format(one) for one in [*YTIDS[:8], "zzzzzzzzzzz"])
+    (tmp_path / file).write_text(text, newline="")
+    rows = run(shards, tmp_path / file, duplicates=False, embeddings=False)
+    assert list(rows) == [form.format(one) for one in YTIDS[:8]]
+    told = capsys.readouterr().out
+    assert "8 of 40 clips are excluded" in told
+    assert f"set: 40 of 40 names hold a video id\n{tmp_path / file}: 9 of 9 names" in told
+
+
+@pytest.mark.parametrize("text", ["Dog\nCat\n", "label,start\nDog,3\n", "c100\nc101.wav\n"])
+def test_a_list_in_which_nothing_is_recognised_is_refused(
+    text: str, corpus: ShardSet, tmp_path: Path
+) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=r"list\.csv: none of its . names, such as .*, holds"):
+        run(corpus, tmp_path / "list.csv", duplicates=False, embeddings=False)
+    assert ShardSet(corpus.folder).manifest.excluded is None
+
+
 def test_a_remote_set_is_refused(corpus: ShardSet, tmp_path: Path) -> None:
     config = DecontaminateConfig(shards=f"file://{corpus.folder}", cache=str(tmp_path / "cache"))
     with pytest.raises(DataError, match=r"is remote.* Decontaminate it where it lies on a disk"):

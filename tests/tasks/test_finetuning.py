@@ -25,7 +25,7 @@ from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.shards.schema import LLP_CLASSES
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.finetuning import SELECT, ParsingTask, attach_encoder, find_encoder, finetune
-from avvp_dist.tracking.records import RegisterRecord, read_records, read_series
+from avvp_dist.tracking.records import RegisterRecord, RunRecord, read_records, read_series
 from avvp_dist.tracking.registry import Model
 from avvp_dist.tracking.run import stage_run
 
@@ -252,6 +252,20 @@ def test_a_resumed_run_may_export_another_epoch(
         finetune(config)
         exported = load_file(tmp_path / "model" / "model.safetensors")
         assert equal(exported, weights_at(tmp_path, 2 * expected)), export
+
+
+def test_training_clips_that_are_validation_clips_are_refused(
+    packed: dict[str, ShardSet], features: Path, one_rank: None, tmp_path: Path
+) -> None:
+    config = config_of(packed, features, tmp_path / "run")
+    config.data.train = config.data.val
+    with pytest.raises(DataError, match=r"24 of 24 training clips are cut from validation"):
+        finetune(config)
+    config.data.allow_contaminated, config.trainer.epochs = True, 1
+    config.trainer.batch_size = 8
+    finetune(config)
+    records = [one for one, _ in read_records(tmp_path / "run") if isinstance(one, RunRecord)]
+    assert records[0].tags["contaminated"] == "24"
 
 
 @pytest.mark.launch
