@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.errors import DataError
+from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.packing.sources import Labels
 from avvp_dist.shards.schema import AUDIO, AUDIOSET_EXTRACTOR, Clip
 
@@ -35,15 +35,26 @@ class AudioSetSource:
 
     Args:
         annotations: folder of `class_labels_indices.csv`; empty: `folder`.
+        rates: nothing, since they have one row a second.
 
     Raises:
+        ConfigError: for any rate.
         DataError: if there are no files, or one is damaged.
     """
 
     extractor = AUDIOSET_EXTRACTOR
     snippets = 10
 
-    def __init__(self, folder: Path, split: str, annotations: str) -> None:
+    @classmethod
+    def files_of(cls, folder: Path, split: str, annotations: str) -> list[Path]:
+        records = sorted((folder / split).glob("*.tfrecord"))
+        return [*records, Path(annotations or folder) / CLASSES]
+
+    def __init__(
+        self, folder: Path, split: str, annotations: str, rates: Mapping[str, float]
+    ) -> None:
+        if rates:
+            raise ConfigError("rates: AudioSet's embeddings have one row a second, leave it out")
         self.files = sorted((folder / split).glob("*.tfrecord"))
         if not self.files:
             raise DataError(f"{folder / split} holds no *.tfrecord")

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,26 +23,29 @@ from avvp_dist.config import PackConfig
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.ledger import Ledger
 from avvp_dist.packing.audioset import AudioSetSource
+from avvp_dist.packing.rates import check_rates
 from avvp_dist.packing.sources import ArraySource, HanSource, Source, SourcePart
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.indexing import PLAN, write_manifest
 from avvp_dist.shards.manifest import FORMAT
 from avvp_dist.shards.remote import is_url
-from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.schema import Clip, check_stream_names
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.shards.tars import Scan, write_tar
 from avvp_dist.tracking.run import stage_run
 
 log = logging.getLogger(__name__)
 
-SOURCES: dict[str, Callable[[Path, str, str], Source]] = {
+SOURCES: dict[str, type[ArraySource] | type[HanSource] | type[AudioSetSource]] = {
     "arrays": ArraySource,
     "han": HanSource,
     "audioset": AudioSetSource,
 }
-"""Source formats by the name that `format=` gives them; called with folder, split, annotations."""
+"""Source formats by the name that `format=` gives them; made of folder, split, annotations."""
 ORIGIN = "origin.json"
 """File beside the manifest that tells what a set was packed from. It is no part of the set."""
+_FILES = "files"
+"""Entry of it: a hash of the sizes and times of these files."""
 _SHOWN = 5
 
 
@@ -107,7 +110,8 @@ class ShardTask:
 def pack(config: PackConfig) -> ShardSet:
     """Turn one split of a feature folder into a shard set; a finished set is left as it is.
 
-    The same command again goes on with the shards that are missing or whose files have changed.
+    The same command again goes on with the shards that are missing or whose files have changed. A
+    finished set is made anew if its files have changed since.
 
     Raises:
         ConfigError: for an `out` that is no local folder.
@@ -117,13 +121,13 @@ def pack(config: PackConfig) -> ShardSet:
     if is_url(config.out):
         raise ConfigError(f"out={config.out} is no local folder", remedy="Pack here, then copy it")
     out = Path(config.out)
-    if (out / MANIFEST).exists():
-        return _finished(out, _origin(config))
+    if ready := _finished(out, config):
+        return ready
     out.mkdir(parents=True, exist_ok=True)
     try:
         # Without the lock the faster of two jobs would remove the ledger that the slower one needs.
         with FileLock(out / ".pack.lock", timeout=0):
-            return _pack(config, out)
+            return _finished(out, config) or _pack(config, out)
     except Timeout:
         raise DataError(
             f"{out}: another process packs into it", remedy="Wait for it, or choose another out="
@@ -156,20 +160,23 @@ def pack_shard(task: ShardTask, made_from: str) -> LeftOut:
 
 
 def _pack(config: PackConfig, out: Path) -> ShardSet:
-    origin = _origin(config)
-    if (out / MANIFEST).exists():  # another process was faster
-        return _finished(out, origin)
-    source = SOURCES[config.format](Path(config.source), config.split, config.annotations)
+    origin = {**_origin(config), _FILES: _files(config)}
+    check_rates(config.rates)
+    source = SOURCES[config.format](
+        Path(config.source), config.split, config.annotations, config.rates
+    )
     if len(set(source.ids)) < len(source.ids):
         (twice, _), *_ = Counter(source.ids).most_common(1)
         raise DataError(f"clip {twice} occurs twice", remedy="Ids must be unique")
-    if not (out / PLAN).exists() and any(out.glob("shard-*.tar")):
+    remade = (out / MANIFEST).exists()  # of files that have changed
+    if not remade and not (out / PLAN).exists() and any(out.glob("shard-*.tar")):
         raise DataError(
             f"{out} holds tars that no unfinished pack has left: they would be overwritten",
             remedy="Choose another out= or remove them",
         )
     # Before the first tar, so that a pack that was cut off is not taken for foreign tars.
     (out / PLAN).mkdir(exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)
     extractor = config.extractor or source.extractor
     with stage_run("pack", out, config, {"extractor": extractor}) as run:
         tasks = _shard_tasks(config, source, out)
@@ -189,7 +196,13 @@ def _pack(config: PackConfig, out: Path) -> ShardSet:
         run.log(0, clips=len(packed), shards=len(packed.shards), **left_out)
         run.artifact(out / MANIFEST)
     dims = ", ".join(f"{name} {dim}" for name, dim in packed.dims.items())
-    print(f"{out}: {len(packed)} clips of {packed.snippets} snippets, {dims}")
+    short = int((packed.lengths < packed.snippets).sum())
+    padded = f"{short} shorter ones are padded, " if short else ""
+    dropped = ", ".join(f"{count} {kind}" for kind, count in left_out.items() if count)
+    print(
+        f"{out}: {len(packed)} clips of {packed.snippets} snippets, {padded}{dims}"
+        + (f"; left out: {dropped}" if dropped else "")
+    )
     return packed
 
 
@@ -265,6 +278,7 @@ def _dims(parts: list[SourcePart]) -> dict[str, int]:
             if isinstance(item, DataError):
                 errors.append(item)
                 continue
+            check_stream_names(item.streams)
             return {name: int(array.shape[-1]) for name, array in sorted(item.streams.items())}
     raise errors[0] if errors else DataError("the source has no clips")
 
@@ -319,24 +333,44 @@ def _origin(config: PackConfig) -> dict[str, object]:
         "short": config.short,
         "snippets": config.snippets,
         "extractor": config.extractor,
+        **({"rates": config.rates} if config.rates else {}),
     }
 
 
-def _finished(out: Path, origin: dict[str, object]) -> ShardSet:
-    """Open a shard set that is complete.
+def _files(config: PackConfig) -> str:
+    """Hash of the sizes and times of the source's files; empty if they are not there."""
+    source, folder = SOURCES[config.format], Path(config.source)
+    try:
+        files = source.files_of(folder, config.split, config.annotations)
+    except DataError:  # the list of its clips is gone
+        return ""
+    stats = {str(file.absolute()): _stat(file) for file in files}
+    return digest(stats) if any(stats.values()) else ""
+
+
+def _finished(out: Path, config: PackConfig) -> ShardSet | None:
+    """Open a shard set that is complete; None if there is none, or it is to be made anew.
 
     Raises:
-        DataError: if it was packed from something else than `origin`.
+        DataError: if it was packed from something else than `config` says.
     """
-    ready = ShardSet(out)
+    if not (out / MANIFEST).exists():
+        return None
+    ready, asked = ShardSet(out), _origin(config)
     try:
         recorded = json.loads((out / ORIGIN).read_text())
     except (OSError, ValueError):
-        recorded = None
-    if recorded != origin:
+        recorded = {}
+    before = recorded.pop(_FILES, "")
+    if recorded != asked:
         raise DataError(
-            f"{out} already holds clips of {recorded or 'another source'}, not of {origin}",
+            f"{out} already holds clips of {recorded or 'another source'}, not of {asked}",
             remedy="Choose another out= or remove it",
         )
-    print(f"{out}: already packed, {len(ready)} clips")
+    now = _files(config)
+    if before and now and before != now:
+        print(f"{out}: its files have changed since it was packed: it is packed again")
+        return None
+    unknown = "" if before and now else ", whether its files have changed since is not known"
+    print(f"{out}: already packed, {len(ready)} clips{unknown}")
     return ready

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.annotations.llp import read_annotations
-from avvp_dist.errors import DataError
+from avvp_dist.annotations.llp import WEAK_FILES, read_annotations
+from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.packing.rates import check_same_length, snippets_of, to_snippets
 from avvp_dist.shards.schema import HAN_EXTRACTOR, Clip
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,8 @@ BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 HAN_STREAMS = {"audio": "vggish", "visual": "res152", "motion": "r2plus1d_18"}
 """Feature folder of each stream in HAN's release (Tian et al., ECCV 2020)."""
 
-_FRAMES, _FRAMES_PER_SNIPPET = 80, 8
-"""Frames of a whole clip and of a snippet in HAN's release."""
-_MINIMUM_FRAMES = 72
-"""Clips with at least this many frames are filled up to a whole clip, as in the paper's code."""
+_HAN_RATES = {"audio": 1.0, "visual": 8.0, "motion": 1.0}
+"""Rows a second of each stream in HAN's release."""
 
 Labels = tuple[str, ...] | None
 """Weak labels of a clip; None where they are not known."""
@@ -58,6 +57,10 @@ class Source(Protocol):
     snippets: int
     """T of its clips."""
 
+    @classmethod
+    def files_of(cls, folder: Path, split: str, annotations: str) -> list[Path]:
+        """Files that clips are read from, without looking into features; some may be missing."""
+
     @property
     def ids(self) -> Sequence[str]:
         """Clip ids in order."""
@@ -71,17 +74,21 @@ class ArraySource:
 
     Args:
         annotations: folder of the AVVP_*.csv; empty: `folder`, where they may be missing.
+        rates: rows a second by stream; 1 where none is given.
 
     Raises:
-        DataError: for a missing or broken file, or annotations of other clips.
+        DataError: for a missing or broken file, streams of different lengths, or annotations of
+            other clips.
     """
 
     extractor = ""
 
-    def __init__(self, folder: Path, split: str, annotations: str) -> None:
+    def __init__(
+        self, folder: Path, split: str, annotations: str, rates: Mapping[str, float]
+    ) -> None:
         self.path = folder / f"features_{split}.npz"
         streams = _load_arrays(str(self.path))
-        self.ids = [str(name) for name in streams["filenames"]]
+        self.ids = _names(streams["filenames"])
         self._labels = labels_of(annotations or folder, split, bool(annotations))
         if self._labels and not set(self.ids) & self._labels.keys():
             raise DataError(
@@ -89,12 +96,19 @@ class ArraySource:
                 f"{split} split of the annotations",
                 remedy="Set annotations= to the folder of their AVVP_*.csv",
             )
-        heights = {array.shape[1] for name, array in streams.items() if name != "filenames"}
-        self.snippets = max(heights, default=0)
+        rows = {name: array.shape[1] for name, array in streams.items() if name != "filenames"}
+        self.snippets = check_same_length(self.path, rows, rates) if rows else 0
+        self._rates = dict(rates)
+
+    @classmethod
+    def files_of(cls, folder: Path, split: str, annotations: str) -> list[Path]:
+        labels = _annotation_files(annotations or folder, split)
+        return [folder / f"features_{split}.npz", *labels]
 
     def part(self, start: int, stop: int) -> ArrayPart:
         chosen = self.ids[start:stop]
-        return ArrayPart(str(self.path), start, [self._labels.get(clip) for clip in chosen])
+        labels = [self._labels.get(clip) for clip in chosen]
+        return ArrayPart(str(self.path), start, labels, self._rates)
 
 
 @dataclass(frozen=True)
@@ -105,16 +119,25 @@ class ArrayPart:
     start: int
     labels: list[Labels]
     """One per row; their number is the number of rows."""
+    rates: dict[str, float]
 
     def files(self) -> Sequence[Path]:
         return [Path(self.path)]
 
     def __iter__(self) -> Iterator[Clip | DataError]:
         streams = dict(_load_arrays(self.path))
-        ids = streams.pop("filenames")
+        ids = _names(streams.pop("filenames"))
         for row, labels in enumerate(self.labels, self.start):
-            features = {name: array[row] for name, array in streams.items()}
-            yield Clip(str(ids[row]), features, labels)
+            features = {
+                name: to_snippets(array[row], self.rates.get(name, 1.0))
+                for name, array in streams.items()
+            }
+            yield Clip(ids[row], features, labels)
+
+
+def _names(filenames: NDArray[Any]) -> list[str]:
+    """Clip ids, which NumPy may have stored as bytes."""
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in filenames.tolist()]
 
 
 def _load_arrays(path: str) -> dict[str, NDArray[Any]]:
@@ -145,20 +168,30 @@ def _loaded(path: str, changed: int) -> dict[str, NDArray[Any]]:
 
 
 class HanSource:
-    """Clips of HAN's release in csv order; 80 frames are mean-pooled to 10 snippets.
+    """Clips of HAN's release in csv order; 8 frames a second are mean-pooled to snippets.
 
-    Files are named by the first 11 characters of the clip id. As in the paper's code, a clip with
-    72 to 79 frames is filled up with its last one; the log counts these clips.
+    Files are named by the first 11 characters of the clip id. As in the paper's code, a clip of
+    72 to 79 frames is filled up with its last one. Streams of different lengths are cut to the
+    shortest one. The log counts these clips.
+
+    Args:
+        rates: rows a second by stream; 8 for `visual` and 1 for the others where none is given.
 
     Raises:
         DataError: without annotations, which give the clips and their order.
+        ConfigError: for the rate of another stream.
     """
 
     extractor = HAN_EXTRACTOR
     snippets = 10
 
-    def __init__(self, folder: Path, split: str, annotations: str) -> None:
+    def __init__(
+        self, folder: Path, split: str, annotations: str, rates: Mapping[str, float]
+    ) -> None:
+        if unknown := sorted(set(rates) - set(HAN_STREAMS)):
+            raise ConfigError(f"rates.{unknown[0]}: HAN's streams are {', '.join(HAN_STREAMS)}")
         self.folder = folder
+        self._rates = {**_HAN_RATES, **rates}
         self._labels = labels_of(annotations or folder, split, bool(annotations))
         if not self._labels:
             raise DataError(
@@ -168,9 +201,15 @@ class HanSource:
             )
         self.ids = list(self._labels)
 
+    @classmethod
+    def files_of(cls, folder: Path, split: str, annotations: str) -> list[Path]:
+        labels = labels_of(annotations or folder, split)
+        features = HanPart(str(folder), labels, {}).files()
+        return [*features, *_annotation_files(annotations or folder, split)]
+
     def part(self, start: int, stop: int) -> HanPart:
         chosen = self.ids[start:stop]
-        return HanPart(str(self.folder), {clip: self._labels[clip] for clip in chosen})
+        return HanPart(str(self.folder), {clip: self._labels[clip] for clip in chosen}, self._rates)
 
 
 @dataclass(frozen=True)
@@ -179,31 +218,31 @@ class HanPart:
 
     folder: str
     labels: dict[str, Labels]
+    rates: dict[str, float]
 
     def files(self) -> Sequence[Path]:
         return [file for clip in self.labels for file in self._files(clip).values()]
 
     def __iter__(self) -> Iterator[Clip | DataError]:
-        filled = 0
+        filled = cut = 0
         for clip, labels in self.labels.items():
             try:
-                streams = {
-                    name: np.load(file, allow_pickle=False)
-                    for name, file in self._files(clip).items()
-                }
-                filled += _MINIMUM_FRAMES <= len(streams["visual"]) < _FRAMES
-                streams["visual"] = pool_frames(streams["visual"])
-            except BROKEN as error:
+                rows = {name: _load_rows(file) for name, file in self._files(clip).items()}
+                whole = {name: fill_up(x, self.rates[name]) for name, x in rows.items()}
+                streams = {name: pool_rows(x, self.rates[name]) for name, x in whole.items()}
+            except (DataError, *BROKEN) as error:
                 yield DataError(f"clip {clip}: {error}")
                 continue
-            yield Clip(clip, streams, labels)
-        if filled:
-            log.warning(
-                "clips of %d to %d frames, filled up with their last one: %d",
-                _MINIMUM_FRAMES,
-                _FRAMES - 1,
-                filled,
-            )
+            filled += len(whole["visual"]) > len(rows["visual"])
+            length = min(map(len, streams.values()))
+            cut += any(snippets_of(len(x), self.rates[name]) != length for name, x in whole.items())
+            yield Clip(clip, streams, labels, length)
+        for count, what in (
+            (filled, "9 to 10 seconds of frames, filled up with their last one"),
+            (cut, "streams of different lengths, cut to the whole seconds of the shortest"),
+        ):
+            if count:
+                log.warning("clips of %s: %d", what, count)
 
     def _files(self, clip: str) -> dict[str, Path]:
         return {
@@ -212,23 +251,44 @@ class HanPart:
         }
 
 
-def pool_frames(frames: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Snippets `[F / 8, D]` as the mean of every 8 of F frames `[F, D]`.
-
-    A clip of 72 to 79 frames is filled up to 80 with its last frame. In a shorter clip the frames
-    after the last whole snippet are left out.
+def _load_rows(file: Path) -> NDArray[np.floating]:
+    """Rows `[R, D]` of a file of HAN's release.
 
     Raises:
-        ValueError: for more than 80 frames.
+        DataError: naming the file, if it holds another array.
+        OSError, ValueError, EOFError: if it is missing or damaged.
     """
-    if len(frames) > _FRAMES:
-        raise ValueError(f"{len(frames)} frames, more than {_FRAMES}")
-    if len(frames) >= _MINIMUM_FRAMES:
-        frames = np.concatenate([frames, np.repeat(frames[-1:], _FRAMES - len(frames), 0)])
-    whole = len(frames) // _FRAMES_PER_SNIPPET
-    snippets = frames[: _FRAMES_PER_SNIPPET * whole].reshape(whole, _FRAMES_PER_SNIPPET, -1)
-    pooled: NDArray[np.floating] = snippets.mean(1, dtype=np.float32)
-    return pooled
+    try:
+        rows: NDArray[np.floating] = np.load(file, allow_pickle=False)
+    except BROKEN as error:
+        raise DataError(f"{file}: {error or 'it is empty'}") from None
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu":
+        raise DataError(f"{file} is {rows.dtype} {list(rows.shape)}, expected numbers [rows, D]")
+    return rows
+
+
+def fill_up(rows: NDArray[np.floating], rate: float) -> NDArray[np.floating]:
+    """Rows `[R, D]` at several a second, of at least 9 of 10 seconds, filled up with the last one.
+
+    Raises:
+        DataError: for more than 10 seconds.
+    """
+    full = round(rate * HanSource.snippets)
+    if len(rows) > full:
+        raise DataError(f"{len(rows)} rows, more than 10 seconds of {rate:g}")
+    if rate <= 1 or len(rows) < 0.9 * full:
+        return rows
+    return np.concatenate([rows, np.repeat(rows[-1:], full - len(rows), 0)])
+
+
+def pool_rows(rows: NDArray[np.floating], rate: float) -> NDArray[np.floating]:
+    """Snippets `[S, D]` of the whole seconds of rows `[R, D]`; see `to_snippets`."""
+    return to_snippets(rows[: len(rows) - len(rows) % max(1, round(rate))], rate)
+
+
+def _annotation_files(folder: str | Path, split: str) -> list[Path]:
+    """Files that `labels_of` reads: validation and test have dense labels too."""
+    return sorted(Path(folder).glob(WEAK_FILES["train"] if split == "train" else "AVVP_*.csv"))
 
 
 def labels_of(folder: str | Path, split: str, needed: bool = False) -> dict[str, Labels]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from avvp_dist.commit import MANIFEST
 from avvp_dist.errors import DataError
 from avvp_dist.shards.indexing import PLAN, write_manifest
-from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.schema import Clip, check_stream_names
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.shards.tars import Scan, write_tar
 
@@ -44,6 +44,7 @@ def write_shard_set(
     if first is None:
         raise DataError(f"no clips to write into {out}")
     dims = {name: array.shape[-1] for name, array in sorted(first.streams.items())}
+    check_stream_names(dims)
     snippets = snippets or max(len(array) for array in first.streams.values())
     if snippets > 255:
         raise DataError(f"clips of {snippets} snippets, more than 255")

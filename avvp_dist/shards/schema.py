@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +57,8 @@ LLP_CLASSES = (
 class Clip:
     """One clip: `streams[name]` is float `[t, D]`, row n describes second n.
 
-    `length` is the number of real snippets. If it is None, it is the number of rows that all
-    streams have. `labels` are weak (video-level) class names, None when unknown.
+    `length` is the number of real snippets. If it is None, it is the number of rows of each
+    stream, which must be the same. `labels` are weak (video-level) class names, None when unknown.
     """
 
     id: str
@@ -81,7 +82,14 @@ class Clip:
             )
         length = self.length
         if length is None:
-            length = min(array.shape[0] if array.ndim else 0 for array in self.streams.values())
+            rows = {name: len(x) if x.ndim else 0 for name, x in sorted(self.streams.items())}
+            length = min(rows.values())
+            if length < max(rows.values()):
+                counts = ", ".join(f"{name} {count}" for name, count in rows.items())
+                raise DataError(
+                    f"clip {self.id}: its streams differ in length, rows are: {counts}",
+                    remedy="Bring them to one row a second, or give the clip's length",
+                )
         if not 0 < length <= snippets:
             raise DataError(f"clip {self.id}: length {length} is not within {snippets} snippets")
         streams: dict[str, NDArray[np.floating]] = {}
@@ -96,10 +104,10 @@ class Clip:
             streams[name] = np.zeros((snippets, dim), "<f2")
             with np.errstate(over="ignore"):
                 streams[name][:length] = array[:length]
-            self._check_finite(name, array, streams[name])
+            self._check_values(name, array, streams[name][:length])
         return Clip(self.id, streams, self.labels, length)
 
-    def _check_finite(
+    def _check_values(
         self, name: str, array: NDArray[np.floating], half: NDArray[np.floating]
     ) -> None:
         if not np.isfinite(array).all():
@@ -107,11 +115,28 @@ class Clip:
                 f"clip {self.id}: stream {name} holds values that are not finite",
                 remedy="Extract its features again or leave the clip out",
             )
+        if _lost(array[: len(half)], half):
+            raise DataError(
+                f"clip {self.id}: stream {name} has rows too small for float16, which would change "
+                "by more than 3 % (about 5e-7)",
+                remedy="Scale its features up before packing",
+            )
         if not finite(half):
             raise DataError(
                 f"clip {self.id}: stream {name} exceeds float16 (65504)",
                 remedy="Scale its features down before packing",
             )
+
+
+def _lost(array: NDArray[np.floating], half: NDArray[np.float16]) -> bool:
+    """Whether rows of `array [t, D]`, stored as `half [t, D]`, are no longer what they were."""
+    largest = np.abs(array).max(1, initial=0)
+    small = np.flatnonzero((largest > 0) & (largest < 1e-5))  # the first bit that float16 loses
+    if not small.size:
+        return False
+    exact = array[small].astype(np.float64)
+    change = half[small].astype(np.float64) - exact
+    return bool(((change**2).sum(1) > 1e-3 * (exact**2).sum(1)).any())
 
 
 def finite(half: NDArray[np.floating]) -> bool:
@@ -122,6 +147,20 @@ def finite(half: NDArray[np.floating]) -> bool:
     return not half.size or bool(
         half.view(np.int16).max() < 0x7C00 and half.view(np.uint16).max() < 0xFC00
     )
+
+
+def check_stream_names(names: Iterable[str]) -> None:
+    """Raise `DataError` for a stream whose name cannot be that of a tar's member.
+
+    WebDataset cuts a member's name at its first dot and its path at a slash: such a stream would
+    be another clip.
+    """
+    for name in names:
+        if not re.fullmatch("[A-Za-z0-9_-]+", name):
+            raise DataError(
+                f"stream {name!r}: the name of a stream is made of letters, digits, _ and -",
+                remedy=f"Name it {re.sub('[^A-Za-z0-9_-]+', '-', name).strip('-') or 'visual'}",
+            )
 
 
 def encode_key(clip_id: str) -> str:

@@ -182,7 +182,7 @@ def test_a_clip_without_an_embedding_is_named_and_can_be_left_out(release: Path)
 
 def test_a_folder_without_records_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no \*\.tfrecord"):
-        AudioSetSource(tmp_path, "eval", "")
+        AudioSetSource(tmp_path, "eval", "", {})
 
 
 def test_records_can_be_read_from_the_middle(release: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +154,9 @@ def test_han_names_the_clips_that_are_left_out(han: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         shard_set = pack_han(han)
     assert shard_set.ids == ["AP0061o0Nvk_101.8_111.8", "_-c.efghij1_30_40"]
-    filled, broken, short = (record.getMessage() for record in caplog.records)
-    assert filled == "clips of 72 to 79 frames, filled up with their last one: 1"
+    filled, cut, broken, short = (record.getMessage() for record in caplog.records)
+    assert filled == "clips of 9 to 10 seconds of frames, filled up with their last one: 1"
+    assert cut.endswith("cut to the whole seconds of the shortest: 2")
     assert broken.startswith("1 of 5 clips left out: clip missing8901_0_10: ")
     assert short.startswith("2 of 5 clips left out: clip -bcdefghij0_0_10 has 7 of 10 snippets; ")
     assert short.endswith("clip short678901_0_10 has 7 of 10 snippets")
@@ -184,6 +187,80 @@ def test_han_leaves_out_a_broken_file(
     (han / "feats" / "vggish" / "-bcdefghij0.npy").write_bytes(content)
     assert pack_han(han).ids == ["AP0061o0Nvk_101.8_111.8", "_-c.efghij1_30_40"]
     assert "-bcdefghij0_0_10: " in caplog.text
+
+
+@pytest.mark.parametrize("rate", [1, 2, 16])
+def test_hans_frames_may_have_another_rate(han: Path, rate: int) -> None:
+    for clip in list(CLIPS)[:3]:
+        frames = np.random.default_rng(rate).random((10 * rate, 2048), np.float32)
+        np.save(han / "feats" / "res152" / f"{clip[:11]}.npy", frames)
+    shard_set = pack_han(han, rates={"visual": rate})
+    assert shard_set.lengths.tolist() == [10] * 3
+    pooled = frames.reshape(10, rate, 2048).mean(1)
+    np.testing.assert_allclose(shard_set.gather(np.array([2]))["visual"][0], pooled, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 80, 2048), (80,), (80, 2, 1024), (81, 2048)])
+def test_a_file_of_another_shape_is_refused(han: Path, shape: tuple[int, ...]) -> None:
+    np.save(han / "feats" / "res152" / "AP0061o0Nvk.npy", np.ones(shape, np.float32))
+    with pytest.raises(DataError, match=r"clips are broken: clip AP0061.*(expected|more than)"):
+        pack_han(han, max_bad_fraction=0.0)
+
+
+def test_names_stored_as_bytes_are_text(tmp_path: Path) -> None:
+    names = np.array([b"a_0_10", "Füße".encode()])
+    np.savez(tmp_path / "features_train.npz", filenames=names, audio=np.ones((2, 10, 4)))
+    config = PackConfig(tracking=OFF, source=str(tmp_path), out=str(tmp_path / "out"), workers=1)
+    assert pack(config).ids == ["a_0_10", "Füße"]
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("ViT-B/32", "ViT-B-32"), ("a.b", "a-b"), ("r(2+1)d", "r-2-1-d"), ("é", "visual")],
+)
+def test_a_stream_that_is_no_member_name_is_refused(tmp_path: Path, name: str, good: str) -> None:
+    np.savez(tmp_path / "features_train.npz", filenames=["a"], **{name: np.ones((1, 10, 4))})
+    config = PackConfig(tracking=OFF, source=str(tmp_path), out=str(tmp_path / "out"), workers=1)
+    with pytest.raises(DataError, match=rf"stream '{re.escape(name)}': .* Name it {good}"):
+        pack(config)
+
+
+def touch(path: Path) -> None:
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda han: np.save(han / "feats/vggish/-bcdefghij0.npy", np.ones((10, 128))),
+        lambda han: touch(han / "feats/res152/AP0061o0Nvk.npy"),
+        lambda han: (han / "feats/r2plus1d_18/AP0061o0Nvk.npy").unlink(),
+        lambda han: np.save(han / "feats/vggish/missing8901.npy", np.ones((10, 128))),
+        lambda han: touch(han / "AVVP_train.csv"),
+    ],
+    ids=["other values", "a later time", "a file gone", "a file that came", "labels"],
+)
+def test_a_set_is_packed_again_when_its_files_have_changed(
+    han: Path, capsys: pytest.CaptureFixture[str], change: Any
+) -> None:
+    pack_han(han)
+    change(han)
+    capsys.readouterr()
+    pack_han(han)
+    assert "its files have changed since it was packed" in capsys.readouterr().out
+    pack_han(han)
+    assert "already packed" in capsys.readouterr().out
+
+
+def test_whether_files_have_changed_may_not_be_known(
+    han: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = pack_han(han)
+    for file in (han / "feats").rglob("*.npy"):
+        file.unlink()
+    (han / "AVVP_train.csv").unlink()
+    assert pack_han(han).digest == first.digest
+    assert "whether its files have changed since is not known" in capsys.readouterr().out
 
 
 def test_han_needs_annotations(han: Path) -> None:

@@ -55,9 +55,12 @@ def test_a_whole_clip_becomes_float16(length: int | None, expected: int) -> None
 
 
 def test_a_short_clip_is_padded_and_keeps_its_length() -> None:
-    short = streams(6) | {"visual": np.ones((8, 6))}
-    clip = Clip("a", short).padded(10, DIMS)
-    assert clip.length == 6  # the rows that all streams have
+    clip = Clip("a", streams(6)).padded(10, DIMS)
+    assert clip.length == 6
+    uneven = streams(6) | {"visual": np.ones((8, 6))}
+    with pytest.raises(DataError, match=r"clip a: its streams differ .*audio 6, visual 8"):
+        Clip("a", uneven).padded(10, DIMS)
+    assert Clip("a", uneven, length=6).padded(10, DIMS).length == 6
     assert [len(array) for array in clip.streams.values()] == [10, 10]
     assert all((array[6:] == 0).all() and array[:6].all() for array in clip.streams.values())
 
