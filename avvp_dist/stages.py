@@ -213,7 +213,7 @@ STAGES = {stage.name: stage for stage in _TABLE}
 def _inspect(config: InspectConfig) -> None:
     from avvp_dist.shards.inspection import inspect
 
-    inspect(config.shards, deep=config.deep, config=config)
+    inspect(config.shards, deep=config.deep, skip_incomplete=config.skip_incomplete, config=config)
 
 
 def _score(config: ScoreConfig) -> None:

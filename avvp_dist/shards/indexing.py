@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -46,10 +47,16 @@ def owners_of(
     return np.searchsorted(starts, numbers, side="right") - 1
 
 
-def index_tars(folder: Path, workers: int = 1) -> None:
+def tars_in(folder: Path) -> list[Path]:
+    """Tars of a folder by name, without hidden ones."""
+    return sorted(folder.glob("[!.]*.tar"))
+
+
+def index_tars(folder: Path, workers: int = 1, *, skip_incomplete: bool = False) -> None:
     """Make the manifest and the index of a folder of WebDataset tars, reading each tar once.
 
     Args:
+        skip_incomplete: leave out the clips that lack arrays.
         workers: number of processes that read. More than one needs a `__main__` that can be
             imported.
 
@@ -57,7 +64,8 @@ def index_tars(folder: Path, workers: int = 1) -> None:
         DataError: if there are no tars, packing is not finished there, a tar is damaged, or the
             folder cannot be written to.
     """
-    tars = sorted(folder.glob("[!.]*.tar")) if folder.is_dir() else []
+    tars = tars_in(folder) if folder.is_dir() else []
+    scan = partial(scan_tar, skip_incomplete=skip_incomplete)
     if not tars or (folder / PLAN).exists():
         raise DataError(
             f"{folder} is no shard set: {MANIFEST} is missing",
@@ -68,10 +76,10 @@ def index_tars(folder: Path, workers: int = 1) -> None:
             if (folder / MANIFEST).exists():
                 return  # another process was faster
             if workers == 1:
-                scans = list(map(scan_tar, tqdm(tars, "indexing", unit=" tars")))
+                scans = list(map(scan, tqdm(tars, "indexing", unit=" tars")))
             else:
                 with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-                    results = pool.map(scan_tar, tars)
+                    results = pool.map(scan, tars)
                     scans = list(tqdm(results, "indexing", len(tars), unit=" tars"))
             write_manifest(folder, scans, extractor="")
     except OSError as error:

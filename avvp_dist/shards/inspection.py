@@ -21,19 +21,26 @@ from avvp_dist.shards.verification import OnBad
 _CLIPS_AT_ONCE = 256
 
 
-def inspect(place: str, *, deep: bool = False, config: ReadConfig | None = None) -> None:
+def inspect(
+    place: str,
+    *,
+    deep: bool = False,
+    skip_incomplete: bool = False,
+    config: ReadConfig | None = None,
+) -> None:
     """Print the content and the faults of a shard set, after a check of every shard's size.
 
     Tars that others wrote get their manifest and index first, on all cores.
 
     Args:
         deep: also check every SHA-256 and every number.
+        skip_incomplete: index tars of others without the clips that lack arrays.
 
     Raises:
         DataError: with the number of faults, if there are any. Each fault is printed.
     """
     if not is_url(place) and not (Path(place) / MANIFEST).exists():
-        index_tars(Path(place), os.cpu_count() or 1)
+        index_tars(Path(place), os.cpu_count() or 1, skip_incomplete=skip_incomplete)
     faults: dict[str, None] = {}
     bad: set[int] = set()
 

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from avvp_dist.commit import MANIFEST, sha256
 from avvp_dist.config import ReadConfig
-from avvp_dist.errors import DataError
+from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.runtime.environment import home
 from avvp_dist.shards.cache import Cache
 from avvp_dist.shards.exclusion import read_excluded
-from avvp_dist.shards.indexing import NO_LABEL, UNKNOWN, index_tars, load_index, owners_of
+from avvp_dist.shards.indexing import NO_LABEL, UNKNOWN, index_tars, load_index, owners_of, tars_in
 from avvp_dist.shards.layout import Layout, layout_of
 from avvp_dist.shards.manifest import INDEX, parse_manifest
 from avvp_dist.shards.mapping import Gather
@@ -45,7 +46,8 @@ class ShardSet:
         place: folder, or URL of fsspec.
         config: how its shards are verified, and where remote ones are kept.
         on_bad: called with the clip numbers of a local shard that is missing or not of the size
-            that its manifest says. By default this is an error.
+            that its manifest says, and for a tar that the manifest does not name. By default this
+            is an error.
 
     Raises:
         DataError: if the manifest or the index is missing or damaged, or `on_bad` raises it.
@@ -57,7 +59,8 @@ class ShardSet:
         self.config = config or ReadConfig()
         self.remote = is_url(str(place))
         self.name = str(place).rstrip("/") if self.remote else str(Path(place).absolute())
-        self._cache = _cache(self.config)
+        # Nobody needs a home for shards on a disk.
+        self._cache = _cache(self.config) if self.remote else None
         text = self._manifest_text()
         self.digest = sha256(text)
         self.manifest = parse_manifest(text, f"{self.name}/{MANIFEST}")
@@ -67,14 +70,22 @@ class ShardSet:
         self.starts = np.cumsum([0] + [shard.clips for shard in self.shards])
         self.index = self._load_index()
         self.layout = layout_of(self.index, self.snippets, self.dims)
-        cache = self._cache if self.remote else None
-        self._opening = OpenShards(self.name, self.shards, self.config.verify, cache)
+        self._opening = OpenShards(self.name, self.shards, self.config.verify, self._cache)
         self._gather = Gather()
         for number in range(0 if self.remote else len(self.shards)):
             try:
                 check_size(self.shards[number], self._opening.path(number))
             except DataError as error:
                 on_bad(self.clips_of(number), error)
+        for tar in self._later_tars():
+            on_bad(
+                (),
+                DataError(
+                    f"{tar} is not in {MANIFEST} beside it: its clips would not be read",
+                    remedy=f"Remove {MANIFEST} and {INDEX}, and avvp inspect makes them anew; or "
+                    "move the tar away",
+                ),
+            )
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -225,6 +236,13 @@ class ShardSet:
         """Stop opening shards. Open shards stay open."""
         self._opening.close()
 
+    def _later_tars(self) -> list[Path]:
+        """Tars in the folder that the manifest does not name."""
+        if self.remote:
+            return []
+        named = {shard.name for shard in self.shards}
+        return [tar for tar in tars_in(Path(self.name)) if tar.name not in named]
+
     def _manifest_text(self) -> bytes:
         if self.remote:
             try:
@@ -241,7 +259,7 @@ class ShardSet:
         return path.read_bytes()
 
     def _load_index(self) -> NDArray[np.void]:
-        if not self.remote:
+        if self._cache is None:
             return load_index(Path(self.name) / INDEX, self.manifest)
         url, entry = f"{self.name}/{INDEX}", self.manifest.index
         path = self._cache.fetch(url, entry.bytes, entry.sha256)
@@ -308,6 +326,14 @@ def _drop_not_finite(part: Part, streams: Streams, good: NDArray[np.bool_]) -> N
 
 
 def _cache(config: ReadConfig) -> Cache:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(config.cache) if config.cache else Path(home) / "avvp_dist"
+    """The cache of fetched shards.
+
+    Raises:
+        ConfigError: if nothing says where it is.
+    """
+    own = home()
+    caches = os.environ.get("XDG_CACHE_HOME") or (own and own / ".cache")
+    if not config.cache and not caches:
+        raise ConfigError("cache: this user has no home folder", remedy="Set cache= to a folder")
+    folder = Path(config.cache) if config.cache else Path(caches or "") / "avvp_dist"
     return Cache(folder, int(config.cache_gib * 2**30))

@@ -11,6 +11,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -164,11 +165,14 @@ def _member(name: str, data: bytes) -> list[bytes]:
     return [info.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % tarfile.BLOCKSIZE)]
 
 
-def scan_tar(path: Path) -> Scan:
+def scan_tar(path: Path, *, skip_incomplete: bool = False) -> Scan:
     """Read a tar of unknown origin once and describe its content.
 
     The members of a clip may lie anywhere in it. Members of other kinds are ignored. The first
-    clip fixes the streams, T and the dims.
+    clip with arrays fixes the streams, T and the dims.
+
+    Args:
+        skip_incomplete: leave out the clips that lack arrays.
 
     Raises:
         DataError: naming tar, clip and member, for anything damaged, incomplete or hostile: a cut
@@ -189,16 +193,38 @@ def scan_tar(path: Path) -> Scan:
     clips = {key: clip for key, clip in clips.items() if clip.arrays or clip.meta}
     if not any(members.arrays for members in clips.values()):
         raise DataError(f"{path} holds no clips: no member is named KEY.STREAM.npy")
-    return _scan(path, clips)
+    return _scan(path, _complete(path, clips, skip_incomplete))
+
+
+def _complete(path: Path, clips: dict[str, _Members], skip: bool) -> dict[str, _Members]:
+    """The clips that have an array of each stream of the first one that has any.
+
+    Raises:
+        DataError: for a clip that has not, unless such clips are to be skipped.
+    """
+    streams = next(set(members.arrays) for members in clips.values() if members.arrays)
+    lacking = {key: streams - set(members.arrays) for key, members in clips.items()}
+    lacking = {key: names for key, names in lacking.items() if names}
+    if lacking and not skip:
+        key, names = next(iter(lacking.items()))
+        has = "a .json and no array" if not clips[key].arrays else f"no {', '.join(sorted(names))}"
+        raise DataError(
+            f"{path}: clip {key} has {has}, as {len(lacking)} of {len(clips)} clips",
+            remedy=f"Write {key}.{min(names)}.npy, or leave such clips out with: avvp inspect "
+            f"{path.parent} skip_incomplete=true",
+        )
+    if lacking:
+        print(f"{path}: {len(lacking)} clips without all arrays are left out, first {min(lacking)}")
+    return {key: members for key, members in clips.items() if key not in lacking}
 
 
 def _plain_files(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
     """Members that are files; raise `DataError` for those that are hostile."""
     size = path.stat().st_size
     for member in tar:
-        if member.isdir():
-            continue
         name = member.name
+        if member.isdir() or _is_of_a_file_manager(name):
+            continue
         if not member.isreg() or member.issparse():
             raise DataError(f"{path}: {name} is not a plain file but a link or a device")
         if name.startswith("/") or ".." in Path(name).parts:
@@ -208,6 +234,12 @@ def _plain_files(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
                 f"{path}: {name} has {member.size} bytes, more than the tar holds", remedy=_REMEDY
             )
         yield member
+
+
+def _is_of_a_file_manager(name: str) -> bool:
+    """Whether macOS has put the member beside those of the clips."""
+    folder, _, base = name.rpartition("/")
+    return base.startswith("._") or base == ".DS_Store" or "__MACOSX" in folder.split("/")
 
 
 def _add(
@@ -321,8 +353,14 @@ def _scan(path: Path, clips: dict[str, _Members]) -> Scan:
 
 
 def _clip_id(path: Path, key: str, meta: ClipJson) -> str:
+    """The id in the clip's JSON, or else its key, decoded if `encode_key` may have made it."""
+    clip = meta.id or key
+    if meta.id is None:
+        with suppress(ValueError):
+            decoded = decode_key(key)
+            clip = decoded if encode_key(decoded) == key else key
     try:
-        clip = meta.id or decode_key(key)
+        clip.encode()
     except ValueError as error:
         raise DataError(f"{path}: {key!a} is no key of a clip: {error}") from None
     if "\0" in clip:  # the index could not tell it from the same id without

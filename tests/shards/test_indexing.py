@@ -46,11 +46,19 @@ def write_tar(path: Path, made: list[Clip]) -> None:
     with tarfile.open(path, "w") as tar:
         for clip in made:
             for name, array in clip.streams.items():
-                buffer = io.BytesIO()
-                np.save(buffer, array)
-                info = tarfile.TarInfo(f"{encode_key(clip.id)}.{name}.npy")
-                info.size = len(buffer.getvalue())
-                tar.addfile(info, io.BytesIO(buffer.getvalue()))
+                add(tar, f"{encode_key(clip.id)}.{name}.npy", npy(array))
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -262,3 +270,49 @@ def test_a_folder_that_cannot_be_written_to_is_named(foreign: Path, root: Path) 
     assert "DataError" in done.stderr
     assert f"{foreign}: manifest.json cannot be written" in done.stderr
     assert names(foreign) == {"x-0.tar", "x-1.tar"}
+
+
+def test_a_tar_that_came_later_or_is_gone_is_found(foreign: Path) -> None:
+    ShardSet(foreign)
+    shutil.copy(foreign / "x-1.tar", foreign / "x-2.tar")
+    with pytest.raises(DataError, match=r"x-2\.tar is not in manifest\.json .* Remove"):
+        ShardSet(foreign)
+    (foreign / "x-2.tar").unlink()
+    (foreign / "x-1.tar").unlink()
+    with pytest.raises(DataError, match=r"x-1\.tar is missing"):
+        ShardSet(foreign)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "what"),
+    [
+        (["audio", "visual"], "a .json and no array"),
+        (["audio"], "no audio"),
+        (["visual"], "no visual"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_clip_that_lacks_arrays_is_named_and_can_be_left_out(
+    lacking: list[str], what: str, place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if place == 0 and len(lacking) == 1:
+        pytest.skip("the first clip says which streams there are")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for n, clip in enumerate(clips(3)):
+            for name, array in clip.streams.items():
+                if n != place or name not in lacking:
+                    add(tar, f"{n}.{name}.npy", npy(array))
+            add(tar, f"{n}.json", b"{}")
+    with pytest.raises(DataError, match=f"clip {place} has {what}, as 1 of 3 .*skip_incomplete"):
+        ShardSet(tmp_path)
+    index_tars(tmp_path, skip_incomplete=True)
+    assert f"1 clips without all arrays are left out, first {place}" in capsys.readouterr().out
+    assert ShardSet(tmp_path).ids == [str(n) for n in range(3) if n != place]
+
+
+@pytest.mark.parametrize("key", ["a=b", "a=41", "a=FF", "t=2f", "=", "x==41", "size=640x480"])
+def test_a_key_of_others_is_the_clips_id_as_it_is(key: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, array in clips(1)[0].streams.items():
+            add(tar, f"{key}.{name}.npy", npy(array))
+    assert ShardSet(tmp_path).ids == [key]
