@@ -29,6 +29,7 @@ def run(main: Callable[[], None]) -> None:
     A supervisor gives the process its variables, and learns how it ends (`runtime/membership.py`).
     """
     code = 1  # an error of another kind, which Python prints
+    os.environ["MPLBACKEND"] = "agg"  # that of a notebook is of no use to a batch job
     try:
         membership.join()
         main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +107,25 @@ entry.run(main)
     assert done.returncode == code
     assert ("error on rank 1: " in done.stderr) == (code == 5)
     assert ("Traceback" in done.stderr) == (code == 1)
+
+
+DRAW = """
+import os, sys
+from avvp_dist.entry import run
+def main():
+    from avvp_dist.evaluation.figures import curves_figure
+    curves_figure(sys.argv[1], {"a": ([1, 2], [3, 4])}, [("a", ["a"], "y")], "x", "t")
+run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "backend", ["module://matplotlib_inline.backend_inline", "module://none.such", "nbagg", "x"]
+)
+def test_figures_need_no_backend_of_a_notebook(backend: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    command = [sys.executable, "-c", DRAW, str(path)]
+    env = {**os.environ, "MPLBACKEND": backend}
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert path.read_bytes().startswith(b"\x89PNG")

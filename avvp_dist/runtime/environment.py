@@ -75,11 +75,20 @@ def sort(
     return Variables(launchers, ranks)
 
 
+def home() -> Path | None:
+    """The home folder; None in a container whose user has no name."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
 def deepspeed_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Variables of the user's `.deepspeed_env`. DeepSpeed reads `exports` instead of it."""
     name = environment.get("DS_ENV_FILE", ".deepspeed_env")
     variables = {}
-    for file in (Path.home() / name, Path(name)):
+    for folder in filter(None, (home(), Path.cwd())):
+        file = folder / name
         for line in file.read_text().splitlines() if file.is_file() else ():
             key, equals, value = line.partition("=")
             if equals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from avvp_dist.errors import AvvpError, ClusterError, first_line
+from avvp_dist.runtime.environment import home
 
 _SECONDS_BETWEEN_CHECKS, _CHECKS = 5.0, 4
+_LONGEST_TEMPORARY = 38
+"""Bytes of a temporary folder below which the path of each of Ray's sockets has at most 107."""
 T = TypeVar("T")
 _AGAIN = "Run the same command again: it goes on with what is missing"
 
@@ -39,12 +43,13 @@ def start_ray(cpus: int = 0) -> None:
         else:
             ray.init(
                 "local",
+                _temp_dir=_short_folder(),
                 num_cpus=cpus or None,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"Ray did not start: {first_line(error)}",
             remedy="Check RAY_ADDRESS, or unset it to start Ray here",
@@ -79,9 +84,31 @@ def _prepare_environment() -> None:
     # Later versions of Ray have this default. Without it this one warns in each task without a GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # `ray start` asks for a token as soon as there is one, but a driver that joins offers none.
-    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    token = os.environ.get("RAY_AUTH_TOKEN_PATH") or (home() or Path("/")) / ".ray" / "auth_token"
     if os.environ.get("RAY_ADDRESS") and ("RAY_AUTH_TOKEN" in os.environ or Path(token).is_file()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _short_folder() -> str | None:
+    """A folder for Ray's sockets where that of TMPDIR is too long for them; None: Ray's own.
+
+    Raises:
+        ClusterError: if no short one can be written.
+    """
+    own = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(own)) <= _LONGEST_TEMPORARY:
+        return None
+    short = Path(f"/tmp/ray-{os.getuid()}")
+    try:
+        short.mkdir(mode=0o700, exist_ok=True)
+        if not os.access(short, os.W_OK):
+            raise PermissionError(errno.EACCES, "not writable")
+    except OSError as error:
+        raise ClusterError(
+            f"TMPDIR={own} is too long for Ray's sockets, and {short}: {error.strerror}",
+            remedy=f"Set RAY_TMPDIR to a folder of at most {_LONGEST_TEMPORARY} bytes",
+        ) from None
+    return str(short)
 
 
 def _check_reachable(address: str) -> None:

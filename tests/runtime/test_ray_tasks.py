@@ -62,12 +62,19 @@ def test_an_address_that_is_none_is_said() -> None:
 
 
 @pytest.fixture(scope="module")
-def remote() -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """Starts a function as a Ray task and returns its reference."""
+def remote(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """Starts a function as a Ray task and returns its reference.
+
+    TMPDIR is that of a Slurm job, whose path is too long for Ray's sockets.
+    """
     import ray
 
+    (folder := tmp_path_factory.mktemp("p" * 60) / "1355700/tmp.t0016").mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("TMPDIR", str(folder))
         start_ray(CORES)
         # A function of this module is unknown to a worker; those within a test travel whole.
         yield lambda function: ray.remote(max_retries=0)(function).remote()
