@@ -168,7 +168,8 @@ def _pack(config: PackConfig, out: Path) -> ShardSet:
     if len(set(source.ids)) < len(source.ids):
         (twice, _), *_ = Counter(source.ids).most_common(1)
         raise DataError(f"clip {twice} occurs twice", remedy="Ids must be unique")
-    remade = (out / MANIFEST).exists()  # of files that have changed
+    if remade := (out / MANIFEST).exists():
+        print(f"{out}: its files have changed since it was packed: it is packed again")
     if not remade and not (out / PLAN).exists() and any(out.glob("shard-*.tar")):
         raise DataError(
             f"{out} holds tars that no unfinished pack has left: they would be overwritten",
@@ -369,7 +370,6 @@ def _finished(out: Path, config: PackConfig) -> ShardSet | None:
         )
     now = _files(config)
     if before and now and before != now:
-        print(f"{out}: its files have changed since it was packed: it is packed again")
         return None
     unknown = "" if before and now else ", whether its files have changed since is not known"
     print(f"{out}: already packed, {len(ready)} clips{unknown}")
