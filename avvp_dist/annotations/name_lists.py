@@ -79,7 +79,7 @@ def _names(lines: Sequence[str]) -> Iterator[str]:
 
 def _column(lines: Sequence[str]) -> tuple[str, int]:
     """Separator and number of the column that holds the names; no separator: whole lines."""
-    best, most = None, (0, False)
+    best, best_score = None, (0, False)
     for separator in ("", "\t", ",", ";", "&"):
         table = list(_table(lines, separator))
         for column in range(max(map(len, table), default=0)):
@@ -88,8 +88,8 @@ def _column(lines: Sequence[str]) -> tuple[str, int]:
             # Classes of eleven letters look like ids, but they are few.
             named = any(cell.strip().lower() in _HEADERS for cell in table[0][column : column + 1])
             score = (int(read.sum()), named)
-            if score[0] > 0 and score > most:
-                best, most = (separator, column), score
+            if score[0] > 0 and score > best_score:
+                best, best_score = (separator, column), score
     if best is not None:
         return best
     for separator in ("\t", ",", ";", "&"):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from avvp_dist import __version__
 from avvp_dist.commit import folder_digest, write_json
-from avvp_dist.errors import AvvpError, ConfigError, StorageError, first_line
+from avvp_dist.errors import AvvpError, ConfigError, StorageError
 from avvp_dist.runtime.launched import launched_size
 from avvp_dist.tracking.nodes import NODES
 from avvp_dist.tracking.records import (
@@ -31,7 +31,7 @@ from avvp_dist.tracking.records import (
     read_records,
 )
 from avvp_dist.tracking.registry import fetch
-from avvp_dist.tracking.server import connect, redacted, tracking_uri
+from avvp_dist.tracking.server import connect, database, fault, redacted, tracking_uri
 
 STATE = "mlflow.json"
 """File of a folder's `ExportState`."""
@@ -50,15 +50,14 @@ def sync(folder: Path) -> str:
     """
     if not (folder / RECORDS).is_file():
         raise ConfigError(f"{folder} holds no {RECORDS}")
-    exporter = MlflowExporter(folder)
     try:
+        exporter = MlflowExporter(folder)
         exporter.flush()
     except AvvpError:
         raise
     except Exception as error:  # MLflow raises many types
         raise StorageError(
-            f"{folder}: not every record was sent to {redacted(tracking_uri())}: "
-            f"{redacted(first_line(error))}",
+            f"{folder}: not every record was sent: {fault(error)}",
             remedy="The same command goes on from there",
         ) from None
     return exporter.state.run_id
@@ -283,12 +282,15 @@ class MlflowExporter:
     def _experiment(self, name: str) -> str:
         """Id of an experiment, which is made if there is none of this name."""
         known = self._client.get_experiment_by_name(name)
+        if known is not None and known.lifecycle_stage == "deleted":
+            raise StorageError(
+                f"the experiment {name} of {redacted(tracking_uri())} was deleted",
+                remedy=f"Restore it: mlflow experiments restore -x {known.experiment_id}",
+            )
         if known is not None:
             return str(known.experiment_id)
-        location = None
-        if tracking_uri().startswith("sqlite:///"):
-            database = Path(tracking_uri().removeprefix("sqlite:///"))
-            location = (database.absolute().parent / "mlartifacts" / name).as_uri()
+        file = database()
+        location = None if file is None else (file.parent / "mlartifacts" / name).as_uri()
         return str(self._client.create_experiment(name, location))
 
     def _log_inputs(self, inputs: Mapping[str, str]) -> None:

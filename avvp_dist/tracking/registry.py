@@ -135,10 +135,11 @@ def registry_errors(model: str) -> Iterator[None]:
         CheckpointError: in its place.
     """
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError  # of a database that MLflow opens itself
 
     try:
         yield
-    except (MlflowException, OSError, TypeError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, TypeError) as error:
         raise CheckpointError(
             f"{model} is not in the registry of {redacted(tracking_uri())}: "
             f"{redacted(first_line(error))}",

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, SupportsFloat
 
 from avvp_dist.commit import folder_digest
 from avvp_dist.config import TrackingConfig
-from avvp_dist.errors import Preempted, StorageError, first_line
+from avvp_dist.errors import Preempted, StorageError
 from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.tracking.mlflow_exporter import MlflowExporter
 from avvp_dist.tracking.nodes import NodeMonitor
@@ -28,7 +28,7 @@ from avvp_dist.tracking.records import (
     finite,
     read_records,
 )
-from avvp_dist.tracking.server import redacted, tracking_uri
+from avvp_dist.tracking.server import fault, redacted, tracking_uri
 
 _SECONDS_BETWEEN_FLUSHES = 5.0
 _SECONDS_TO_CLOSE = 60.0
@@ -221,10 +221,8 @@ class ExportThread:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            reason = redacted(first_line(error))[:160]
             print(
-                f"MLflow: {redacted(tracking_uri())} does not answer, the run goes on and keeps "
-                f"its records in {self.folder} ({type(error).__name__}: {reason})",
+                f"MLflow: {fault(error)}; the run goes on and keeps its records in {self.folder}",
                 file=sys.stderr,
             )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 
 from avvp_dist.config import CalibrateConfig
 from avvp_dist.tracking import run as tracked
-from avvp_dist.tracking.mlflow_exporter import MlflowExporter
+from avvp_dist.tracking.mlflow_exporter import MlflowExporter, sync
 from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import Run, stage_run
@@ -238,7 +241,8 @@ def test_a_dead_server_costs_two_lines_and_is_made_up_for(
     )
     assert stage.stdout == "the stage is done\n"
     warning, hint = stage.stderr.splitlines()
-    assert warning.startswith(f"MLflow: {dead} does not answer, the run goes on")
+    assert warning.startswith(f"MLflow: {dead} does not answer (")
+    assert warning.endswith(f"; the run goes on and keeps its records in {folder}")
     assert hint.endswith(f"send them with: avvp sync {folder}")
     sync = subprocess.run(
         [sys.executable, str(root / "tools" / "sync_mlflow.py"), str(folder)],
@@ -252,6 +256,40 @@ def test_a_dead_server_costs_two_lines_and_is_made_up_for(
     assert sync.stdout == f"{folder}: all sent, run {found.info.run_id}\n"
     assert points(client, found.info.run_id) == [(0, 0.0), (1, 1.0), (2, 2.0)]
     assert (found.info.status, found.data.tags["manifest"]) == ("FINISHED", "abc")
+
+
+def test_a_deleted_experiment_is_no_dead_server(
+    client: MlflowClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tracked, "_SECONDS_OF_PATIENCE", 0.0)
+    number = client.create_experiment("avvp-calibrate")
+    client.delete_experiment(number)
+    with stage_run("calibrate", tmp_path / "run", CalibrateConfig(), {}) as run:
+        run.log(0, loss=1.0)
+    (warning, *_) = capfd.readouterr().err.splitlines()
+    assert warning.startswith("MLflow: the experiment avvp-calibrate of sqlite:///")
+    assert f"was deleted. Restore it: mlflow experiments restore -x {number}; the run" in warning
+    client.restore_experiment(number)
+    sync(tmp_path / "run")
+    assert len(sent(client, "avvp-calibrate")) == 1
+
+
+def test_the_store_lies_in_the_working_folder_whatever_its_name(
+    empty_store: Path, root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a b%20c?d#e"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    kept = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-c", STAGE, "run"]
+    subprocess.run(command, cwd=folder, env={**kept, "PYTHONPATH": str(root)}, check=True)
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        assert database.execute("select count(*) from runs").fetchone() == (1,)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert len(list((folder / "mlartifacts").rglob("note.txt"))) == 1
 
 
 # With a server of its own.
