@@ -158,7 +158,7 @@ class _TextLoader(yaml.SafeLoader):
     YAML itself would make 7 of 007, 202686 of 2026_8_6, and false of the folder `no`.
     """
 
-    yaml_implicit_resolvers = {  # noqa: RUF012, as PyYAML has it
+    yaml_implicit_resolvers = {  # noqa: RUF012, its type is that of an instance in PyYAML
         first: [one for one in resolvers if one[0] in ("tag:yaml.org,2002:null", _MERGE)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

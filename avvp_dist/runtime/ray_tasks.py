@@ -98,7 +98,7 @@ def _short_folder() -> str | None:
     own = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     if len(os.fsencode(own)) <= _LONGEST_TEMPORARY:
         return None
-    short = Path(f"/tmp/ray-{os.getuid()}")
+    short = Path(f"/tmp/ray-{os.getuid()}")  # beside Ray's own default, /tmp/ray
     try:
         short.mkdir(mode=0o700, exist_ok=True)
         if not os.access(short, os.W_OK):

@@ -70,19 +70,18 @@ def open_finetuning(
         audio_version=config.data.audio_annotations,
         snippets=val.snippets,
     )
-    check_parsable(val, reference=data.sets[0])
     contaminated = count_leaked(
         data.sets[0], val, Path(config.data.annotations), allowed=config.data.allow_contaminated
     )
-    model = None
-    # One rank asks and compares, before it waits for the others or takes a device.
-    if launched_rank() == 0:
-        report_leakage(data.sets[0], val, DecontaminateConfig().similarity)
-        model = find_encoder(config, data.sets[0], scratch)
+    # One rank asks the registry, before it waits for the others or takes a device.
+    model = find_encoder(config, data.sets[0], scratch) if launched_rank() == 0 else None
     ranks = connect()
     model = ranks.broadcast_object(model)
     encoder, attached = attach_encoder(config, model, ranks)
-    return ParsingTask(config, data, val, annotations, encoder, attached, ranks, contaminated)
+    task = ParsingTask(config, data, val, annotations, encoder, attached, ranks, contaminated)
+    if ranks.is_main:
+        report_leakage(data.sets[0], val, DecontaminateConfig().similarity)
+    return task
 
 
 class ParsingTask:

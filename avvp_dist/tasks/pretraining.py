@@ -31,6 +31,7 @@ from avvp_dist.models.grounding_model import (
 from avvp_dist.models.specification import EncoderSpec
 from avvp_dist.objectives.grounding import clip_losses, pair_masks, unit
 from avvp_dist.objectives.negatives import LinkRule
+from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.runtime.ranks import Ranks, single_rank
 from avvp_dist.shards.schema import AUDIO, PADDING
 from avvp_dist.tracking.promotion import VALIDATED_ON
@@ -77,11 +78,10 @@ def open_pretraining(
 ) -> PretrainingTask:
     """Open the shard sets and their groundings, and build the encoder; see `OpenTask`."""
     data = Mixture.open(config.data.shards, config.data.weights, config.data)
-    ranks = connect()
-    tags = _contamination(data, config.data.allow_contaminated, ranks)
+    tags = _contamination(data, config.data.allow_contaminated)
     groundings = _groundings(data, config.data.grounding)
     _check_contrast(groundings, config.objective)
-    return PretrainingTask(config, data, groundings, ranks, tags)
+    return PretrainingTask(config, data, groundings, connect(), tags)
 
 
 @dataclass(frozen=True)
@@ -326,7 +326,7 @@ def _compared_streams(link_rules: Sequence[LinkRule]) -> list[str]:
     return sorted({name for rule in link_rules for name in rule.thresholds})
 
 
-def _contamination(data: Mixture, allowed: bool, ranks: Ranks) -> dict[str, str]:
+def _contamination(data: Mixture, allowed: bool) -> dict[str, str]:
     """A tag that counts the clips of LLP's held-out videos; empty if there are none.
 
     Rank 0 says how many clips of each set can be told from them.
@@ -338,7 +338,7 @@ def _contamination(data: Mixture, allowed: bool, ranks: Ranks) -> dict[str, str]
     for part in data.sets:
         found = contamination(part)
         clips = found.clips
-        if ranks.is_main:
+        if launched_rank() == 0:
             tqdm.write(found.report(part), file=sys.stderr)
         count += sum(map(len, clips.values()))
         if clips and not allowed:

@@ -289,7 +289,7 @@ class MlflowExporter:
             )
         if known is not None:
             return str(known.experiment_id)
-        file = database()
+        file = database(tracking_uri())
         location = None if file is None else (file.parent / "mlartifacts" / name).as_uri()
         return str(self._client.create_experiment(name, location))
 

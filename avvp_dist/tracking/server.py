@@ -25,13 +25,13 @@ def _sqlite(path: Path) -> str:
     return f"sqlite:///{path if set('?#%') & set(whole) else whole}"
 
 
-def database() -> Path | None:
-    """File of the store; None if it is a server or no SQLite."""
-    if not tracking_uri().startswith("sqlite:///"):
+def database(uri: str) -> Path | None:
+    """File of a store; None if it is a server or no SQLite."""
+    if not uri.startswith("sqlite:///"):
         return None
     from sqlalchemy import make_url
 
-    return Path(make_url(tracking_uri()).database or "").absolute()
+    return Path(make_url(uri).database or "").absolute()
 
 
 def fault(error: Exception) -> str:
@@ -51,7 +51,7 @@ def _check(uri: str) -> None:
             f"MLFLOW_TRACKING_URI={redacted(uri)} is the address of a page in a browser",
             remedy=f"Set it to {redacted(uri.partition('#')[0].rstrip('/'))}",
         )
-    file = database()
+    file = database(uri)
     if file is not None and not file.parent.is_dir():
         raise StorageError(
             f"MLFLOW_TRACKING_URI={uri}: there is no folder {file.parent}", remedy="Make it"
