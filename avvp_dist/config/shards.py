@@ -55,6 +55,12 @@ class PackConfig:
         "averaged or repeated to one row a second",
         minimum=0,
     )
+    dtype: str = option(
+        "float16",
+        "type in which features are stored; float32 takes twice the space, for values that float16 "
+        "cannot hold",
+        choices=("float16", "float32"),
+    )
     short: str = option(
         "pad",
         "clips with fewer snippets: padded, with their length recorded, or left out (parsers read "

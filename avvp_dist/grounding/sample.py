@@ -27,7 +27,7 @@ class Sample:
 
     clips: NDArray[np.integer]
     """Clip numbers, `[n]`."""
-    streams: dict[str, NDArray[np.float16]]
+    streams: dict[str, NDArray[np.floating]]
     """Features by stream, `[n, T, D]`."""
     lengths: NDArray[np.integer]
     """Number of real snippets, `[n]`."""
@@ -81,7 +81,7 @@ def sample_clips(shards: ShardSet, config: CalibrateConfig) -> Sample:
 
 def _read(
     shards: ShardSet, clips: NDArray[np.integer], config: CalibrateConfig
-) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.integer]]:
+) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.integer]]:
     """Features of the readable ones of `clips`, which ascend, and their numbers.
 
     One task reads each shard.
@@ -100,7 +100,7 @@ def _read(
 
 def _read_shard(
     place: str, digest: str, config: ReadConfig, clips: NDArray[np.integer]
-) -> tuple[dict[str, NDArray[np.float16]], NDArray[np.integer]]:
+) -> tuple[dict[str, NDArray[np.floating]], NDArray[np.integer]]:
     shards = open_once(place, digest, config)
     streams, good = shards.read(clips, ignore_bad)
     shards.release(set(shards.owners(clips).tolist()))

@@ -29,9 +29,9 @@ _SECONDS_TO_STOP = 5.0
 class ClipBatch:
     """One micro-batch as it was read.
 
-    `clips [B]` are clip numbers. `buffer [B, width]` is float16 memory that holds all their
-    streams. The empty places of a last batch and clips that cannot be read are left out. If none
-    is left, `count` is 0 and one row of zeros stands in.
+    `clips [B]` are clip numbers. `buffer [B, width]` is memory that holds all their streams, in
+    the dtype of the shard sets. The empty places of a last batch and clips that cannot be read are
+    left out. If none is left, `count` is 0 and one row of zeros stands in.
     """
 
     clips: Numbers
@@ -41,16 +41,16 @@ class ClipBatch:
 
     @property
     def streams(self) -> dict[str, Tensor]:
-        """Features by stream, float16 `[B, T, D]`, as views of the buffer."""
+        """Features by stream, `[B, T, D]`, as views of the buffer."""
         return self.layout.views(self.buffer)
 
     def to(self, device: torch.device) -> dict[str, Tensor]:
-        """The streams on a device, float16 as they are stored, in one transfer."""
+        """The streams on a device, in the dtype in which they are stored, in one transfer."""
         return self.layout.views(self.buffer.to(device, non_blocking=True))
 
 
 def read_clips(
-    data: Mixture, clips: Numbers, buffer: NDArray[np.float16] | None = None
+    data: Mixture, clips: Numbers, buffer: NDArray[np.floating] | None = None
 ) -> tuple[ClipBatch, NDArray[np.bool_]]:
     """A batch of all `clips [B]`, and which could be read, `[B]`; the rows of others are zeros.
 
@@ -58,7 +58,7 @@ def read_clips(
         buffer: memory `[B, layout.width]` to read into; by default fresh memory.
     """
     if buffer is None:
-        buffer = np.empty((len(clips), data.layout.width), np.float16)
+        buffer = data.layout.empty(len(clips))
     good = data.read_into(buffer, clips)
     return ClipBatch(clips, torch.from_numpy(buffer), data.layout, len(clips)), good
 
@@ -83,7 +83,7 @@ class Loader:
         self.data, self.stream, self.config = data, stream, config
         self.pin = device.type != "cpu"
         self._clips = stream.batch_size // stream.world_size // stream.gradient_accumulation
-        self._free: list[NDArray[np.float16]] = []
+        self._free: list[NDArray[np.floating]] = []
         mean = len(data) / sum(len(part.shards) for part in data.sets)
         self._block_clips = stream.block * mean * len(data.sets)
         self._ahead = max(1, config.prefetch, math.ceil(self._block_clips / stream.batch_size))
@@ -145,16 +145,17 @@ class Loader:
         nothing = batch.buffer.new_zeros(1, self.data.layout.width)
         return replace(batch, clips=np.zeros(1, np.int64), buffer=nothing, count=0)
 
-    def _buffer(self, count: int) -> NDArray[np.float16]:
+    def _buffer(self, count: int) -> NDArray[np.floating]:
         """Memory for `count` clips, pinned for an accelerator.
 
         Fresh memory costs nearly as much as filling it. So memory is used again as soon as no
         tensor refers to it. Torch does the same for pinned memory after the device has read it.
         """
-        shape = (self._clips, self.data.layout.width)
+        layout = self.data.layout
         if self.pin:
-            return torch.empty(shape, dtype=torch.float16, pin_memory=True).numpy()[:count]
-        whole = self._free.pop() if self._free else np.empty(shape, np.float16)
+            shape, dtype = (self._clips, layout.width), getattr(torch, layout.dtype)
+            return torch.empty(shape, dtype=dtype, pin_memory=True).numpy()[:count]
+        whole = self._free.pop() if self._free else layout.empty(self._clips)
         buffer = whole[:count]
         weakref.finalize(buffer, self._free.append, whole).atexit = False
         return buffer

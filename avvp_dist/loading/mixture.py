@@ -28,7 +28,7 @@ class Mixture:
         max_bad_fraction: fraction of all clips that may be unreadable.
 
     Raises:
-        DataError: if the sets differ in T, dims or extractor, so that features are not comparable.
+        DataError: if the sets differ in T, dims, dtype or extractor.
         ConfigError: if there is not one weight per set.
     """
 
@@ -46,17 +46,19 @@ class Mixture:
         self.sets, self.weights = list(sets), list(weights) or [1.0] * len(sets)
         first = self.sets[0]
         for other in self.sets[1:]:
-            for what in ("extractor", "dims", "snippets"):
+            for what in ("extractor", "dims", "snippets", "dtype"):
                 if getattr(first, what) != getattr(other, what):
                     raise DataError(
                         f"{other.name} has the {what} {getattr(other, what)!r}, {first.name} "
                         f"{getattr(first, what)!r}",
-                        remedy="Only features of the same backbones can be mixed",
+                        remedy="Only features of the same backbones, packed alike, can be mixed",
                     )
         self.dims, self.snippets, self.extractor = first.dims, first.snippets, first.extractor
         self.name = " + ".join(part.name for part in self.sets)
         self.layout = (
-            first.layout if len(self.sets) == 1 else side_by_side(first.snippets, first.dims)
+            first.layout
+            if len(self.sets) == 1
+            else side_by_side(first.snippets, first.dims, first.dtype)
         )
         self.starts = np.cumsum([0] + [len(part) for part in self.sets])
         self.damage = Damage(len(self), max_bad_fraction)
@@ -127,7 +129,7 @@ class Mixture:
         """Per set, the shard of each of its clips among `clips`."""
         return [part.shards.owners(part.clips) for part in self._split(clips)]
 
-    def read_into(self, buffer: NDArray[np.float16], clips: Numbers) -> NDArray[np.bool_]:
+    def read_into(self, buffer: NDArray[np.floating], clips: Numbers) -> NDArray[np.bool_]:
         """Fill a `buffer [B, layout.width]` with `clips [B]`; returns which could be read, `[B]`.
 
         The rows of clips that cannot be read are zeros, and the clips are recorded in `damage`.

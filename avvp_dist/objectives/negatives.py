@@ -164,6 +164,6 @@ def _cosines(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
     """Cosines `[n, m]` of two sets of vectors with their norms; nan for a vector of zeros.
 
     The norms are divided out last. Features stored in float16 lose no digit in TF32, in which a GPU
-    may multiply, but unit vectors would.
+    may multiply, but unit vectors would; those stored in float32 are rounded to as many digits.
     """
     return (x[0] @ y[0].T).div_(x[1][:, None]).div_(y[1])

@@ -98,13 +98,15 @@ class ShardTask:
     snippets: int
     """T of the shard set."""
     dims: dict[str, int]
+    dtype: str
     short: str
     """`pad` or `drop`: what happens to clips of fewer than T snippets."""
 
     def digest(self) -> str:
         """Hash of the plan for the shard, and of the sizes and times of the files it is made of."""
         stats = [_stat(file) for file in self.part.files()]
-        return digest([FORMAT, self.snippets, self.dims, self.short, asdict(self.part), stats])
+        made = [FORMAT, self.snippets, self.dims, self.dtype, self.short]
+        return digest([*made, asdict(self.part), stats])
 
 
 def pack(config: PackConfig) -> ShardSet:
@@ -146,7 +148,7 @@ def pack_shard(task: ShardTask, made_from: str) -> LeftOut:
         try:
             if isinstance(item, DataError):
                 raise item
-            clip = item.padded(task.snippets, task.dims)
+            clip = item.padded(task.snippets, task.dims, task.dtype)
         except DataError as error:
             left_out.broken.append(str(error))
             continue
@@ -211,9 +213,9 @@ def _shard_tasks(config: PackConfig, source: Source, out: Path) -> list[ShardTas
     snippets = config.snippets or source.snippets
     starts = range(0, len(source.ids), config.clips_per_shard)
     parts = [source.part(start, start + config.clips_per_shard) for start in starts]
-    dims = _dims(parts)
+    sizes = (snippets, _dims(parts), config.dtype, config.short)
     return [
-        ShardTask(part, (out / f"shard-{number:06d}.tar").absolute(), snippets, dims, config.short)
+        ShardTask(part, (out / f"shard-{number:06d}.tar").absolute(), *sizes)
         for number, part in enumerate(parts)
     ]
 
@@ -335,6 +337,7 @@ def _origin(config: PackConfig) -> dict[str, object]:
         "snippets": config.snippets,
         "extractor": config.extractor,
         **({"rates": config.rates} if config.rates else {}),
+        **({"dtype": config.dtype} if config.dtype != "float16" else {}),
     }
 
 

@@ -20,6 +20,7 @@ def write_shard_set(
     out: Path,
     *,
     snippets: int = 0,
+    dtype: str = "float16",
     clips_per_shard: int = 2000,
     extractor: str = "",
     source: Mapping[str, object] | None = None,
@@ -31,13 +32,14 @@ def write_shard_set(
 
     Args:
         snippets: T of the set; 0: the number of snippets of the first clip.
+        dtype: type in which features are stored, float16 or float32.
         extractor: name of what made the features.
         source: where the clips come from, for the manifest.
 
     Raises:
         DataError: for a clip with other streams or dims, with more than T snippets, with values
-            that are not finite, or with an id that occurred before; for no clips at all; for a
-            full disk.
+            that are not finite or that `dtype` cannot hold, or with an id that occurred before;
+            for no clips at all; for a full disk.
     """
     clips = iter(clips)
     first = next(clips, None)
@@ -59,7 +61,7 @@ def write_shard_set(
             if clip.id in seen:
                 raise DataError(f"clip {clip.id} occurs twice", remedy="Ids must be unique")
             seen.add(clip.id)
-        padded = [clip.padded(snippets, dims) for clip in block]
+        padded = [clip.padded(snippets, dims, dtype) for clip in block]
         scans.append(write_tar(padded, out / f"shard-{len(scans):06d}.tar"))
     write_manifest(out, scans, extractor=extractor, source=None if source is None else dict(source))
     shutil.rmtree(out / PLAN)

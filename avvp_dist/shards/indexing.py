@@ -101,7 +101,7 @@ def write_manifest(
     """Write `index.npy`, then `manifest.json`, for the tars in `out` that `scans` describe.
 
     Raises:
-        DataError: for tars of unequal T or dims, or a clip that occurs twice, naming it.
+        DataError: for tars of unequal T, dims or dtype, or a clip that occurs twice, naming it.
     """
     check_same_sizes(scans)
     ids = [clip for scan in scans for clip in scan.ids]
@@ -130,15 +130,16 @@ def write_manifest(
 
 
 def check_same_sizes(scans: Sequence[Scan]) -> None:
-    """Raise `DataError` naming the first tar that differs from the first one in T or dims."""
+    """Raise `DataError` naming the first tar that differs from the first in T, dims or dtype."""
     first = scans[0]
     if first.snippets > 255:
         raise DataError(f"{first.name}: clips of {first.snippets} snippets, more than 255")
     for scan in scans:
-        if (scan.snippets, scan.dims) != (first.snippets, first.dims):
+        if (scan.snippets, scan.dims, scan.dtype) != (first.snippets, first.dims, first.dtype):
             raise DataError(
-                f"{scan.name} holds {scan.dims} x {scan.snippets} snippets (first clip "
-                f"{scan.ids[0]}), {first.name} {first.dims} x {first.snippets}",
+                f"{scan.name} holds {scan.dims} x {scan.snippets} snippets in {scan.dtype} (first "
+                f"clip {scan.ids[0]}), {first.name} {first.dims} x {first.snippets} in "
+                f"{first.dtype}",
                 remedy="Clips of other sizes belong into a shard set of their own",
             )
 
@@ -172,11 +173,12 @@ def _check_rows(index: NDArray[np.void], manifest: Manifest) -> None:
     if index.dtype.names != COLUMNS:
         raise ValueError(f"it has the columns {index.dtype.names}")
     sizes = np.repeat(np.array([shard.bytes for shard in manifest.shards], np.int64), clips)
+    item = np.dtype(manifest.dtype).itemsize
     for column, dim in enumerate(manifest.dims.values()):
         starts = index["offsets"][:, column].astype(np.int64)
-        last = sizes - 2 * manifest.snippets * dim
+        last = sizes - item * manifest.snippets * dim
         # Reading outside of a mapped file would not raise an error but end the process.
-        if ((starts < 0) | (starts > last) | (starts % 2 != 0)).any():
+        if ((starts < 0) | (starts > last) | (starts % item != 0)).any():
             raise ValueError("it points outside of its shards")
 
 
@@ -212,4 +214,4 @@ def _stream(name: str, dim: int, scans: Sequence[Scan]) -> StreamEntry:
     ranges = [scan.ranges[name] for scan in scans if name in scan.ranges]
     low = min((low for low, _ in ranges), default=None)
     high = max((high for _, high in ranges), default=None)
-    return StreamEntry(dim, "float16", low, high)
+    return StreamEntry(dim, scans[0].dtype, low, high)

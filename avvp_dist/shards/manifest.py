@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_
 
 from avvp_dist.commit import MANIFEST, json_text, sha256, write_json
 from avvp_dist.errors import DataError
+from avvp_dist.shards.schema import DTYPES
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -112,6 +113,11 @@ class Manifest:
         return {name: stream.dim for name, stream in self.streams.items()}
 
     @property
+    def dtype(self) -> str:
+        """Element type of all streams."""
+        return next(iter(self.streams.values())).dtype
+
+    @property
     def content_digest(self) -> str:
         """Hex SHA-256 of the manifest without its entry `excluded`.
 
@@ -149,6 +155,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
         )
     try:
         manifest = _parsed(Manifest, entries, "")
+        _check_dtypes(manifest.streams)
         for number, shard in enumerate(manifest.shards):
             _check_file_name(shard.name, f"shards[{number}]")
         if "excluded" in entries:
@@ -160,6 +167,13 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
             f"{path} is damaged: {error}", remedy=f"Copy it again, or {remedy}"
         ) from None
     return manifest
+
+
+def _check_dtypes(streams: Mapping[str, StreamEntry]) -> None:
+    """Raise `ValueError` unless all streams are of one of `DTYPES`."""
+    dtypes = {stream.dtype for stream in streams.values()}
+    if len(dtypes) != 1 or not dtypes <= set(DTYPES):
+        raise ValueError(f"streams are {sorted(dtypes)}, expected one of {' and '.join(DTYPES)}")
 
 
 def _check_excluded(entry: ExcludedEntry | None) -> None:

@@ -107,15 +107,16 @@ class Gather:
     def __init__(self) -> None:
         self._from_disk = True
 
-    def __call__(self, addresses: NDArray[np.int64], out: NDArray[np.float16]) -> None:
-        """Fill `out [B, count]` with `count` numbers from each of `addresses [B]`, all even.
+    def __call__(self, addresses: NDArray[np.int64], out: NDArray[np.floating]) -> None:
+        """Fill `out [B, count]` with `count` numbers from each of `addresses [B]`.
 
-        The rows of `out` may be columns of a wider array. Every address must be mapped.
+        The rows of `out` may be columns of a wider array. Every address must be mapped, and be a
+        multiple of the size of a number.
         """
         import torch  # only reading needs it, and it takes seconds
 
         count, started = out.shape[1], time.monotonic()
-        size = out.itemsize * count
+        size = out.itemsize * count  # bytes of a row
         if not len(addresses):
             return
         if self._from_disk:
@@ -123,24 +124,24 @@ class Gather:
                 page = at - at % mmap.PAGESIZE
                 _libc.madvise(page, size + at - page, mmap.MADV_WILLNEED)
         first = int(addresses.min())
-        numbers = (int(addresses.max()) - first) // 2 + count
-        memory = torch.from_numpy(np.asarray(_Memory(first, numbers)))
+        numbers = (int(addresses.max()) - first) // out.itemsize + count
+        memory = torch.from_numpy(np.asarray(_Memory(first, numbers, out.dtype)))
         items = memory.as_strided((numbers - count + 1, count), (1, 1))
-        index = torch.from_numpy((addresses - first) // 2)
+        index = torch.from_numpy((addresses - first) // out.itemsize)
         torch.index_select(items, 0, index, out=torch.from_numpy(out))
         seconds = time.monotonic() - started
         self._from_disk = seconds > 1e-3 + len(addresses) * size / _MEMORY_SPEED
 
 
 class _Memory:
-    """Float16 numbers from an address on, for NumPy."""
+    """Numbers from an address on, for NumPy."""
 
-    def __init__(self, address: int, numbers: int) -> None:
+    def __init__(self, address: int, numbers: int, dtype: np.dtype[np.floating]) -> None:
         # As writable, because torch warns of other arrays. It is never written to.
         self.__array_interface__ = {
             "data": (address, False),
             "shape": (numbers,),
-            "typestr": "<f2",
+            "typestr": dtype.str,
             "version": 3,
         }
 

@@ -14,6 +14,12 @@ from avvp_dist.errors import DataError
 AUDIO = "audio"
 """The name of the audio stream; every other stream of a shard set is visual."""
 
+DTYPES = ("float16", "float32")
+"""Element types of stored features; all streams of a shard set have the same."""
+
+SMALLEST, LARGEST = 1e-17, 1e17
+"""Limits of rows in float32: cosines are computed in float32, which must hold their squares."""
+
 PADDING = 255
 """Component id of a snippet that is padding."""
 
@@ -66,12 +72,12 @@ class Clip:
     labels: tuple[str, ...] | None = None
     length: int | None = None
 
-    def padded(self, snippets: int, dims: dict[str, int]) -> Clip:
-        """The clip as float16 `[snippets, D]`, with zeros after its `length`.
+    def padded(self, snippets: int, dims: dict[str, int], dtype: str = "float16") -> Clip:
+        """The clip as `[snippets, D]` of one of `DTYPES`, with zeros after its `length`.
 
         Raises:
-            DataError: naming the clip, if it is not finite, has other streams or dims, or is
-                longer than `snippets`.
+            DataError: naming the clip, if it is not finite, has other streams or dims, is longer
+                than `snippets`, or has values beyond what `dtype` can hold.
         """
         if not self.id or not re.fullmatch("[^\0\ud800-\udfff]+", self.id):
             raise DataError(f"{self.id!a} is no id of a clip")
@@ -101,51 +107,63 @@ class Clip:
                     f"the shard set holds [{snippets}, {dim}]",
                     remedy="Pack clips of other sizes into a shard set of their own",
                 )
-            streams[name] = np.zeros((snippets, dim), "<f2")
+            streams[name] = np.zeros((snippets, dim), np.dtype(dtype).newbyteorder("<"))
             with np.errstate(over="ignore"):
                 streams[name][:length] = array[:length]
             self._check_values(name, array, streams[name][:length])
         return Clip(self.id, streams, self.labels, length)
 
     def _check_values(
-        self, name: str, array: NDArray[np.floating], half: NDArray[np.floating]
+        self, name: str, array: NDArray[np.floating], stored: NDArray[np.floating]
     ) -> None:
         if not np.isfinite(array).all():
             raise DataError(
                 f"clip {self.id}: stream {name} holds values that are not finite",
                 remedy="Extract its features again or leave the clip out",
             )
-        if _lost(array[: len(half)], half):
-            raise DataError(
-                f"clip {self.id}: stream {name} has rows too small for float16, which would change "
-                "by more than 3 % (about 5e-7)",
-                remedy="Scale its features up before packing",
+        half = stored.dtype == np.float16
+        wider = ", or pack with dtype=float32" if half else ""
+        if _lost(array[: len(stored)], stored):
+            limit = (
+                "float16, which would change by more than 3 % (about 5e-7)"
+                if half
+                else f"their cosines ({SMALLEST:g}), which are computed in float32"
             )
-        if not finite(half):
             raise DataError(
-                f"clip {self.id}: stream {name} exceeds float16 (65504)",
-                remedy="Scale its features down before packing",
+                f"clip {self.id}: stream {name} has rows too small for {limit}",
+                remedy=f"Scale its features up before packing{wider}",
+            )
+        if not finite(stored) or (not half and np.abs(stored).max(initial=0) > LARGEST):
+            limit = (
+                "float16 (65504)" if half else f"{LARGEST:g}, and float32 holds no squares of it"
+            )
+            raise DataError(
+                f"clip {self.id}: stream {name} exceeds {limit}",
+                remedy=f"Scale its features down before packing{wider}",
             )
 
 
-def _lost(array: NDArray[np.floating], half: NDArray[np.float16]) -> bool:
-    """Whether rows of `array [t, D]`, stored as `half [t, D]`, are no longer what they were."""
+def _lost(array: NDArray[np.floating], stored: NDArray[np.floating]) -> bool:
+    """Whether rows of `array [t, D]`, stored as `stored [t, D]`, are no longer what they were."""
     largest = np.abs(array).max(1, initial=0)
+    if stored.dtype == np.float32:
+        return bool(((largest > 0) & (largest < SMALLEST)).any())
     small = np.flatnonzero((largest > 0) & (largest < 1e-5))  # the first bit that float16 loses
-    if not small.size:
-        return False
-    exact = array[small].astype(np.float64)
-    change = half[small].astype(np.float64) - exact
+    exact = array[small].astype(np.float64) / largest[small, None]
+    change = stored[small].astype(np.float64) / largest[small, None] - exact
     return bool(((change**2).sum(1) > 1e-3 * (exact**2).sum(1)).any())
 
 
-def finite(half: NDArray[np.floating]) -> bool:
-    """Whether all values of a float16 array are finite, many times faster than `np.isfinite`.
+def finite(array: NDArray[np.floating]) -> bool:
+    """Whether all values of an array of `DTYPES` are finite, many times faster than `np.isfinite`.
 
     Compared as integers, the bits of infinity and NaN are the largest ones of either sign.
     """
-    return not half.size or bool(
-        half.view(np.int16).max() < 0x7C00 and half.view(np.uint16).max() < 0xFC00
+    infinity = np.array([np.inf, -np.inf], array.dtype)
+    bits = f"{array.dtype.itemsize}"
+    return not array.size or bool(
+        array.view("i" + bits).max() < infinity.view("i" + bits)[0]
+        and array.view("u" + bits).max() < infinity.view("u" + bits)[1]
     )
 
 

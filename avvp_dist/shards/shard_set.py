@@ -31,8 +31,8 @@ from avvp_dist.shards.remote import is_url, read_url
 from avvp_dist.shards.schema import finite
 from avvp_dist.shards.verification import OnBad, check_size, raise_on_bad
 
-Streams = dict[str, NDArray[np.float16]]
-"""Features of B clips: float16 `[B, T, D]` by stream."""
+Streams = dict[str, NDArray[np.floating]]
+"""Features of B clips: `[B, T, D]` by stream, of the set's dtype."""
 
 
 class ShardSet:
@@ -66,10 +66,11 @@ class ShardSet:
         self.manifest = parse_manifest(text, f"{self.name}/{MANIFEST}")
         self.content = self.manifest.content_digest
         self.snippets, self.dims = self.manifest.snippets, self.manifest.dims
+        self.dtype = self.manifest.dtype
         self.extractor, self.shards = self.manifest.extractor, self.manifest.shards
         self.starts = np.cumsum([0] + [shard.clips for shard in self.shards])
         self.index = self._load_index()
-        self.layout = layout_of(self.index, self.snippets, self.dims)
+        self.layout = layout_of(self.index, self.snippets, self.dims, self.dtype)
         self._opening = OpenShards(self.name, self.shards, self.config.verify, self._cache)
         self._gather = Gather()
         for number in range(0 if self.remote else len(self.shards)):
@@ -104,7 +105,7 @@ class ShardSet:
     # Reading
 
     def gather(self, clips: NDArray[np.integer]) -> Streams:
-        """Features of `clips [B]`: one float16 `[B, T, D]` by stream, rows in the order of `clips`.
+        """Features of `clips [B]`: one `[B, T, D]` by stream, rows in the order of `clips`.
 
         Raises:
             DataError: for a shard or a clip that cannot be read, naming it.
@@ -119,13 +120,13 @@ class ShardSet:
         Args:
             on_bad: called with each shard's or clip's numbers that cannot be read, and why.
         """
-        buffer = np.empty((len(clips), self.layout.width), np.float16)
+        buffer = self.layout.empty(len(clips))
         good = self.read_into(buffer, clips, on_bad)
         return self.layout.views(buffer), good
 
     def read_into(
         self,
-        buffer: NDArray[np.float16],
+        buffer: NDArray[np.floating],
         clips: NDArray[np.integer],
         on_bad: OnBad = raise_on_bad,
     ) -> NDArray[np.bool_]:
@@ -158,8 +159,9 @@ class ShardSet:
         owners, offsets = self.owners(clips), self.index["offsets"][clips].astype(np.int64)
         if layout.one_run:
             offsets = offsets.min(1, keepdims=True)
+        size = np.dtype(layout.dtype).itemsize
         columns = [
-            self._opening.addresses(owners, offsets[:, run], 2 * count)
+            self._opening.addresses(owners, offsets[:, run], size * count)
             for run, (_, count) in enumerate(layout.runs())
         ]
         return np.stack(columns, 1)
@@ -281,7 +283,7 @@ class Part:
 
 
 def read_parts(
-    parts: Sequence[Part], layout: Layout, buffer: NDArray[np.float16], gather: Gather
+    parts: Sequence[Part], layout: Layout, buffer: NDArray[np.floating], gather: Gather
 ) -> NDArray[np.bool_]:
     """Fill a `buffer [B, layout.width]` with clips of one or several shard sets.
 

@@ -1,8 +1,8 @@
 """The tar of a shard: how it is written, and how one of unknown origin is read with suspicion.
 
-A clip is `KEY.STREAM.npy` (float16 `[T, D]`) per stream and one `KEY.json`. Tars written here are
-regular: members are uncompressed and of fixed size, so that record i starts at i times the record
-size. Tars of others may order and size their members differently.
+A clip is `KEY.STREAM.npy` (float16 or float32 `[T, D]`) per stream and one `KEY.json`. Tars written
+here are regular: members are uncompressed and of fixed size, so that record i starts at i times the
+record size. Tars of others may order and size their members differently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from avvp_dist.commit import sha256, staged
 from avvp_dist.errors import DataError
-from avvp_dist.shards.schema import Clip, decode_key, encode_key, finite
+from avvp_dist.shards.schema import DTYPES, Clip, decode_key, encode_key, finite
 
 _PICKLES = ("pyd", "pkl", "pickle", "pth", "pt", "npz")
 _MAXIMUM_JSON = 1 << 20
@@ -31,7 +31,7 @@ _REMEDY = "Copy it again, or pack the shard set again"
 
 @dataclass(frozen=True)
 class Scan:
-    """Content of a tar: size, SHA-256, T, its clips in order, and the places of their arrays.
+    """Content of a tar: size, SHA-256, T, dtype, its clips in order, and where their arrays are.
 
     `offsets[clip][stream]` is the byte at which the numbers `[T, D]` begin, streams sorted by
     name. A `length` of 0 marks a clip that is not finite. `ranges` are minimum and maximum of each
@@ -42,6 +42,7 @@ class Scan:
     bytes: int
     sha256: str
     snippets: int
+    dtype: str
     dims: dict[str, int]
     ids: list[str]
     lengths: list[int]
@@ -81,10 +82,11 @@ class ClipJson:
 
 @dataclass(frozen=True)
 class _Array:
-    """First byte of an npy member's numbers in the tar, and their shape."""
+    """First byte of an npy member's numbers in the tar, their shape and type."""
 
     start: int
     shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass
@@ -95,8 +97,9 @@ class _Members:
     meta: ClipJson | None = None
 
     @property
-    def shapes(self) -> dict[str, list[int]]:
-        return {name: list(array.shape) for name, array in sorted(self.arrays.items())}
+    def kinds(self) -> dict[str, str]:
+        """Type and shape of each array."""
+        return {name: f"{x.dtype} {list(x.shape)}" for name, x in sorted(self.arrays.items())}
 
 
 def write_tar(clips: list[Clip], path: Path) -> Scan:
@@ -127,6 +130,7 @@ def write_tar(clips: list[Clip], path: Path) -> Scan:
         bytes=size,
         sha256=digest,
         snippets=next(iter(clips[0].streams.values())).shape[0],
+        dtype=next(iter(clips[0].streams.values())).dtype.name,
         dims=dims,
         ids=[clip.id for clip in clips],
         lengths=[clip.length or 0 for clip in clips],
@@ -169,7 +173,7 @@ def scan_tar(path: Path, *, skip_incomplete: bool = False) -> Scan:
     """Read a tar of unknown origin once and describe its content.
 
     The members of a clip may lie anywhere in it. Members of other kinds are ignored. The first
-    clip with arrays fixes the streams, T and the dims.
+    clip with arrays fixes the streams, T, the dims and the dtype.
 
     Args:
         skip_incomplete: leave out the clips that lack arrays.
@@ -275,15 +279,17 @@ def _array(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> _Array:
         shape, fortran, dtype = read_header(file)
     except Exception as error:  # of many types, because NumPy parses Python there
         raise DataError(f"{path}: {member.name} is no whole npy file: {error}") from None
-    start = member.offset_data + file.tell()
-    if dtype != np.dtype("<f2") or len(shape) != 2 or min(shape) < 1 or fortran or start % 2:
+    start, size = member.offset_data + file.tell(), dtype.itemsize
+    fits = dtype.str[0] != ">" and dtype.name in DTYPES and len(shape) == 2 and min(shape) > 0
+    if not fits or fortran or start % size:
         raise DataError(
-            f"{path}: {member.name} is {dtype} {list(shape)}, expected float16 [T, D]",
-            remedy="Write the features as C-ordered float16 matrices",
+            f"{path}: {member.name} is {dtype} {list(shape)}, expected {' or '.join(DTYPES)} "
+            "[T, D]",
+            remedy=f"Write the features as C-ordered {' or '.join(DTYPES)} matrices",
         )
-    if file.tell() + 2 * shape[0] * shape[1] != member.size:
+    if file.tell() + size * shape[0] * shape[1] != member.size:
         raise DataError(f"{path}: {member.name} is not of the size that its header says")
-    return _Array(start, shape)
+    return _Array(start, shape, dtype.name)
 
 
 def _meta(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> ClipJson:
@@ -315,19 +321,21 @@ def _check_end(path: Path, offset: int) -> None:
 
 def _scan(path: Path, clips: dict[str, _Members]) -> Scan:
     first = next(members for members in clips.values() if members.arrays)
-    shapes = first.shapes
-    heights = {shape[0] for shape in shapes.values()}
-    if len(heights) != 1:
-        raise DataError(f"{path}: the streams of its first clip differ in length: {shapes}")
-    snippets = heights.pop()
+    dims = {name: array.shape[1] for name, array in sorted(first.arrays.items())}
+    (snippets, dtype), *others = {(array.shape[0], array.dtype) for array in first.arrays.values()}
+    if others:
+        raise DataError(
+            f"{path}: the streams of its first clip differ in length or type: {first.kinds}",
+            remedy="Write them in equal lengths and in one type",
+        )
     ids, lengths, labels, offsets = [], [], [], []
     for key, members in clips.items():
         meta = members.meta or ClipJson()
         clip = _clip_id(path, key, meta)
-        if members.shapes != shapes:
+        if members.kinds != first.kinds:
             raise DataError(
-                f"{path}: clip {clip} has {members.shapes}, the first one {shapes}",
-                remedy="Clips of other sizes belong into a shard set of their own",
+                f"{path}: clip {clip} has {members.kinds}, the first one {first.kinds}",
+                remedy="Clips of other sizes or types belong into a shard set of their own",
             )
         length = snippets if meta.length is None else meta.length
         if not 0 < length <= snippets:
@@ -335,14 +343,14 @@ def _scan(path: Path, clips: dict[str, _Members]) -> Scan:
         ids.append(clip)
         lengths.append(length)
         labels.append(meta.labels)
-        offsets.append([members.arrays[name].start for name in shapes])
-    dims = {name: shape[1] for name, shape in shapes.items()}
-    whole, ranges = _read_values(path, snippets, dims, offsets)
+        offsets.append([members.arrays[name].start for name in dims])
+    whole, ranges = _read_values(path, snippets, dims, np.dtype(dtype), offsets)
     return Scan(
         name=path.name,
         bytes=path.stat().st_size,
         sha256=sha256(path),
         snippets=snippets,
+        dtype=dtype,
         dims=dims,
         ids=ids,
         lengths=[length if fine else 0 for length, fine in zip(lengths, whole, strict=True)],
@@ -369,7 +377,11 @@ def _clip_id(path: Path, key: str, meta: ClipJson) -> str:
 
 
 def _read_values(
-    path: Path, snippets: int, dims: dict[str, int], offsets: list[list[int]]
+    path: Path,
+    snippets: int,
+    dims: dict[str, int],
+    dtype: np.dtype[np.floating],
+    offsets: list[list[int]],
 ) -> tuple[list[bool], dict[str, list[float]]]:
     """Whether each clip is finite, and minimum and maximum of each stream over finite clips."""
     data = np.memmap(path, np.uint8, "r")
@@ -377,7 +389,7 @@ def _read_values(
     ranges: dict[str, list[float]] = {}
     for starts in offsets:
         views = [
-            data[start : start + 2 * snippets * dim].view("<f2")
+            data[start : start + dtype.itemsize * snippets * dim].view(dtype)
             for start, dim in zip(starts, dims.values(), strict=True)
         ]
         whole.append(all(finite(view) for view in views))

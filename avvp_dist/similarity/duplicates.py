@@ -28,7 +28,7 @@ _ROUNDING = 1e-5
 
 
 def near_duplicates(
-    streams: Mapping[str, NDArray[np.float16]],
+    streams: Mapping[str, NDArray[np.floating]],
     lengths: NDArray[np.integer],
     similarity: float,
     hashes: NDArray[np.uint64] | None = None,
@@ -39,7 +39,7 @@ def near_duplicates(
     hash is kept.
 
     Args:
-        streams: float16 `[N, T, D]` by name.
+        streams: `[N, T, D]` by name.
         lengths: number of real snippets of each clip, `[N]`.
         similarity: minimum cosine of near-duplicates in each stream.
         hashes: `[N]`; without them the first clip is kept.

@@ -31,12 +31,12 @@ _CLIPS_PER_READ = 256
 
 
 def embed(
-    streams: Mapping[str, NDArray[np.float16]], lengths: NDArray[np.integer]
+    streams: Mapping[str, NDArray[np.floating]], lengths: NDArray[np.integer]
 ) -> NDArray[np.float16]:
     """Embeddings of clips, the streams side by side.
 
     Args:
-        streams: float16 `[N, T, D]` by name.
+        streams: `[N, T, D]` by name.
         lengths: number of real snippets of each clip, `[N]`; the snippets after them are padding.
 
     Returns:

@@ -189,7 +189,7 @@ class PretrainingTask:
             clips=torch.from_numpy(clips.clips),
             step=info.step,
             epoch=info.epoch,
-            # As stored in float16: thresholds are finer than bfloat16.
+            # As they are stored: thresholds are finer than bfloat16.
             features={name: stored[name] for name in _compared_streams(self.link_rules)},
             rule_index=None if rules is None else torch.from_numpy(rules).to(device),
         )

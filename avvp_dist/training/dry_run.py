@@ -102,7 +102,8 @@ def _batch(task: Task, clips: int) -> object:
     """A micro-batch on the meta device."""
     numbers = np.resize(np.concatenate([pool.clips for pool in task.pools]), clips)
     layout = task.data.layout
-    buffer = torch.empty(clips, layout.width, dtype=torch.float16, device=task.ranks.device)
+    dtype = getattr(torch, layout.dtype)
+    buffer = torch.empty(clips, layout.width, dtype=dtype, device=task.ranks.device)
     return task.make_batch(ClipBatch(numbers, buffer, layout, clips), StepInfo(0, 0, 0.0))
 
 
@@ -137,7 +138,7 @@ def _data_rows(task: Task, stream: ClipStream, ranks: int) -> Rows:
             f"{part.name}: {len(part):,} clips, {excluded:,} of them excluded, "
             f"{len(part.shards):,} shards, {_size(stored)}",
         )
-    one = 2 * task.data.layout.width
+    one = task.data.layout.row_bytes
     trained = sum(len(pool.clips) for pool in task.pools)
     yield "trained on", f"{trained:,} clips, {stream.clips_per_epoch:,} in an epoch"
     yield (

@@ -105,6 +105,22 @@ def test_labels_are_the_components_of_every_clip(grounded: Path) -> None:
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_float32_grounds_what_is_too_small_for_float16(calibrated: Path, tmp_path: Path) -> None:
+    """A power of two changes no cosine, so the labels are equal."""
+    shards = ShardSet(calibrated)
+    streams = shards.gather(np.arange(len(shards)))
+    tiny = [
+        Clip(id, {name: x[row].astype(np.float32) * 2.0**-40 for name, x in streams.items()})
+        for row, id in enumerate(shards.ids)
+    ]
+    folder = tmp_path / "tiny"
+    write_shard_set(tiny, folder, dtype="float32", extractor=shards.extractor)
+    shutil.copy(calibrated / "thresholds.yaml", folder)
+    ground(config(folder))
+    expected = components_of(calibrated, "or")
+    np.testing.assert_array_equal(Grounding(ShardSet(folder)).components, expected)
+
+
 def test_a_second_run_redoes_nothing(grounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # it needs no cluster either
     folder = grounded / "grounding" / VERSION

@@ -21,10 +21,17 @@ from avvp_dist.shards.shard_set import ShardSet
 SIZES = {"audio": 300, "visual": 700}
 
 
-def write(out: Path, count: int, first: float = 0, dim: int = 4, extractor: str = "x") -> ShardSet:
+def write(
+    out: Path,
+    count: int,
+    first: float = 0,
+    dim: int = 4,
+    extractor: str = "x",
+    dtype: str = "float16",
+) -> ShardSet:
     """Clip n is filled with the number first + n."""
     made = [Clip(f"{out.name}{n}", {"audio": np.full((10, dim), first + n)}) for n in range(count)]
-    return write_shard_set(made, out, clips_per_shard=3, extractor=extractor)
+    return write_shard_set(made, out, clips_per_shard=3, extractor=extractor, dtype=dtype)
 
 
 @pytest.fixture
@@ -55,7 +62,11 @@ def test_pools_hold_the_chosen_clips_of_each_set(mixture: Mixture) -> None:
 
 @pytest.mark.parametrize(
     ("other", "named"),
-    [({"extractor": "y"}, "extractor 'y'"), ({"dim": 5}, "dims {'audio': 5}")],
+    [
+        ({"extractor": "y"}, "extractor 'y'"),
+        ({"dim": 5}, "dims {'audio': 5}"),
+        ({"dtype": "float32"}, "dtype 'float32'"),
+    ],
 )
 def test_features_of_other_backbones_are_refused(
     tmp_path: Path, other: dict[str, object], named: str

@@ -69,6 +69,21 @@ def test_the_arrays_of_the_source_come_back(tmp_path: Path) -> None:
             np.testing.assert_array_equal(gathered[name], file[name].astype(np.float16))
 
 
+def test_tiny_values_come_back_from_float32(tmp_path: Path) -> None:
+    tiny = {
+        name: np.random.default_rng(0).random((20, 10, 4)) * 1e-9 for name in ("audio", "visual")
+    }
+    source = write_source(tmp_path / "source", **tiny)
+    with pytest.raises(DataError, match=r"too small for float16.*dtype=float32"):
+        run(source, tmp_path / "out")
+    packed = run(source, tmp_path / "out", dtype="float32")
+    for name, stored in packed.gather(np.arange(20)).items():
+        np.testing.assert_array_equal(stored, tiny[name].astype(np.float32))
+    assert packed.manifest.streams["audio"].dtype == "float32"
+    with pytest.raises(DataError, match=r"'dtype': 'float32'"):
+        run(source, tmp_path / "out")
+
+
 def test_t_can_be_larger_than_in_the_source(tmp_path: Path) -> None:
     packed = run(write_source(tmp_path / "source"), tmp_path / "out", snippets=12)
     assert packed.snippets == 12 and set(packed.lengths.tolist()) == {10}

@@ -19,6 +19,7 @@ from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.indexing import index_tars
 from avvp_dist.shards.schema import Clip, encode_key
 from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.tars import scan_tar
 
 DIMS = {"audio": 4, "visual": 6}
 MADE = {"manifest.json", "index.npy"}
@@ -110,6 +111,22 @@ def test_our_own_tars_get_back_the_manifest_they_had(tmp_path: Path, workers: in
     assert {name: (tmp_path / name).read_bytes() for name in MADE} == before
 
 
+def test_tars_in_float32_are_read_as_they_are(tmp_path: Path) -> None:
+    made = clips()
+    for clip in made:
+        for name, array in clip.streams.items():
+            clip.streams[name] = array.astype(np.float32) * np.float32(1e-9)
+    write_tar(tmp_path / "set" / "x-0.tar", made)
+    shards = ShardSet(tmp_path / "set")
+    assert {stream.dtype for stream in shards.manifest.streams.values()} == {"float32"}
+    for name, array in shards.gather(np.arange(5)).items():
+        np.testing.assert_array_equal(array, np.stack([clip.streams[name] for clip in made]))
+    write_tar(tmp_path / "mixed" / "x-0.tar", made[:2])
+    write_tar(tmp_path / "mixed" / "x-1.tar", clips()[2:])
+    with pytest.raises(DataError, match=r"x-1\.tar .* in float16 .*x-0\.tar .* in float32"):
+        ShardSet(tmp_path / "mixed")
+
+
 def test_the_second_use_reads_what_the_first_one_wrote(foreign: Path) -> None:
     first = ShardSet(foreign)
     assert names(foreign) == {"x-0.tar", "x-1.tar"} | MADE
@@ -132,6 +149,7 @@ def test_two_processes_at_once_both_get_it(foreign: Path, tmp_path: Path, root: 
 import pathlib, sys, time
 import numpy
 from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.shards.tars import scan_tar
 pathlib.Path(sys.argv[2]).touch()
 while not pathlib.Path(sys.argv[3]).exists():
     time.sleep(0.001)
@@ -189,6 +207,11 @@ def test_one_damaged_tar_is_named_and_nothing_is_written(foreign: Path, workers:
     write_tar(path, clips()[3:])
     index_tars(foreign, workers)
     assert len(ShardSet(foreign)) == 5
+
+
+def test_a_tar_that_has_just_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.tar"):
+        scan_tar(tmp_path / "gone.tar")
 
 
 def test_a_clip_in_two_tars_is_named(foreign: Path) -> None:

@@ -103,6 +103,11 @@ DAMAGES: dict[str, tuple[Change, str]] = {
     "shards are a mapping": (lambda m: m.update(shards={}), r"shards is {}, expected list"),
     "class is a number": (lambda m: m["classes"].append(1), r"classes\[2\] is 1, expected str"),
     "stream without a width": (lambda m: m["streams"]["audio"].pop("dim"), r"streams\.audio\.dim"),
+    "stream of another type": (
+        lambda m: m["streams"]["audio"].update(dtype="int8"),
+        r"streams are \['float16', 'int8'\], expected one of float16 and float32",
+    ),
+    "no stream": (lambda m: m.update(streams={}), r"streams are \[\]"),
     "shard elsewhere": (lambda m: m["shards"][0].update(name="../s.tar"), r"shards\[0\]: '\.\./s"),
     "hidden shard": (lambda m: m["shards"][0].update(name=".s.tar"), r"shards\[0\]: '\.s\.tar'"),
 }

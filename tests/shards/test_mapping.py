@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avvp_dist.shards.mapping import Gather, Mapping
+from avvp_dist.shards.schema import DTYPES
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +39,27 @@ def first_numbers(mapping: Mapping, count: int) -> np.ndarray:
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from([0, 2]), st.integers(0, 2000)), max_size=20),
+    st.lists(st.tuples(st.sampled_from([0, 2]), st.integers(0, 950)), max_size=20),
     st.integers(1, 40),
     st.integers(0, 3),
+    st.sampled_from(DTYPES),
 )
 def test_numbers_go_into_the_rows_of_the_caller(
-    files: list[Path], wanted: list[tuple[int, int]], count: int, margin: int
+    files: list[Path], wanted: list[tuple[int, int]], count: int, margin: int, dtype: str
 ) -> None:
     """From files of two mappings at once, into columns of a wider array."""
-    mappings = mapped(files), mapped(files)
+    mappings, size = (mapped(files), mapped(files)), np.dtype(dtype).itemsize
     addresses = np.array(
         [
-            mappings[row % 2].addresses(np.array([file]), np.array([2 * at]), 2 * count)[0]
+            mappings[row % 2].addresses(np.array([file]), np.array([size * at]), size * count)[0]
             for row, (file, at) in enumerate(wanted)
         ],
         np.int64,
     )
-    buffer = np.full((len(wanted), count + 2 * margin), 7, np.float16)
+    buffer = np.full((len(wanted), count + 2 * margin), 7, dtype)
     Gather()(addresses, buffer[:, margin : margin + count])
     for row, (file, at) in zip(buffer, wanted, strict=True):
-        expected = np.fromfile(files[file], np.float16)[at : at + count]
+        expected = np.fromfile(files[file], dtype, count, offset=size * at)
         np.testing.assert_array_equal(row[margin : margin + count], expected)
         assert (row[:margin] == 7).all() and (row[margin + count :] == 7).all()
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avvp_dist.errors import DataError
-from avvp_dist.shards.schema import LLP_CLASSES, Clip, decode_key, encode_key, finite
+from avvp_dist.shards.schema import DTYPES, LLP_CLASSES, Clip, decode_key, encode_key, finite
 
 DIMS = {"audio": 4, "visual": 6}
 
@@ -93,10 +93,44 @@ def test_a_clip_of_other_sizes_is_named(clip: Clip, message: str) -> None:
         clip.padded(10, DIMS)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "scale", "message"),
+    [
+        ("float16", 1e-8, "too small for float16.*dtype=float32"),
+        ("float16", 1e-7, "too small for float16.*dtype=float32"),
+        ("float16", 1e-200, "too small for float16.*dtype=float32"),
+        ("float16", 1e5, r"exceeds float16 \(65504\).*dtype=float32"),
+        ("float32", 1e-18, "too small for their cosines"),
+        ("float32", 1e-46, "too small for their cosines"),
+        ("float32", 1e18, "exceeds 1e.17"),
+        ("float32", 1e39, "exceeds 1e.17"),
+        ("float32", np.nan, "not finite"),
+    ],
+)
+def test_what_a_type_cannot_hold_is_refused(dtype: str, scale: float, message: str) -> None:
+    clip = Clip("a", {name: x * np.float64(scale) for name, x in streams().items()})
+    with pytest.raises(DataError, match=f"^clip a: stream audio .*{message}"):
+        clip.padded(10, DIMS, dtype)
+
+
+@pytest.mark.parametrize("scale", [1e-16, 1e-7, 1.0, 1e6, 1e16])
+def test_float32_holds_what_float16_cannot(scale: float) -> None:
+    clip = Clip("a", {name: x * np.float32(scale) for name, x in streams().items()})
+    stored = clip.padded(10, DIMS, "float32").streams
+    for name, array in clip.streams.items():
+        np.testing.assert_array_equal(stored[name], array)
+
+
+def test_a_row_of_zeros_is_silence_in_any_type() -> None:
+    silent = streams() | {"audio": np.zeros((10, 4))}
+    for dtype in DTYPES:
+        assert not Clip("a", silent).padded(10, DIMS, dtype).streams["audio"].any()
+
+
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 0xFFFF), max_size=8))
-def test_finite_agrees_with_numpy(bits: list[int]) -> None:
-    array = np.array(bits, np.uint16).view(np.float16)
+@given(st.lists(st.integers(0, 0xFFFFFFFF), max_size=8), st.sampled_from(DTYPES))
+def test_finite_agrees_with_numpy(bits: list[int], dtype: str) -> None:
+    array = np.array(bits, np.uint32).view(dtype)
     assert finite(array) == bool(np.isfinite(array).all())
 
 
