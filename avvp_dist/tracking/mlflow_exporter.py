@@ -31,7 +31,7 @@ from avvp_dist.tracking.records import (
     read_records,
 )
 from avvp_dist.tracking.registry import fetch
-from avvp_dist.tracking.server import connect, database, fault, redacted, tracking_uri
+from avvp_dist.tracking.server import connect, database, fault, redacted, tracking_uri, waiting
 
 STATE = "mlflow.json"
 """File of a folder's `ExportState`."""
@@ -51,8 +51,9 @@ def sync(folder: Path) -> str:
     if not (folder / RECORDS).is_file():
         raise ConfigError(f"{folder} holds no {RECORDS}")
     try:
-        exporter = MlflowExporter(folder)
-        exporter.flush()
+        with waiting():
+            exporter = MlflowExporter(folder)
+            exporter.flush()
     except AvvpError:
         raise
     except Exception as error:  # MLflow raises many types

@@ -37,8 +37,8 @@ def promote(config: PromoteConfig) -> bool:
         raise ConfigError(f"model={model} is none of {', '.join(_METRICS)}: give its metric")
     if metric in RENAMED_METRICS:
         raise ConfigError(f"metric={metric} is now {RENAMED_METRICS[metric]}")
-    registry = Registry()
     with registry_errors(model):
+        registry = Registry()
         asked = f"{model}/{config.version}" if config.version else f"{model}@candidate"
         candidate = registry.find(asked)
         champion = registry.find_alias(model, CHAMPION)

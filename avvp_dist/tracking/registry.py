@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from avvp_dist.commit import MANIFEST, folder_digest, verify_folder
-from avvp_dist.errors import CheckpointError, first_line
-from avvp_dist.tracking.server import connect, redacted, tracking_uri
+from avvp_dist.errors import CheckpointError, StorageError, first_line
+from avvp_dist.tracking.server import (
+    connect,
+    fault,
+    redacted,
+    tracking_uri,
+    unanswered,
+    waiting,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
@@ -129,17 +136,21 @@ def fetch(source: str, digest: str, into: Path, name: str) -> Path:
 
 @contextmanager
 def registry_errors(model: str) -> Iterator[None]:
-    """Turn what MLflow raises about a model into one line.
+    """Turn what MLflow raises about a model into one line, and say what is waited for.
 
     Raises:
-        CheckpointError: in its place.
+        CheckpointError: for a model that is not there.
+        StorageError: for a store that does not answer or cannot be used.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError  # of a database that MLflow opens itself
 
     try:
-        yield
+        with waiting():
+            yield
     except (MlflowException, SQLAlchemyError, OSError, TypeError) as error:
+        if isinstance(error, SQLAlchemyError) or unanswered(error):
+            raise StorageError(fault(error), remedy="Check MLFLOW_TRACKING_URI") from None
         raise CheckpointError(
             f"{model} is not in the registry of {redacted(tracking_uri())}: "
             f"{redacted(first_line(error))}",

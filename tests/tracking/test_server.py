@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from avvp_dist.config import CalibrateConfig, PromoteConfig, TrackingConfig
 from avvp_dist.errors import StorageError
+from avvp_dist.tracking import run as tracked
+from avvp_dist.tracking import server
+from avvp_dist.tracking.mlflow_exporter import sync
+from avvp_dist.tracking.promotion import promote
+from avvp_dist.tracking.registry import resolve
+from avvp_dist.tracking.run import Run, stage_run
 from avvp_dist.tracking.server import connect, fault, redacted, tracking_uri
 
 
@@ -41,15 +51,112 @@ def test_without_a_server_the_store_is_in_the_working_folder(
         ("http://host:5000#", "a page in a browser. Set it to http://host:5000"),
         ("sqlite:////no/such/folder/mlflow.db", "there is no folder /no/such/folder. Make it"),
         ("sqlite:///none/mlflow.db", "there is no folder "),
+        ("127.0.0.1:5000", "=127.0.0.1:5000 has no protocol. Set it to http://127.0.0.1:5000"),
+        (
+            "host:5000/mlflow",
+            "=host:5000/mlflow has no protocol. Set it to http://host:5000/mlflow",
+        ),
+        ("sqlite://", "is a database in memory"),
+        ("sqlite:///:memory:", "is a database in memory"),
+        ("sqlite:////dev/null/mlflow.db", "there is no folder /dev/null. Make it"),
+        (
+            "sqlite:////proc/mlflow.db",
+            "////proc/mlflow.db cannot be used (OperationalError: ",
+        ),
+        ("sqlite:////", "cannot be used (OperationalError: "),
+        ("sqlite:///{folder}", "cannot be used (OperationalError: "),
+        ("sqlite:///{folder}/garbage.db", "garbage.db cannot be used (DatabaseError: "),
+        ("postgresql://me:secret@127.0.0.1:9/x", "/x needs a driver that is not installed (Module"),
+        ("mysql://me:secret@127.0.0.1:9/x", "127.0.0.1:9/x needs a driver that is not installed ("),
+        (
+            "mssql+pyodbc://me:secret@h/x",
+            "pyodbc://h/x needs a driver that is not installed (",
+        ),
+        (
+            "mysql+pymysql://me:secret@127.0.0.1:9/x",
+            "127.0.0.1:9/x cannot be used (OperationalErr",
+        ),
+        ("mysql+pymysql://127.0.0.1:{silent}/x", "/x does not answer within 0.5 s"),
+        ("mysql+nosuch://127.0.0.1/x", "cannot be used (NoSuchModuleError: "),
+        ("sqlite+nosuch:///x.db", "cannot be used (NoSuchModuleError: "),
+        ("postgres://127.0.0.1/x", "cannot be used (UnsupportedModelRegistryStoreURIException: "),
+        ("nosuch://x", "nosuch://x cannot be used (UnsupportedModelRegistryStoreURIException: "),
     ],
 )
 def test_an_address_that_is_no_store_is_named_at_once(
-    uri: str, told: str, monkeypatch: pytest.MonkeyPatch
+    uri: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_SECONDS_TO_OPEN", 0.5 if "{silent}" in uri else 15.0)
+    (tmp_path / "garbage.db").write_bytes(b"no database" * 100)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # takes connections and says nothing
+        uri = uri.format(folder=tmp_path, silent=silent.getsockname()[1])
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        started = time.monotonic()
+        with pytest.raises(StorageError) as caught:
+            connect()
+    assert time.monotonic() - started < 15
+    assert told in str(caught.value) and "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+UNUSABLE = [
+    "mysql+pymysql://me:secret@127.0.0.1:9/x",
+    "postgresql://me:secret@127.0.0.1:9/x",
+    "sqlite:////proc/mlflow.db",
+    "http://127.0.0.1:9",
+    "nosuch://x",
+]
+COMMANDS: dict[str, Callable[[Path], object]] = {
+    "promote": lambda folder: promote(PromoteConfig(model="avvp-parser")),
+    "a registered model": lambda folder: resolve("models:/avvp-parser@champion", folder),
+    "sync": sync,
+}
+
+
+@pytest.mark.parametrize("uri", UNUSABLE)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_ends_with_one_line(
+    command: str, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    Run("calibrate", tmp_path, CalibrateConfig(tracking=TrackingConfig(enabled=False)), {}).close()
     with pytest.raises(StorageError) as caught:
-        connect()
-    assert told in str(caught.value) and "secret" not in str(caught.value)
+        COMMANDS[command](tmp_path)
+    message = str(caught.value)
+    assert redacted(uri) in message and "secret" not in message and "\n" not in message
+
+
+@pytest.mark.parametrize("uri", UNUSABLE)
+def test_a_stage_goes_on_without_its_store(
+    uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(tracked, "_SECONDS_OF_PATIENCE", 0.0)
+    with stage_run("calibrate", tmp_path / "run", CalibrateConfig(), {}) as run:
+        run.log(0, loss=1.0)
+    warning, hint = capfd.readouterr().err.splitlines()
+    assert warning.startswith(f"MLflow: {redacted(uri)} ")
+    assert warning.endswith(f"; the run goes on and keeps its records in {tmp_path}/run")
+    assert hint.endswith(f"send them with: avvp sync {tmp_path}/run")
+
+
+def test_a_long_wait_is_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "_SECONDS_OF_SILENCE", 0.05)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@host")
+    with server.waiting():
+        time.sleep(0.5)
+    assert capfd.readouterr().err == "waiting for http://host\n"
+    with server.waiting():
+        pass
+    time.sleep(0.2)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -57,7 +164,7 @@ def test_an_address_that_is_no_store_is_named_at_once(
     [
         (ConnectionRefusedError("no"), "does not answer (ConnectionRefusedError: no)"),
         (RuntimeError("API request failed with exception x"), "does not answer (RuntimeError: "),
-        (RuntimeError("INVALID_PARAMETER"), "does not take the records (RuntimeError: INVALID"),
+        (RuntimeError("INVALID_PARAMETER"), "cannot be used (RuntimeError: INVALID"),
         (StorageError("the disk is full"), "the disk is full"),
     ],
 )
