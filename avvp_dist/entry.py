@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from contextlib import suppress
 
 from avvp_dist.errors import AvvpError, ClusterError, ConfigError, Preempted, first_line
 from avvp_dist.runtime import membership
+from avvp_dist.runtime.environment import home
 from avvp_dist.runtime.launched import launched_rank
 
 _SECONDS_FOR_RANK_0 = 5.0
@@ -29,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
     A supervisor gives the process its variables, and learns how it ends (`runtime/membership.py`).
     """
     code = 1  # an error of another kind, which Python prints
-    os.environ["MPLBACKEND"] = "agg"  # that of a notebook is of no use to a batch job
+    _prepare_libraries()
     try:
         membership.join()
         main()
@@ -58,6 +60,15 @@ def run(main: Callable[[], None]) -> None:
         os._exit(error.exit_code)
     finally:
         membership.leave(code)
+
+
+def _prepare_libraries() -> None:
+    """Set what libraries read when they are imported."""
+    os.environ["MPLBACKEND"] = "agg"  # that of a notebook is of no use to a batch job
+    if home() is None:  # MLflow fails where no home is named, but not where nothing can be written
+        os.environ["HOME"] = os.devnull
+    # Matplotlib warns of a home that it cannot write to, and uses a temporary folder.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _ours(error: AvvpError | OSError | RuntimeError) -> AvvpError:

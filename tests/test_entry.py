@@ -129,3 +129,28 @@ def test_figures_need_no_backend_of_a_notebook(backend: str, tmp_path: Path) -> 
     ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+HOME = """
+import os
+from pathlib import Path
+os.getuid = lambda: 12345  # a user without a name
+from avvp_dist.entry import run
+from avvp_dist.runtime.environment import home
+def main():
+    import mlflow.environment_variables, matplotlib.pyplot
+    print(Path.home(), home())
+run(main)
+"""
+
+
+@pytest.mark.parametrize("named", [None, "/dev/null", "/no/such/folder", "/proc"])
+def test_libraries_are_imported_without_a_home(named: str | None) -> None:
+    kept = {key: value for key, value in os.environ.items() if key != "HOME"}
+    env = kept if named is None else {**kept, "HOME": named}
+    command = [sys.executable, "-c", HOME]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.split() == (
+        ["/proc", "/proc"] if named == "/proc" else ["/dev/null", "None"]
+    )

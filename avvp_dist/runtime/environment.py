@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -76,11 +77,11 @@ def sort(
 
 
 def home() -> Path | None:
-    """The home folder; None in a container whose user has no name."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return None
+    """The home folder; None if there is none, as in a container whose user has no name."""
+    with suppress(RuntimeError):
+        if (own := Path.home()).is_dir():
+            return own
+    return None
 
 
 def deepspeed_variables(environment: Mapping[str, str]) -> dict[str, str]:

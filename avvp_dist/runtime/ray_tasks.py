@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,6 +42,7 @@ def start_ray(cpus: int = 0) -> None:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level="ERROR")
         else:
+            _keep_token()
             ray.init(
                 "local",
                 _temp_dir=_short_folder(),
@@ -87,6 +89,17 @@ def _prepare_environment() -> None:
     token = os.environ.get("RAY_AUTH_TOKEN_PATH") or (home() or Path("/")) / ".ray" / "auth_token"
     if os.environ.get("RAY_ADDRESS") and ("RAY_AUTH_TOKEN" in os.environ or Path(token).is_file()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _keep_token() -> None:
+    """Keep the token of a cluster that starts here in a variable if no home can hold its file."""
+    folder = (home() or Path(os.devnull)) / ".ray"
+    with suppress(OSError):
+        folder.mkdir(exist_ok=True)
+        if os.access(folder, os.W_OK) or (folder / "auth_token").is_file():
+            return
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _short_folder() -> str | None:

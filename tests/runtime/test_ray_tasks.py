@@ -46,6 +46,19 @@ def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch: pytest.MonkeyP
     assert time.monotonic() - started < 20
 
 
+def test_no_home_is_needed() -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", JOIN],
+        env={**kept, "HOME": os.devnull},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_an_address_that_is_none_is_said() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", JOIN],
