@@ -18,6 +18,7 @@ from avvp_dist.errors import ConfigError
 
 T = TypeVar("T")
 
+_COMMAND_LINE = "command line"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -44,7 +45,8 @@ def load(
             faults.append(f"{source}: {_unknown(name, list(keys))}")
             continue
         if key.is_list and isinstance(value, str):
-            value = [value]  # a list of one needs no brackets
+            typed = source == _COMMAND_LINE and value.startswith("[")
+            value = _parsed_list(value) if typed else [value]  # one alone needs no brackets
         try:
             value = _without_tilde(value)
         except RuntimeError as error:
@@ -121,7 +123,7 @@ def _values(
         if not equals:
             faults.append(f"{override}: overrides are KEY=VALUE")
             continue
-        yield "command line", key, _parsed_list(value) if value.startswith("[") else value
+        yield _COMMAND_LINE, key, value
 
 
 def _without_tilde(value: object) -> object:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from avvp_dist.config import CalibrateConfig, PackConfig, PretrainConfig, SimulateConfig
 from avvp_dist.config.files import load, packaged_configs, read_config, to_yaml
@@ -19,7 +24,7 @@ KINDS = pytest.mark.parametrize(
 )
 
 
-def given(kind: Any) -> list[str]:
+def required_of(kind: Any) -> list[str]:
     """Overrides that give each required key a value."""
     values = {"format": "han"}
     return [
@@ -31,7 +36,7 @@ def given(kind: Any) -> list[str]:
 
 def fault(kind: Any, overrides: list[str], file: Path | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(kind, file, [*given(kind), *overrides])
+        load(kind, file, [*required_of(kind), *overrides])
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -144,7 +149,12 @@ def test_values_take_the_type_of_their_key() -> None:
     made = load(
         PretrainConfig,
         None,
-        [*given(PretrainConfig), "optimizer.lr=1e-3", "tracking.enabled=false", "trainer.seed=7"],
+        [
+            *required_of(PretrainConfig),
+            "optimizer.lr=1e-3",
+            "tracking.enabled=false",
+            "trainer.seed=7",
+        ],
     )
     assert (made.optimizer.lr, made.tracking.enabled, made.trainer.seed) == (0.001, False, 7)
     streams = load(CalibrateConfig, None, ["shards=a", "streams=[audio]"]).streams
@@ -156,7 +166,7 @@ def test_a_list_of_one_needs_no_brackets(tmp_path: Path) -> None:
     made = load(PretrainConfig, tmp_path / "a.yaml", ["trainer.out=o", "data.grounding=g"])
     assert (made.data.shards, made.data.grounding, made.data.weights) == (["one"], ["g"], [])
     with pytest.raises(ConfigError, match=r"data\.weights=\['x'\]"):
-        load(PretrainConfig, None, [*given(PretrainConfig), "data.weights=x"])
+        load(PretrainConfig, None, [*required_of(PretrainConfig), "data.weights=x"])
 
 
 SCALARS = [
@@ -200,7 +210,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("text", ["2024_01_02", "007", "1e5", "yes", "-b_0_10", "a=b", "a b", ""])
 def test_text_stays_as_it_was_typed(text: str) -> None:
-    made = load(PackConfig, None, [*given(PackConfig), f"extractor={text}"])
+    made = load(PackConfig, None, [*required_of(PackConfig), f"extractor={text}"])
     assert made.extractor == text
 
 
@@ -213,9 +223,39 @@ def test_text_survives_yaml(tmp_path: Path, text: str) -> None:
     assert load(PackConfig, tmp_path / "text.yaml") == made
 
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"])).filter(
+    lambda text: "${" not in text and text != "???" and not text.startswith("~")
+)
+"""Any text but OmegaConf's own words and a home folder, which are replaced."""
+
+
+@settings(deadline=None)
+@given(TEXT, st.lists(TEXT, max_size=3))
+@example("[x]", ["[x]"])
+@example("{a: b}", ["a, b"])
+@example("null", ["null", "a\nb"])
+def test_any_text_comes_out_as_it_went_in(text: str, several: list[str]) -> None:
+    """From the command line, from a file, and from the YAML that a run writes."""
+    words = [f"source={text}", f"out={text}", f"annotations={text}", f"extractor={text}"]
+    if text:
+        made = load(PackConfig, None, words)
+        assert {made.source, made.out, made.annotations, made.extractor} == {text}
+    listed = yaml.safe_dump(several, default_flow_style=True, width=math.inf)
+    keys = ["trainer.out=o", f"data.shards={listed}", "data.grounding=g"]
+    if several and all(several):
+        assert load(PretrainConfig, None, keys).data.shards == several
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "some.yaml")
+        file.write_text(yaml.safe_dump({"source": "a", "out": "b", "extractor": text}))
+        from_file = load(PackConfig, file)
+        file.write_text(to_yaml(from_file))
+        assert load(PackConfig, file) == from_file
+    assert from_file.extractor == text
+
+
 @KINDS
 def test_yaml_reads_back_as_the_same_config(kind: Any, tmp_path: Path) -> None:
-    made = load(kind, None, given(kind))
+    made = load(kind, None, required_of(kind))
     (tmp_path / "all.yaml").write_text(to_yaml(made))
     assert load(kind, tmp_path / "all.yaml") == made
 
@@ -245,7 +285,7 @@ def test_a_file_counts_more_than_a_packaged_config_of_its_name(
     monkeypatch.chdir(tmp_path)
     Path("pretrain").mkdir()
     Path("pretrain/multi").write_text("trainer: {epochs: 3}\n")
-    assert load(PretrainConfig, "pretrain/multi", given(PretrainConfig)).trainer.epochs == 3
+    assert load(PretrainConfig, "pretrain/multi", required_of(PretrainConfig)).trainer.epochs == 3
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from avvp_dist.errors import DataError
 from avvp_dist.packing.writing import write_shard_set
@@ -103,6 +107,52 @@ def test_any_id_comes_back(tmp_path: Path, clip_id: str) -> None:
     assert shards.ids == [clip_id]
     (tmp_path / "manifest.json").unlink()
     assert ShardSet(tmp_path).ids == [clip_id]  # read from the tar
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+FILE_NAMES = TEXT.filter(
+    lambda name: not {"/", "\0"} & set(name) and name not in (".", "..") and len(name.encode()) < 99
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(st.characters(codec=None), max_size=30), FILE_NAMES)
+@example("x" * 80, "%41?b#c")
+@example("../=2E", " ~[a]*:")
+def test_any_id_and_any_folder_come_back_or_are_refused(clip_id: str, folder: str) -> None:
+    """From the manifest, and from the tar alone."""
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary, folder)
+        try:
+            write(place, [replace(clips()[0], id=clip_id)])
+        except DataError as error:
+            assert re.search("is no id of a clip|its id is too long for a tar", str(error))
+            return
+        assert ShardSet(place).ids == [clip_id]
+        (place / "manifest.json").unlink()
+        assert ShardSet(str(place)).ids == [clip_id]
+
+
+@settings(deadline=None)
+@given(st.sets(TEXT, min_size=1, max_size=3))
+@example({"audio", "audio.wave"})
+@example({"mel/80"})
+@example({"a-b_C9"})
+def test_any_name_of_a_stream_comes_back_or_is_refused(names: set[str]) -> None:
+    made = [Clip("clip", {name: np.full((2, 3), 1 + n) for n, name in enumerate(sorted(names))})]
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        if not all(re.fullmatch("[A-Za-z0-9_-]+", name) for name in names):
+            with pytest.raises(DataError, match="the name of a stream is made of"):
+                write(place, made)
+            assert not list(place.glob("*.tar"))
+            return
+        write(place, made)
+        (place / "manifest.json").unlink()
+        read = ShardSet(place).gather(np.array([0]))
+        assert {name: int(array[0, 0, 0]) for name, array in read.items()} == {
+            name: 1 + n for n, name in enumerate(sorted(names))
+        }
 
 
 @pytest.mark.parametrize("clip_id", ["", "a\0", "\ud800"])

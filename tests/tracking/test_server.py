@@ -6,8 +6,11 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from avvp_dist.config import CalibrateConfig, PromoteConfig, TrackingConfig
 from avvp_dist.errors import StorageError
@@ -17,7 +20,7 @@ from avvp_dist.tracking.mlflow_exporter import sync
 from avvp_dist.tracking.promotion import promote
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import Run, stage_run
-from avvp_dist.tracking.server import connect, fault, redacted, tracking_uri
+from avvp_dist.tracking.server import connect, database, fault, redacted, tracking_uri
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,21 @@ def test_without_a_server_the_store_is_in_the_working_folder(
     assert tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     assert tracking_uri() == "http://server"
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
+@example("a b%20c?d#e")
+def test_the_store_lies_in_any_working_folder(name: str) -> None:
+    if {"/", "\0"} & set(name) or name in (".", "..") or len(name.encode()) > 200:
+        return
+    before = Path.cwd()
+    with TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        (folder := Path(temporary, name)).mkdir()
+        patch.chdir(folder)
+        assert database(tracking_uri()) == folder / "mlflow.db"
+        patch.chdir(before)
 
 
 @pytest.mark.parametrize(
