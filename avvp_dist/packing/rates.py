@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -78,6 +79,32 @@ def check_same_length(place: object, rows: Mapping[str, int], rates: Mapping[str
             "they become one row a second; or cut them to the same seconds",
         )
     return int(next(iter(lengths.values())))
+
+
+def check_usual_rows(rows: Sequence[Mapping[str, int]], rates: Mapping[str, float]) -> None:
+    """Raise `DataError` if most clips have another whole rate than `rates` says.
+
+    A single clip may be shorter in one stream; most of them are not.
+
+    Args:
+        rows: number of rows by stream, of some clips.
+        rates: rows a second by stream, of `audio` among others.
+    """
+    for name, rate in rates.items():
+        seen = Counter(
+            Fraction(clip[name]) / snippets_of(clip["audio"], rates["audio"])
+            for clip in rows
+            if clip["audio"]
+        )
+        usual, count = next(iter(seen.most_common(1)), (_exact(rate), 0))
+        whole = 1 in (usual.numerator, usual.denominator)
+        if whole and usual != _exact(rate) and 2 * count > seen.total():
+            raise DataError(
+                f"{count} of {seen.total()} clips have {float(usual):g} rows of {name} a second of "
+                f"audio, not {rate:g}",
+                remedy=f"Give the rows a second of each stream, such as rates.{name}="
+                f"{float(usual):g}",
+            )
 
 
 def _exact(rate: float) -> Fraction:

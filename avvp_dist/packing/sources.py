@@ -10,6 +10,7 @@ import functools
 import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from avvp_dist.annotations.llp import WEAK_FILES, read_annotations
 from avvp_dist.errors import ConfigError, DataError
-from avvp_dist.packing.rates import check_same_length, snippets_of, to_snippets
+from avvp_dist.packing.rates import check_same_length, check_usual_rows, snippets_of, to_snippets
 from avvp_dist.shards.schema import HAN_EXTRACTOR, Clip
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 HAN_STREAMS = {"audio": "vggish", "visual": "res152", "motion": "r2plus1d_18"}
 """Feature folder of each stream in HAN's release (Tian et al., ECCV 2020)."""
+
+_CLIPS_OF_RATES = 100
+"""Number of clips that are looked at to see which rates a folder has."""
 
 _HAN_RATES = {"audio": 1.0, "visual": 8.0, "motion": 1.0}
 """Rows a second of each stream in HAN's release."""
@@ -178,7 +182,8 @@ class HanSource:
         rates: rows a second by stream; 8 for `visual` and 1 for the others where none is given.
 
     Raises:
-        DataError: without annotations, which give the clips and their order.
+        DataError: without annotations, which give the clips and their order, or if most clips have
+            other rates.
         ConfigError: for the rate of another stream.
     """
 
@@ -200,6 +205,9 @@ class HanSource:
                 remedy="Set annotations= to their folder",
             )
         self.ids = list(self._labels)
+        chosen = self.ids[:: -(-len(self.ids) // _CLIPS_OF_RATES)]
+        part = HanPart(str(folder), dict.fromkeys(chosen), self._rates)
+        check_usual_rows(part.row_counts(), self._rates)
 
     @classmethod
     def files_of(cls, folder: Path, split: str, annotations: str) -> list[Path]:
@@ -243,6 +251,19 @@ class HanPart:
         ):
             if count:
                 log.warning("clips of %s: %d", what, count)
+
+    def row_counts(self) -> list[dict[str, int]]:
+        """Number of rows by stream, of the clips whose files can be read."""
+        counts = []
+        for clip in self.labels:
+            with suppress(*BROKEN, TypeError):  # of an array without dimensions
+                counts.append(
+                    {
+                        name: len(np.load(file, mmap_mode="r", allow_pickle=False))
+                        for name, file in self._files(clip).items()
+                    }
+                )
+        return counts
 
     def _files(self, clip: str) -> dict[str, Path]:
         return {

@@ -200,6 +200,18 @@ def test_hans_frames_may_have_another_rate(han: Path, rate: int) -> None:
     np.testing.assert_allclose(shard_set.gather(np.array([2]))["visual"][0], pooled, atol=1e-3)
 
 
+@pytest.mark.parametrize(("rate", "told"), [(1, "1"), (2, "2"), (4, "4"), (16, "16"), (25, "25")])
+def test_frames_at_another_rate_are_not_cut_to_fit(han: Path, rate: int, told: str) -> None:
+    for clip in CLIPS:
+        frames = np.ones((10 * rate, 2048), np.float32)
+        np.save(han / "feats" / "res152" / f"{clip[:11]}.npy", frames)
+    with pytest.raises(
+        DataError, match=rf"4 of 4 clips have {told} rows of visual .*rates.visual={told}"
+    ):
+        pack_han(han, short="pad")
+    assert not (han.parent / "out" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("shape", [(1, 80, 2048), (80,), (80, 2, 1024), (81, 2048)])
 def test_a_file_of_another_shape_is_refused(han: Path, shape: tuple[int, ...]) -> None:
     np.save(han / "feats" / "res152" / "AP0061o0Nvk.npy", np.ones(shape, np.float32))
