@@ -22,6 +22,7 @@ from avvp_dist.errors import AvvpError, ClusterError, ConfigError
 from avvp_dist.ledger import Ledger
 from avvp_dist.runtime.ray_tasks import ray_cluster, result
 from avvp_dist.stages import STAGES
+from avvp_dist.tracking.mlflow_exporter import is_sent
 from avvp_dist.tracking.run import Run, TrackedConfig
 
 if TYPE_CHECKING:
@@ -94,6 +95,11 @@ class Job:
         """Whether all commands are done."""
         return self.finished == len(self.commands)
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether all commands are done, and MLflow has the whole run if it is to have it."""
+        return self.is_finished and (not _tracked(self).tracking.enabled or is_sent(self.folder))
+
 
 def run_missing(job: Job, execute: Callable[[Command[DataclassInstance]], None]) -> None:
     """Execute the commands of a job that are not finished, in order.
@@ -127,7 +133,7 @@ def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError
     Raises:
         ConfigError: if no node has that many cores or GPUs.
     """
-    missing = [job for job in jobs if not job.is_finished]
+    missing = [job for job in jobs if not job.is_recorded]
     if not missing:
         return {}
     failed: dict[str, AvvpError] = {}
@@ -167,7 +173,7 @@ def run_here(jobs: Sequence[Job]) -> dict[str, AvvpError]:
     Returns:
         The errors of the jobs that failed, by name. A job that needs one of them fails with it.
     """
-    missing = [job for job in jobs if not job.is_finished]
+    missing = [job for job in jobs if not job.is_recorded]
     failed: dict[str, AvvpError] = {}
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit=" jobs") as bar:
         for job in missing:
@@ -193,7 +199,7 @@ def run_job(job: Job, *after: Path) -> Path:
     Returns:
         The job's folder.
     """
-    if job.is_finished:
+    if job.is_recorded:
         return job.folder
     job.folder.mkdir(parents=True, exist_ok=True)
     last = job.commands[-1]
@@ -201,7 +207,7 @@ def run_job(job: Job, *after: Path) -> Path:
         (job.folder / "log.txt").open("a") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
-        Run(job.experiment, job.folder, _tracked(job, last), dict(job.tags), resume=True) as run,
+        Run(job.experiment, job.folder, _tracked(job), dict(job.tags), resume=True) as run,
     ):
 
         def finish(command: Command[DataclassInstance]) -> None:
@@ -245,9 +251,9 @@ def raise_if_failed(failed: Mapping[str, AvvpError], jobs: int, out: Path) -> No
         )
 
 
-def _tracked(job: Job, command: Command[DataclassInstance]) -> TrackedConfig:
-    """The command's config with the job's own name, nested under the run of all jobs."""
-    config = cast(TrackedConfig, command.config)
+def _tracked(job: Job) -> TrackedConfig:
+    """The last command's config with the job's own name, nested under the run of all jobs."""
+    config = cast(TrackedConfig, job.commands[-1].config)
     parent = str(job.folder.parents[1])
     return replace(config, tracking=replace(config.tracking, name=job.name, parent=parent))
 

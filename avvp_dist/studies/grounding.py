@@ -98,7 +98,7 @@ def study(config: StudyConfig) -> Path:
     shards = open_splits(config)
     groundings = grounding_jobs(config, out, points, shards["train"])
     jobs = point_jobs(config, out, points, shards, groundings)
-    finished = all(job.is_finished for job in (*groundings.values(), *jobs.values()))
+    finished = all(job.is_recorded for job in (*groundings.values(), *jobs.values()))
     with parent_run("study", out, config, shards) as run:
         # One Ray for all jobs, where each would start its own.
         with nullcontext() if finished else ray_cluster():

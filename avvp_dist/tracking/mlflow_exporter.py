@@ -64,6 +64,12 @@ def sync(folder: Path) -> str:
     return exporter.state.run_id
 
 
+def is_sent(folder: Path) -> bool:
+    """Whether MLflow has every record of the runs in a folder, down to the end of the last one."""
+    last, end = next(reversed(list(read_records(folder))), (None, 0))
+    return isinstance(last, EndRecord) and ExportState.load(folder).offset >= end
+
+
 @dataclass
 class ExportState:
     """How much of a folder's records MLflow has, and in which MLflow run."""

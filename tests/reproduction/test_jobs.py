@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,9 +20,16 @@ from avvp_dist.reproduction import jobs
 from avvp_dist.reproduction.jobs import Command, Job, run_job, run_jobs, run_missing
 from avvp_dist.shards.schema import LLP_CLASSES
 from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.tracking import run as tracked
+from avvp_dist.tracking.mlflow_exporter import ExportState
+from avvp_dist.tracking.records import RECORDS
 from avvp_dist.tracking.run import Run
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 QUIET = TrackingConfig(enabled=False)
+NAMED = TrackingConfig(name="one")
 
 
 # One job, with stages that only leave their mark.
@@ -182,11 +189,15 @@ def test_the_log_says_why_a_stage_failed(tmp_path: Path) -> None:
 # What MLflow is told.
 
 
-def runs_of(uri: str) -> dict[str, Any]:
-    """The runs of the tables' experiment by name, which must be one run each."""
+def store(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
-    client = MlflowClient(uri, uri)
+    return MlflowClient(uri, uri)
+
+
+def runs_of(uri: str) -> dict[str, Any]:
+    """The runs of the tables' experiment by name, which must be one run each."""
+    client = store(uri)
     found = client.get_experiment_by_name("avvp-tables")
     runs = client.search_runs([found.experiment_id])
     assert len({run.info.run_name for run in runs}) == len(runs)
@@ -211,6 +222,35 @@ def test_mlflow_has_the_scores_of_the_newest_parser(
     assert runs["one"].info.status == "FINISHED"
     scores = json.loads((one.commands[0].out / "scores.json").read_text())["scores"]
     assert runs["one"].data.metrics["segment_audio"] == scores["segment_audio"] == 100
+
+
+@pytest.mark.parametrize("cut_off", ["before it was sent", "before it ended"])
+def test_a_finished_job_that_mlflow_does_not_know_is_recorded_later(
+    cut_off: str, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+    dead = cut_off == "before it was sent"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9" if dead else uri)
+    monkeypatch.setattr(tracked, "_SECONDS_OF_PATIENCE", 0.0)
+    one = job(tmp_path / "tables", "a")
+    one = replace(one, commands=(replace(one.commands[0], config=EvaluateConfig(clip="a")),))
+    with monkeypatch.context() as alone:  # there is no run of all jobs to nest it under
+        alone.setattr(jobs, "_tracked", lambda job: replace(EvaluateConfig(), tracking=NAMED))
+        run_job(one)
+        assert one.is_finished and one.is_recorded != dead
+        records = one.folder / RECORDS
+        if not dead:
+            lines = records.read_text().splitlines(keepends=True)
+            records.write_text("".join(lines[:-1]))
+            state = ExportState.load(one.folder)
+            replace(state, offset=records.stat().st_size).save(one.folder)
+            store(uri).update_run(state.run_id, "RUNNING")
+        assert not one.is_recorded
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        run_job(one)
+        assert one.is_recorded
+    assert calls(tmp_path / "tables") == ["stage0"]
+    assert runs_of(uri)["one"].info.status == "FINISHED"
 
 
 # Several jobs on Ray, with real stages: a parser is scored.
