@@ -111,7 +111,8 @@ def demo_job(config: DemoConfig, out: Path) -> Job:
         for name in _chosen(config):
             row, file = ROWS[name], f"finetune/demo_{name}"
             run = out / "parsers" / f"{name}-seed{seed}"
-            keys = [*config.finetune, f"data.train={train}", f"data.val={shards['val']}"]
+            keys = [*config.finetune, f"data.train={train}"]
+            keys += [f"data.{split}={shards[split]}" for split in ("val", "test")]
             keys += [f"data.annotations={features}", f"trainer.seed={seed}"]
             keys += [f"trainer.out={run}", "trainer.resume=auto"]
             add(f"finetune {row}, seed {seed}", "finetune", run, *keys, file=file)

@@ -17,6 +17,11 @@ class FinetuneDataConfig(LoaderConfig):
 
     train: str = option("", "shard set with weak labels", required=True)
     val: str = option("", "shard set of the validation clips", required=True)
+    test: str = option(
+        "",
+        "shard set of the test clips, of which no training clip may be one; empty: only the lists "
+        "of test videos are compared",
+    )
     annotations: str = option("", "folder of the AVVP_*.csv", required=True)
     audio_annotations: str = option(
         "2024", "version of the dense audio labels", choices=AUDIO_ANNOTATIONS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from avvp_dist.decontamination.contamination import contamination
 from avvp_dist.errors import DataError
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.shards.verification import ignore_bad
-from avvp_dist.similarity.duplicates import Cosines, Rows, nearest_duplicates
+from avvp_dist.similarity.duplicates import Rows, nearest_duplicates
 from avvp_dist.similarity.embeddings import embed, joint_vectors
 
 COMPARED_CLIPS = 50_000
@@ -23,16 +24,19 @@ COMPARED_CLIPS = 50_000
 _CLIPS_PER_READ = 1024
 
 
-def count_leaked(train: ShardSet, val: ShardSet, annotations: Path, *, allowed: bool) -> int:
+def count_leaked(
+    train: ShardSet, heldout: Sequence[ShardSet], annotations: Path, *, allowed: bool
+) -> int:
     """Number of clips of `train` that are cut from validation or test videos.
 
     Args:
+        heldout: the validation clips, and the test clips if they are known.
         annotations: folder of LLP's csv files.
 
     Raises:
         DataError: if there are such clips and they are not `allowed`, or a list is damaged.
     """
-    leaked = leaked_clips(train, val, annotations)
+    leaked = leaked_clips(train, heldout, annotations)
     clips = np.unique(np.concatenate([np.zeros(0, np.int64), *leaked.values()]))
     if len(clips) and not allowed:
         kinds = ", ".join(f"{len(numbers)} of {name}" for name, numbers in leaked.items())
@@ -46,20 +50,23 @@ def count_leaked(train: ShardSet, val: ShardSet, annotations: Path, *, allowed: 
     return len(clips)
 
 
-def leaked_clips(train: ShardSet, val: ShardSet, annotations: Path) -> dict[str, Rows]:
+def leaked_clips(
+    train: ShardSet, heldout: Sequence[ShardSet], annotations: Path
+) -> dict[str, Rows]:
     """Clips of `train` that are cut from videos of validation or test, by the name of these.
 
-    They are those of `val`, of the test split in the folder `annotations` if it has one, and LLP's.
+    They are those of `heldout`, of the test split in the folder `annotations` if it has one, and
+    LLP's.
 
     Raises:
         DataError: if a list is damaged.
     """
-    heldout: dict[str, NDArray[np.bytes_]] = {val.name: val.index["id"]}
+    names: dict[str, NDArray[np.bytes_]] = {one.name: one.index["id"] for one in heldout}
     test = annotations / WEAK_FILES["test"]
     if test.is_file():
-        heldout[str(test)] = read_names(test)
+        names[str(test)] = read_names(test)
     known = contamination(train)
-    lists = [HeldOutVideos.of(name, ids, "") for name, ids in heldout.items()]
+    lists = [HeldOutVideos.of(name, ids, "") for name, ids in names.items()]
     found = {
         one.name: np.flatnonzero((one.find(known.names.fingerprints) >= 0) & ~train.excluded)
         for one in lists
@@ -68,50 +75,40 @@ def leaked_clips(train: ShardSet, val: ShardSet, annotations: Path) -> dict[str,
     return {name: clips for name, clips in found.items() if len(clips)}
 
 
-def report_leakage(train: ShardSet, val: ShardSet, similarity: float) -> None:
-    """Say how many ids hold a video id, and which clips of `train` have the content of `val`'s.
+def report_leakage(train: ShardSet, heldout: Sequence[ShardSet], similarity: float) -> None:
+    """Say how many ids hold a video id, and which training clips have the content of held-out ones.
+
+    All sets have the same streams. Clips that cannot be read are no near-duplicates.
 
     Args:
+        heldout: the validation clips, and the test clips if they are known.
         similarity: minimum cosine of near-duplicates in each stream.
     """
-    for one in (train, val):
+    for one in (train, *heldout):
         print(videos(one.index["id"]).described(one.name), file=sys.stderr)
-    if max(len(train), len(val)) > COMPARED_CLIPS:
+    if max(len(one) for one in (train, *heldout)) > COMPARED_CLIPS:
+        names = " and ".join(one.name for one in heldout)
         print(
-            f"{train.name} has too many clips to compare their content with that of {val.name} "
-            "now: avvp decontaminate does it",
+            f"{train.name} has too many clips to compare their content with that of {names} now: "
+            "avvp decontaminate does it",
             file=sys.stderr,
         )
         return
-    clips, matches, cosines = similar_clips(train, val, similarity)
-    if len(clips):
-        nearest = int(cosines.min(1).argmax())
-        print(
-            f"warning: {len(clips)} of {len(train)} training clips are near-duplicates of "
-            f"validation clips, the nearest is {train.id(int(clips[nearest]))} of "
-            f"{val.id(int(matches[nearest]))}. Leave them out with: avvp decontaminate "
-            f"shards={train.name} against=[{val.name}]",
-            file=sys.stderr,
-        )
-
-
-def similar_clips(train: ShardSet, val: ShardSet, similarity: float) -> tuple[Rows, Rows, Cosines]:
-    """Clips of `train` with near-duplicates in `val`, the nearest one of each, and their cosines.
-
-    Both sets have the same streams. Clips that cannot be read are no near-duplicates.
-
-    Args:
-        similarity: minimum cosine of near-duplicates in each stream.
-
-    Returns:
-        Clip numbers `[M]` and `[M]`, cosine in each stream `[M, streams]`.
-    """
-    dims = list(train.dims.values())
     clips = np.flatnonzero(~train.excluded)
-    rows, matches, cosines = nearest_duplicates(
-        _vectors(train, clips), _vectors(val, np.arange(len(val))), dims, similarity
-    )
-    return clips[rows], matches, cosines
+    vectors = _vectors(train, clips)
+    for other in heldout:
+        rows, matches, cosines = nearest_duplicates(
+            vectors, _vectors(other, np.arange(len(other))), list(train.dims.values()), similarity
+        )
+        if len(rows):
+            nearest = int(cosines.min(1).argmax())
+            print(
+                f"warning: {len(rows)} of {len(train)} training clips are near-duplicates of clips "
+                f"of {other.name}, the nearest is {train.id(int(clips[rows[nearest]]))} of "
+                f"{other.id(int(matches[nearest]))}. Leave them out with: avvp decontaminate "
+                f"shards={train.name} against=[{other.name}]",
+                file=sys.stderr,
+            )
 
 
 def _vectors(shards: ShardSet, clips: Rows) -> NDArray[np.float32]:

@@ -62,6 +62,7 @@ def parser_keys(config: SweepConfig, shards: Splits, seed: int) -> list[str]:
         *config.finetune,
         f"data.train={shards['train'].name}",
         f"data.val={shards['val'].name}",
+        f"data.test={shards['test'].name}",
         f"data.annotations={Path(config.annotations).absolute()}",
         f"data.audio_annotations={config.audio_annotations}",
         f"trainer.seed={seed}",

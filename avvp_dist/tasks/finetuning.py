@@ -64,6 +64,9 @@ def open_finetuning(
     """Open both shard sets and the pretrained encoder, and build the parser; see `OpenTask`."""
     data = Mixture.open([config.data.train], [], config.data)
     val = ShardSet(config.data.val, config.data)
+    heldout = [val, *(ShardSet(place, config.data) for place in [config.data.test] if place)]
+    for other in heldout:
+        check_same_streams(other, data.sets[0])
     annotations = read_annotations(
         config.data.annotations,
         "val",
@@ -71,7 +74,7 @@ def open_finetuning(
         snippets=val.snippets,
     )
     contaminated = count_leaked(
-        data.sets[0], val, Path(config.data.annotations), allowed=config.data.allow_contaminated
+        data.sets[0], heldout, Path(config.data.annotations), allowed=config.data.allow_contaminated
     )
     # One rank asks the registry, before it waits for the others or takes a device.
     model = find_encoder(config, data.sets[0], scratch) if launched_rank() == 0 else None
@@ -80,7 +83,7 @@ def open_finetuning(
     encoder, attached = attach_encoder(config, model, ranks)
     task = ParsingTask(config, data, val, annotations, encoder, attached, ranks, contaminated)
     if ranks.is_main:
-        report_leakage(data.sets[0], val, DecontaminateConfig().similarity)
+        report_leakage(data.sets[0], heldout, DecontaminateConfig().similarity)
     return task
 
 
@@ -133,7 +136,7 @@ class ParsingTask:
         self.dtype = model_dtype(config.trainer)
         self.train, self.attached = data.sets[0], attached
         check_parsable(self.train)
-        check_parsable(val, reference=self.train)
+        check_parsable(val)
         self.pools, self.lineage = data.pools(), {"shard sets": data.digests}
         self.weak = read_weak_labels(self.train, annotations.classes)
         self.kept = self._kept(config.data.refined_labels)
@@ -261,8 +264,8 @@ def read_weak_labels(shards: ShardSet, classes: tuple[str, ...]) -> Tensor:
     return weak_labels(shards.labels, classes)
 
 
-def check_parsable(shards: ShardSet, reference: ShardSet | None = None) -> None:
-    """Raise `DataError` unless all clips are whole, and of the sizes of `reference`.
+def check_parsable(shards: ShardSet) -> None:
+    """Raise `DataError` unless all clips are whole.
 
     Clips of length 0 are not finite; they are met as damage when they are read.
     """
@@ -273,14 +276,15 @@ def check_parsable(shards: ShardSet, reference: ShardSet | None = None) -> None:
             f"first {shards.id(short[0])}",
             remedy="The parser reads whole clips: pack with short=drop",
         )
-    if reference is not None and (shards.dims, shards.snippets) != (
-        reference.dims,
-        reference.snippets,
-    ):
+
+
+def check_same_streams(shards: ShardSet, train: ShardSet) -> None:
+    """Raise `DataError` unless the clips are of the sizes of those of `train`."""
+    if (shards.dims, shards.snippets) != (train.dims, train.snippets):
         raise DataError(
-            f"{shards.name} holds {shards.dims} x {shards.snippets} snippets, {reference.name} "
-            f"{reference.dims} x {reference.snippets}",
-            remedy="Training and validation need features of the same backbones",
+            f"{shards.name} holds {shards.dims} x {shards.snippets} snippets, {train.name} "
+            f"{train.dims} x {train.snippets}",
+            remedy="Training, validation and test need features of the same backbones",
         )
 
 

@@ -54,23 +54,43 @@ def test_a_clip_of_a_validation_or_test_video_is_refused(
 ) -> None:
     train = shard_set(tmp_path / "train", ["other", clip, "third"])
     with pytest.raises(DataError, match=f": 1 of 3 training clips .* 1 of .*{whose}") as caught:
-        count_leaked(train, val, tmp_path, allowed=False)
+        count_leaked(train, [val], tmp_path, allowed=False)
     assert f"first {clip}" in str(caught.value) and "avvp decontaminate" in str(caught.value)
-    assert count_leaked(train, val, tmp_path, allowed=True) == 1
+    assert count_leaked(train, [val], tmp_path, allowed=True) == 1
 
 
 def test_other_clips_are_none(val: ShardSet, tmp_path: Path) -> None:
     train = shard_set(tmp_path / "train", ["CCCCCCCCCCC_0_10", "own2", "third"])
-    assert count_leaked(train, val, tmp_path, allowed=False) == 0
+    assert count_leaked(train, [val], tmp_path, allowed=False) == 0
 
 
 def test_a_near_duplicate_is_reported(
     val: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report_leakage(shard_set(tmp_path / "clean", ["a", "b"], [1, 2]), val, 0.95)
+    report_leakage(shard_set(tmp_path / "clean", ["a", "b"], [1, 2]), [val], 0.95)
     names, _ = capsys.readouterr().err.splitlines()
     assert names.endswith("clean: 0 of 2 names hold a video id")
     train = shard_set(tmp_path / "train", ["a", "reupload", "c"], [1, 101, 3])
-    report_leakage(train, val, 0.95)
+    report_leakage(train, [val], 0.95)
     err = capsys.readouterr().err
-    assert "1 of 3 training clips are near-duplicates" in err and "is reupload of own" in err
+    assert "1 of 3 training clips are near-duplicates of clips of" in err
+    assert "is reupload of own" in err and f"against=[{val.name}]" in err
+
+
+def test_a_near_duplicate_of_a_test_clip_is_reported(
+    val: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = shard_set(tmp_path / "test", ["x", "y"], [200, 201])
+    train = shard_set(tmp_path / "train", ["a", "b", "c"], [1, 201, 200])
+    report_leakage(train, [val, test], 0.95)
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "2 of 3 training clips are near-duplicates of clips of" in line
+    assert f"against=[{test.name}]" in line
+
+
+def test_a_clip_of_the_test_set_is_refused(val: ShardSet, tmp_path: Path) -> None:
+    test = shard_set(tmp_path / "test", ["mine"], [200])
+    train = shard_set(tmp_path / "train", ["a", "mine.wav"], [1, 2])
+    assert count_leaked(train, [val], tmp_path, allowed=False) == 0
+    with pytest.raises(DataError, match=r"1 of 2 training clips .* 1 of .*/test, first mine\.wav"):
+        count_leaked(train, [val, test], tmp_path, allowed=False)
