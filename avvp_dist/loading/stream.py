@@ -113,13 +113,13 @@ class ClipStream:
         """
         now = {**self.identity(), **lineage}
         changed = [
-            f"{key}: {saved.get(key)} then, {value} now"
+            f"{key}: {saved.get(key, 'not known')} then, {value} now"
             for key, value in now.items()
             if saved.get(key) != value
         ]
         if changed:
             raise CheckpointError(
-                "the checkpoint belongs to another order of clips: " + "; ".join(changed),
+                "the checkpoint belongs to other data or another order: " + "; ".join(changed),
                 remedy="Put these back, or train into another trainer.out",
                 shared=True,
             )

@@ -137,7 +137,7 @@ class ParsingTask:
         self.train, self.attached = data.sets[0], attached
         check_parsable(self.train)
         check_parsable(val)
-        self.pools, self.lineage = data.pools(), {"shard sets": data.digests}
+        self.pools = data.pools()
         self.weak = read_weak_labels(self.train, annotations.classes)
         self.kept = self._kept(config.data.refined_labels)
         self.val_clips, self.val_events = match_clips(val, annotations)
@@ -147,6 +147,12 @@ class ParsingTask:
         }
         self.tags = self._tags()
         self.inputs = self._inputs()
+        labels = (self.weak if self.kept is None else self.kept).numpy().tobytes()
+        self.lineage = {
+            "shard sets": data.digests,
+            "labels (data.refined_labels)": [hashlib.sha256(labels).hexdigest()],
+            "validation (data.val, data.annotations)": list(self.validated_on.values()),
+        }
         with self.ranks.init_device:
             self.parser = build_parser(self._spec(0, {}), encoder)
             self.module: nn.Module = ParsingModel(self.parser, config.loss)

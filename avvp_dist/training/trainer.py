@@ -326,7 +326,7 @@ def latest_checkpoint(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Che
 def check_same(
     state: TrainerState, stream: ClipStream, task: Task, parameters: Sequence[str]
 ) -> None:
-    """Raise `CheckpointError` if a checkpoint belongs to another order of clips or model."""
+    """Raise `CheckpointError` if a checkpoint belongs to other data, another order or model."""
     stream.check_same(state.order, task.lineage)
     if set(state.parameters) != set(parameters):
         changed = set(state.parameters) ^ set(parameters)

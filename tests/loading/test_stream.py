@@ -136,8 +136,9 @@ def test_a_batch_that_cannot_be_is_named(batch: int, options: dict[str, int], me
         ({"seed": 2}, r"trainer\.seed: 1 then, 2 now"),
         ({"block": 3}, r"data\.order: global then, block of 3 now"),
         ({"pad": True}, r"data\.last_batch: drop then, pad now"),
-        ({"pools": pools([9, 10])}, "clips: "),
+        ({"pools": pools([9, 10])}, r"clips \(data\.heldout\): "),
         ({"pools": pools([10, 10], 0.5)}, r"data\.weights: \[1\.0\] then, \[0\.5\] now"),
+        ({"new": ["f"]}, r"labels: not known then, \['f'\] now"),
         ({"data": ["e"]}, r"shard sets: \['d'\] then, \['e'\] now"),
     ],
 )
@@ -148,6 +149,8 @@ def test_another_order_is_refused_and_named(changed: dict[str, Any], named: str)
 
     saved = json.loads(json.dumps({**make().identity(), "shard sets": ["d"]}))
     make(world_size=2, rank=1).check_same(saved, {"shard sets": ["d"]})
-    data = changed.pop("data", ["d"])
+    lineage = {"shard sets": changed.pop("data", ["d"])}
+    if "new" in changed:
+        lineage["labels"] = changed.pop("new")
     with pytest.raises(CheckpointError, match=named):
-        make(**changed).check_same(saved, {"shard sets": data})
+        make(**changed).check_same(saved, lineage)

@@ -219,6 +219,31 @@ def test_refined_labels_of_other_clips_are_refused(
         ParsingTask(config, data, val, annotations)
 
 
+@pytest.mark.parametrize("changed", ["labels", "validation"])
+def test_labels_that_change_under_a_training_are_named(
+    packed: dict[str, ShardSet], features: Path, one_rank: None, changed: str, tmp_path: Path
+) -> None:
+    for file in features.glob("*.csv"):
+        shutil.copy(file, tmp_path)
+    train = packed["train"]
+    weak = np.array([[name in names for name in LLP_CLASSES] for names in train.labels])
+    save_refined(tmp_path / "labels.npz", train.ids, np.stack([weak, weak], 1))
+    config = short_config(packed, tmp_path, tmp_path / "run")
+    config.data.refined_labels = str(tmp_path / "labels.npz")
+    config.trainer.epochs, config.trainer.resume = 1, "auto"
+    finetune(config)
+    if changed == "labels":
+        save_refined(tmp_path / "labels.npz", train.ids, np.stack([weak, weak & False], 1))
+    else:
+        dense = tmp_path / "AVVP_eval_visual.csv"
+        rows = dense.read_text().splitlines(keepends=True)
+        first = next(row for row in rows if row.split("\t")[0] in packed["val"].ids)
+        dense.write_text("".join(row for row in rows if row != first))
+    config.trainer.epochs = 2
+    with pytest.raises(CheckpointError, match=rf"other data .*: {changed} \(data\."):
+        finetune(config)
+
+
 def test_an_encoder_is_tuned_under_nothing_but_pooling(
     packed: dict[str, ShardSet], features: Path, encoder: Path, one_rank: None, tmp_path: Path
 ) -> None:

@@ -243,7 +243,7 @@ def test_another_order_or_other_clips_are_not_resumed(
         ("trainer.batch_size=8", r"trainer\.batch_size: 16 then, 8 now"),
         ("data.order=block", r"data\.order: global then, block of 8 now"),
     ):
-        with pytest.raises(CheckpointError, match=f"another order of clips: .*{named}"):
+        with pytest.raises(CheckpointError, match=f"other data or another order: .*{named}"):
             train_here(grounded, tmp_path / "run", *keys, key)
     changed = with_one_number_changed(grounded, tmp_path / "train")
     named = f"shard sets: \\['{grounded.digest}'\\] then, \\['{changed.digest}'\\] now"
