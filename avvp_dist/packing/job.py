@@ -26,6 +26,7 @@ from avvp_dist.packing.audioset import AudioSetSource
 from avvp_dist.packing.rates import check_rates
 from avvp_dist.packing.sources import ArraySource, HanSource, Source, SourcePart
 from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.shards.exclusion import EXCLUDED
 from avvp_dist.shards.indexing import PLAN, write_manifest
 from avvp_dist.shards.manifest import FORMAT
 from avvp_dist.shards.remote import is_url
@@ -45,7 +46,7 @@ SOURCES: dict[str, type[ArraySource] | type[HanSource] | type[AudioSetSource]] =
 ORIGIN = "origin.json"
 """File beside the manifest that tells what a set was packed from. It is no part of the set."""
 _FILES = "files"
-"""Entry of it: a hash of the sizes and times of these files."""
+"""Entry of it: the number of these files, and a hash of their sizes and times."""
 _SHOWN = 5
 
 
@@ -172,6 +173,9 @@ def _pack(config: PackConfig, out: Path) -> ShardSet:
         raise DataError(f"clip {twice} occurs twice", remedy="Ids must be unique")
     if remade := (out / MANIFEST).exists():
         print(f"{out}: its files have changed since it was packed: it is packed again")
+        if (excluded := out / EXCLUDED).exists():
+            excluded.unlink()
+            print(f"{out}: {EXCLUDED} was of the clips before: run avvp decontaminate again")
     if not remade and not (out / PLAN).exists() and any(out.glob("shard-*.tar")):
         raise DataError(
             f"{out} holds tars that no unfinished pack has left: they would be overwritten",
@@ -341,15 +345,24 @@ def _origin(config: PackConfig) -> dict[str, object]:
     }
 
 
-def _files(config: PackConfig) -> str:
-    """Hash of the sizes and times of the source's files; empty if they are not there."""
+def _files(config: PackConfig) -> dict[str, object]:
+    """How many of the source's files there are, and a hash of their sizes and times."""
     source, folder = SOURCES[config.format], Path(config.source)
     try:
         files = source.files_of(folder, config.split, config.annotations)
     except DataError:  # the list of its clips is gone
-        return ""
+        files = []
     stats = {str(file.absolute()): _stat(file) for file in files}
-    return digest(stats) if any(stats.values()) else ""
+    return {"count": sum(map(bool, stats.values())), "digest": digest(stats)}
+
+
+def _state_of_files(before: object, now: Mapping[str, object]) -> str:
+    """Change of the source's files since a set was packed; empty if there was none."""
+    if not isinstance(before, dict) or type(before.get("count")) is not int:
+        return "unknown"
+    if before == now:
+        return ""
+    return "gone" if int(str(now["count"])) < before["count"] else "changed"
 
 
 def _finished(out: Path, config: PackConfig) -> ShardSet | None:
@@ -365,15 +378,19 @@ def _finished(out: Path, config: PackConfig) -> ShardSet | None:
         recorded = json.loads((out / ORIGIN).read_text())
     except (OSError, ValueError):
         recorded = {}
-    before = recorded.pop(_FILES, "")
+    files = _state_of_files(recorded.pop(_FILES, None), _files(config))
     if recorded != asked:
         raise DataError(
             f"{out} already holds clips of {recorded or 'another source'}, not of {asked}",
             remedy="Choose another out= or remove it",
         )
-    now = _files(config)
-    if before and now and before != now:
+    if files == "changed":
         return None
-    unknown = "" if before and now else ", whether its files have changed since is not known"
-    print(f"{out}: already packed, {len(ready)} clips{unknown}")
+    note = {
+        "": "",
+        "unknown": "; whether its files have changed since is not known",
+        "gone": "; some of its files are gone since, so that it is left as it is (to pack without "
+        "them, remove it first)",
+    }[files]
+    print(f"{out}: already packed, {len(ready)} clips{note}")
     return ready

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 
 from avvp_dist.annotations.llp import read_annotations
-from avvp_dist.config import PackConfig, TrackingConfig
+from avvp_dist.config import DecontaminateConfig, PackConfig, TrackingConfig
+from avvp_dist.decontamination.job import decontaminate
 from avvp_dist.errors import DataError
 from avvp_dist.packing.job import pack
 from avvp_dist.shards.shard_set import ShardSet
@@ -246,11 +249,26 @@ def touch(path: Path) -> None:
     [
         lambda han: np.save(han / "feats/vggish/-bcdefghij0.npy", np.ones((10, 128))),
         lambda han: touch(han / "feats/res152/AP0061o0Nvk.npy"),
-        lambda han: (han / "feats/r2plus1d_18/AP0061o0Nvk.npy").unlink(),
         lambda han: np.save(han / "feats/vggish/missing8901.npy", np.ones((10, 128))),
         lambda han: touch(han / "AVVP_train.csv"),
+        lambda han: touch(han / "feats/vggish/AP0061o0Nvk.npy"),
+        lambda han: shutil.copy(
+            han / "feats/vggish/AP0061o0Nvk.npy", han / "feats/vggish/-bcdefghij0.npy"
+        ),
+        lambda han: (han / "feats/vggish/AP0061o0Nvk.npy").write_bytes(b"cut"),
+        lambda han: (han / "AVVP_train.csv").write_text(
+            (han / "AVVP_train.csv").read_text().replace("\tDog", "\tCat")
+        ),
+        lambda han: (han / "AVVP_train.csv").write_text(
+            (han / "AVVP_train.csv").read_text() + "latecomer01_0_10\tDog\n"
+        ),
+        lambda han: np.save(han / "feats/vggish/short678901.npy", np.ones((9, 128))),
     ],
-    ids=["other values", "a later time", "a file gone", "a file that came", "labels"],
+    ids=[
+        *("other values", "a later time", "a file that came", "the csv's time"),
+        *("an audio file's time", "another clip's file", "a file cut off", "another label"),
+        *("a new clip", "a shorter file"),
+    ],
 )
 def test_a_set_is_packed_again_when_its_files_have_changed(
     han: Path, capsys: pytest.CaptureFixture[str], change: Any
@@ -258,21 +276,47 @@ def test_a_set_is_packed_again_when_its_files_have_changed(
     pack_han(han)
     change(han)
     capsys.readouterr()
-    pack_han(han)
+    pack_han(han, max_bad_fraction=0.9)
     assert "its files have changed since it was packed" in capsys.readouterr().out
     pack_han(han)
     assert "already packed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "gone", ["feats/*/*.npy", "feats/res152/*.npy", "feats/vggish/AP*.npy", "*.csv", "**/*.*"]
+)
+def test_a_set_whose_files_are_gone_is_kept(
+    han: Path, gone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = pack_han(han)
+    for file in list(han.glob(gone)):
+        file.unlink()
+    assert pack_han(han).digest == first.digest
+    assert "some of its files are gone since" in capsys.readouterr().out
+    first.gather(np.arange(len(first)))
 
 
 def test_whether_files_have_changed_may_not_be_known(
     han: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = pack_han(han)
-    for file in (han / "feats").rglob("*.npy"):
-        file.unlink()
-    (han / "AVVP_train.csv").unlink()
+    origin = first.folder / "origin.json"
+    recorded = json.loads(origin.read_text())
+    origin.write_text(json.dumps({**recorded, "files": "of an older version"}))
     assert pack_han(han).digest == first.digest
     assert "whether its files have changed since is not known" in capsys.readouterr().out
+
+
+def test_a_list_of_excluded_clips_ends_with_the_clips_it_is_of(
+    han: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pack_han(han).folder
+    config = DecontaminateConfig(shards=str(folder), duplicates=False, tracking=OFF)
+    decontaminate(config)
+    touch(han / "feats/vggish/AP0061o0Nvk.npy")
+    again = pack_han(han)
+    assert "run avvp decontaminate again" in capsys.readouterr().out
+    assert again.manifest.excluded is None and not (folder / "excluded.csv").exists()
 
 
 def test_han_needs_annotations(han: Path) -> None:
