@@ -190,7 +190,7 @@ def _report(config: DemoConfig, out: Path, seconds: float) -> None:
         *markdown_table([f"{'parser':22}", *COLUMNS], rows),
     ]
     table = "\n".join(lines)
-    (out / "table.md").write_text(table + "\n")
+    (out / "table.md").write_text(table + "\n", "utf-8")
     figure = _class_figure(config, out, data)
     print(f"\n{table}\n\npictures:")
     train = out / "shards" / "train"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from avvp_dist.runtime.environment import home
 from avvp_dist.runtime.launched import launched_rank
 
 _SECONDS_FOR_RANK_0 = 5.0
+_NO_READER = 141
+"""Exit code that a shell gives to a process whose output nobody reads: 128 + SIGPIPE."""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -36,14 +40,19 @@ def run(main: Callable[[], None]) -> None:
         membership.join()
         main()
         code = 0
+        _has_reader()
     except SystemExit as ending:
+        _has_reader()
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         raise
     except KeyboardInterrupt:
         print("interrupted: run the command again to do what is missing", file=sys.stderr)
         membership.leave(130)
         os._exit(130)
-    except (AvvpError, OSError, RuntimeError) as caught:
+    except (AvvpError, OSError, RuntimeError, UnicodeEncodeError) as caught:
+        if isinstance(caught, BrokenPipeError) and not (_ranks_connected() or _has_reader()):
+            membership.leave(_NO_READER)
+            os._exit(_NO_READER)
         error = _ours(caught)
         membership.leave(error.exit_code)
         rank = launched_rank()
@@ -62,6 +71,22 @@ def run(main: Callable[[], None]) -> None:
         membership.leave(code)
 
 
+def _has_reader() -> bool:
+    """Write out what was printed; False if nobody reads it any more, as behind `| head`."""
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # it is no file but an object in this process
+        return True
+    pipe = select.poll()
+    pipe.register(number, 0)
+    if not any(event & select.POLLERR for _, event in pipe.poll(0)):
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # Python flushes once more
+    return False
+
+
 def _prepare_libraries() -> None:
     """Set what libraries read when they are imported."""
     os.environ["MPLBACKEND"] = "agg"  # that of a notebook is of no use to a batch job
@@ -69,11 +94,18 @@ def _prepare_libraries() -> None:
         os.environ["HOME"] = os.devnull
     # Matplotlib warns of a home that it cannot write to, and uses a temporary folder.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _ours(error: AvvpError | OSError | RuntimeError) -> AvvpError:
+def _ours(error: AvvpError | OSError | RuntimeError | UnicodeEncodeError) -> AvvpError:
     if isinstance(error, AvvpError):
         return error
+    if isinstance(error, UnicodeEncodeError):
+        return ConfigError(
+            f"{error.object!a} is no text in {error.encoding}, the encoding of this locale",
+            remedy="Set PYTHONUTF8=1",
+        )
     if isinstance(error, RuntimeError):
         if not lost_a_peer(error):
             raise error

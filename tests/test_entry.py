@@ -154,3 +154,43 @@ def test_libraries_are_imported_without_a_home(named: str | None) -> None:
     assert ended.stdout.split() == (
         ["/proc", "/proc"] if named == "/proc" else ["/dev/null", "None"]
     )
+
+
+PRINT = """
+import sys
+from avvp_dist.entry import run
+def main():
+    for line in range(int(sys.argv[1])):
+        print(line)
+run(main)
+"""
+
+
+@pytest.mark.parametrize("lines", [5, 100_000])
+def test_output_that_nobody_reads_is_no_error(lines: int) -> None:
+    command = [sys.executable, "-c", PRINT, str(lines)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # as `head` does
+        assert process.stderr.read() == b""
+    assert process.returncode in ((0, 141) if lines == 5 else (141,))
+
+
+NAMES = r"""
+from pathlib import Path
+from avvp_dist.entry import run
+def main():
+    print("\N{LATIN SMALL LETTER SHARP S}")
+    Path("/tmp/\N{LATIN SMALL LETTER SHARP S}").read_text()
+run(main)
+"""
+
+
+def test_a_name_that_the_locale_lacks_is_one_line() -> None:
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", NAMES]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "\\xdf\n")
+    assert ended.stderr == (
+        "error: '/tmp/\\xdf' is no text in ascii, the encoding of this locale. Set PYTHONUTF8=1\n"
+    )

@@ -83,10 +83,10 @@ def read_config(name: str | Path, ending: str = ".yaml") -> str:
         OSError: if the file cannot be read.
     """
     if Path(name).exists():
-        return Path(name).read_text()
+        return Path(name).read_text("utf-8-sig")
     packaged = resources.files("avvp_dist") / "configs" / f"{name}{ending}"
     if packaged.is_file():
-        return packaged.read_text()
+        return packaged.read_text("utf-8")
     stem = "/".join(Path(name).with_suffix("").parts[-2:])
     near = difflib.get_close_matches(stem, packaged_configs(ending))
     hint = f", did you mean {' or '.join(near)}?" if near else ""
@@ -111,7 +111,7 @@ def _values(
     """Where a value was given, its key and the value, in the order in which they count."""
     for file in files:
         try:
-            tree = yaml.load(read_config(file), _TextLoader)
+            tree = yaml.load(read_config(file), TextLoader)
         except ConfigError as error:
             faults.append(f"--config: {error}")
         except Exception as error:  # YAML has many ways to be wrong, each with its own class
@@ -149,12 +149,12 @@ def _leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def _parsed_list(text: str) -> object:
     try:
-        return yaml.load(text, _TextLoader)
+        return yaml.load(text, TextLoader)
     except yaml.YAMLError:
         return text
 
 
-class _TextLoader(yaml.SafeLoader):
+class TextLoader(yaml.SafeLoader):
     """YAML whose scalars are text or null: OmegaConf turns text into the type of its key.
 
     YAML itself would make 7 of 007, 202686 of 2026_8_6, and false of the folder `no`.

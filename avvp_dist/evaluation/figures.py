@@ -8,6 +8,7 @@ tell apart.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -111,5 +112,9 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], title: str) -> Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.suptitle(title, fontweight="bold", fontsize=11, wrap=True)
     figure.set_dpi(140)
-    FigureCanvasAgg(figure).print_png(path)  # Figure.savefig lays out all of it once more before
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks
+        FigureCanvasAgg(figure).print_png(
+            path
+        )  # Figure.savefig lays out all of it once more before
     return path

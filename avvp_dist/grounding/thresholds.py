@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from avvp_dist.commit import staged
+from avvp_dist.config.files import TextLoader
 from avvp_dist.errors import ConfigError
 
 THRESHOLDS = "thresholds.yaml"
@@ -41,30 +44,42 @@ class ThresholdsFile:
                 f"thresholds: {path} does not exist", remedy="Make it with `avvp calibrate`"
             )
         try:
-            content = OmegaConf.to_container(OmegaConf.load(path))
+            content = yaml.load(path.read_text("utf-8-sig"), TextLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"thresholds: {path} is not YAML: {error}") from None
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"thresholds: {path} is not YAML: {reason}") from None
         if not isinstance(content, dict) or not {"extractor", "thresholds"} <= content.keys():
             raise ConfigError(
                 f"thresholds: {path} is no file of `avvp calibrate`: it needs the keys "
                 "thresholds and extractor"
             )
         limits, joining = content["thresholds"], content.get("joining") or {}
-        numbers = limits.values() if isinstance(limits, dict) else [None]
-        if not limits or not all(type(limit) in (int, float) for limit in numbers):
+        numbers = [_number(one) for one in limits.values()] if isinstance(limits, dict) else []
+        if not numbers or None in numbers:
             raise ConfigError(
                 f"thresholds: {path} needs a number for each stream under thresholds, not {limits}"
             )
         if not isinstance(joining, dict):
             raise ConfigError(f"thresholds: {path}: joining holds no keys but {joining}")
         return cls(
-            {str(name): limit for name, limit in limits.items()},
+            {name: one for name, one in zip(limits, numbers, strict=True) if one is not None},
             str(content["extractor"] or ""),
-            {str(key): value for key, value in joining.items()},
+            {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in joining.items()},
         )
+
+
+def _number(text: object) -> float | None:
+    """A finite number, an int if it is written as one; None for anything else."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    if not math.isfinite(value):
+        return None
+    return int(value) if re.fullmatch(r"[-+]?\d+", str(text)) else value
 
 
 def write_thresholds(path: Path, content: Mapping[str, object]) -> None:
     """Write the content of a thresholds file, whole or not at all."""
     with staged(path) as temporary:
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(content))))
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(content))), "utf-8")

@@ -95,7 +95,7 @@ Spec = EncoderSpec | ParserSpec
 def write_spec(path: Path, spec: Spec) -> None:
     """Write a specification as YAML."""
     values = {"format": FORMAT, "kind": spec.kind, **asdict(spec)}
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(values)), "utf-8")
 
 
 def read_spec(path: Path) -> Spec:
@@ -106,7 +106,7 @@ def read_spec(path: Path) -> Spec:
     """
     try:
         values = _mapping(OmegaConf.to_container(OmegaConf.load(path)), path)
-    except (YAMLError, OSError, OmegaConfBaseException) as error:
+    except (YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise CheckpointError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     kind, version = values.pop("kind", None), values.pop("format", "avvp-model-1")
     if kind not in (EncoderSpec.kind, ParserSpec.kind):

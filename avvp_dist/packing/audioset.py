@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.errors import ConfigError, DataError, first_line
 from avvp_dist.packing.sources import Labels
 from avvp_dist.shards.schema import AUDIO, AUDIOSET_EXTRACTOR, Clip
 
@@ -156,8 +156,14 @@ def _classes(folder: Path) -> dict[int, str]:
     path = folder / CLASSES
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        return {int(row["index"]): row["display_name"] for row in csv.DictReader(file)}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return {int(float(r["index"])): str(r["display_name"]) for r in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DataError(
+            f"{path} is no table of classes ({type(error).__name__}: {first_line(error)})",
+            remedy="It is AudioSet's own file, in UTF-8, with the columns index and display_name",
+        ) from None
 
 
 @dataclass(frozen=True)

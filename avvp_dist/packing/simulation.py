@@ -173,6 +173,6 @@ def _event_rows(clips: Clips, modality: int) -> list[list[str]]:
 
 
 def _write_rows(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    with staged(path) as temporary, temporary.open("w", newline="") as file:
+    with staged(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerows([header, *rows])

@@ -204,7 +204,7 @@ def run_job(job: Job, *after: Path) -> Path:
     job.folder.mkdir(parents=True, exist_ok=True)
     last = job.commands[-1]
     with (
-        (job.folder / "log.txt").open("a") as log,
+        (job.folder / "log.txt").open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
         Run(job.experiment, job.folder, _tracked(job), dict(job.tags), resume=True) as run,

@@ -99,7 +99,7 @@ def _write(
     if faults:
         text += f"\nFaults in the annotation files, counted and handled: {faults}\n"
     with staged(out / "tables.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")
     write_table(out / "tables.csv", rows, features)
     for name in ("tables.md", "tables.csv"):
         run.artifact(out / name)

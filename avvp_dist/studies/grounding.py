@@ -313,7 +313,7 @@ def _write(run: Run, config: StudyConfig, out: Path, rows: list[StudyRow], shard
     )
     text = markdown(rows, caption)
     with staged(out / "study.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, "utf-8")
     write_table(out / "study.csv", rows, features)
     for name in ("study.md", "study.csv"):
         run.artifact(out / name)

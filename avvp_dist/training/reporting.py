@@ -53,7 +53,7 @@ class StepLosses:
 def write_run_files(config: TrainingConfig, run: Run, ranks: Ranks) -> None:
     """Write the resolved config and the DeepSpeed config into the run's folder."""
     out = Path(config.trainer.out)
-    (out / "config.yaml").write_text(to_yaml(config))
+    (out / "config.yaml").write_text(to_yaml(config), "utf-8")
     write_json(out / "deepspeed.json", engine_config(config.optimizer, config.trainer, ranks.size))
     run.artifact(out / "deepspeed.json")
 

@@ -28,12 +28,31 @@ def test_a_file_made_by_hand_needs_two_keys(tmp_path: Path) -> None:
     assert ThresholdsFile.read(path) == ThresholdsFile({"audio": 0.5}, "")
 
 
+@pytest.mark.parametrize("name", ["0012", "no", "1e3", "2026_8_6", "null-", "True", "12:30", "ß"])
+def test_names_are_text(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(f"extractor: {name}\nthresholds: {{{name}: 5e-1}}\n", "utf-8")
+    assert ThresholdsFile.read(path) == ThresholdsFile({name: 0.5}, name)
+    write_thresholds(path, {"thresholds": {name: 0.5}, "extractor": name})
+    assert ThresholdsFile.read(path) == ThresholdsFile({name: 0.5}, name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_is_named(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text("extractor: Größe\nthresholds: {audio: 0.5}\n", encoding)
+    with pytest.raises(ConfigError, match=r"t\.yaml is not YAML: 'utf-8' codec"):
+        ThresholdsFile.read(path)
+    path.write_text("extractor: Größe\nthresholds: {audio: 0.5}\n", "utf-8-sig")
+    assert ThresholdsFile.read(path).extractor == "Größe"
+
+
 def test_a_missing_file_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"t\.yaml does not exist.*`avvp calibrate`"):
         ThresholdsFile.read(tmp_path / "t.yaml")
 
 
-@pytest.mark.parametrize("limits", [{}, {"audio": "high"}, [0.9], None])
+@pytest.mark.parametrize("limits", [{}, {"audio": "high"}, {"audio": ".nan"}, [0.9], None])
 def test_thresholds_that_are_no_numbers_are_named(tmp_path: Path, limits: Any) -> None:
     write_thresholds(tmp_path / "t.yaml", {"thresholds": limits, "extractor": "x"})
     with pytest.raises(ConfigError, match=r"t\.yaml needs a number for each stream"):

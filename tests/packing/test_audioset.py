@@ -154,6 +154,43 @@ def test_labels_have_names_if_the_class_list_is_there(release: Path, shared: Pat
     assert shards.labels[0] == ("Speech", "Music")
 
 
+TABLE = "index,mid,display_name\n0,/m/09x0r,Sp\u00e9ech\n137,/m/04rlf,Music\n300,x,a\n5,y,b\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (TABLE, "utf-8"),
+        (TABLE, "utf-8-sig"),
+        (TABLE.replace("\n", "\r\n"), "utf-8"),
+        (TABLE.replace("137,", "137.0,"), "utf-8"),
+    ],
+)
+def test_classes_are_named(release: Path, text: str, encoding: str) -> None:
+    (release / "class_labels_indices.csv").write_text(text, encoding)
+    assert run(release).labels[0] == ("Sp\u00e9ech", "Music")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (TABLE, "utf-16"),
+        (TABLE, "latin-1"),
+        (TABLE.replace(",", "\t"), "utf-8"),
+        (TABLE.replace("index", "number"), "utf-8"),
+        (TABLE.replace("display_name", "name"), "utf-8"),
+        (TABLE.replace("137,", "x,"), "utf-8"),
+        (TABLE.replace("137,", ","), "utf-8"),
+        (TABLE.partition("\n")[2], "utf-8"),
+        ("\0" + TABLE, "utf-8"),
+    ],
+)
+def test_a_table_of_classes_that_is_none_is_named(release: Path, text: str, encoding: str) -> None:
+    (release / "class_labels_indices.csv").write_text(text, encoding)
+    with pytest.raises(DataError, match=r"class_labels_indices\.csv is no table of classes \("):
+        run(release)
+
+
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
