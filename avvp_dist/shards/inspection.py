@@ -14,7 +14,7 @@ from avvp_dist.commit import MANIFEST
 from avvp_dist.config import ReadConfig
 from avvp_dist.errors import DataError
 from avvp_dist.shards.indexing import index_tars
-from avvp_dist.shards.remote import is_url
+from avvp_dist.shards.remote import is_url, list_url
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.shards.verification import OnBad
 
@@ -54,6 +54,7 @@ def inspect(
         _ = shards.excluded
     except DataError as error:
         note((), error)
+    listed = _compare_listing(shards, note) if shards.remote else True
     if deep:
         _read_everything(shards, note)
     for fault in faults:
@@ -65,8 +66,13 @@ def inspect(
         )
     if deep:
         print("no fault found")
+    elif not listed:
+        print(
+            "manifest and index are right; what else lies there is not known, because HTTP has no "
+            "listings; --deep fetches and reads every shard"
+        )
     elif shards.remote:
-        print("manifest and index are right; --deep fetches and reads every shard")
+        print("manifest, index and sizes are right; --deep fetches and reads every shard")
     else:
         print("sizes are right; --deep reads every byte")
 
@@ -96,6 +102,29 @@ def _print_content(shards: ShardSet) -> None:
     counts = Counter(name for names in known for name in names).most_common(10)
     shown = ", ".join(f"{name} {count}" for name, count in counts)
     print(f"{len(known)} clips with labels of {len(manifest.classes)} classes: {shown or 'none'}")
+
+
+def _compare_listing(shards: ShardSet, note: OnBad) -> bool:
+    """Compare the manifest with what lies beside it at its URL; returns whether that is listed."""
+    sizes = list_url(shards.name)
+    if sizes is None:
+        return False
+    for number, shard in enumerate(shards.shards):
+        size = sizes.pop(shard.name, None)
+        if size != shard.bytes:
+            state = "is missing" if size is None else f"has {size} bytes, not {shard.bytes}"
+            error = DataError(f"{shards.name}/{shard.name} {state}", remedy="Copy it again")
+            note(shards.clips_of(number), error)
+    for name in sorted(sizes):
+        if name.endswith(".tar"):
+            note(
+                (),
+                DataError(
+                    f"{shards.name}/{name} is not in {MANIFEST} beside it: its clips are not read",
+                    remedy="Copy manifest.json and index.npy anew too, or remove it",
+                ),
+            )
+    return True
 
 
 def _read_everything(shards: ShardSet, note: OnBad) -> None:

@@ -46,17 +46,33 @@ def read_url(url: str, start: int | None = None, end: int | None = None) -> byte
         FileNotFoundError: if the server has no such file.
         StorageError: naming the URL, if it cannot be read.
     """
-    try:
-        filesystem, path = _filesystem(url)
-    except ImportError as error:
-        raise StorageError(
-            f"{url} cannot be read: {error}", remedy="Install avvp-dist[s3], [gcs] or [http]"
-        ) from None
-    except (ValueError, TypeError, OSError) as error:  # some file systems connect here
-        raise StorageError(f"{url} cannot be read: {error}") from None
+    filesystem, path = _filesystem(url)
+    return _insist(url, lambda: bytes(filesystem.cat_file(path, start=start, end=end)))
+
+
+def list_url(url: str) -> dict[str, int] | None:
+    """Size of each file in a folder at a URL, by name; None over HTTP, which has no listings.
+
+    Raises:
+        StorageError: naming the URL, if it cannot be read.
+    """
+    if re.match("https?:", url):
+        return None
+    filesystem, path = _filesystem(url)
+    filesystem.invalidate_cache()
+    entries = _insist(url, lambda: list(filesystem.ls(path, detail=True)))
+    return {
+        entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0)
+        for entry in entries
+        if entry["type"] == "file"
+    }
+
+
+def _insist(url: str, request: Callable[[], T]) -> T:
+    """Value of `request()`, made again after growing pauses if it fails or stalls."""
     for attempt in range(ATTEMPTS):
         try:
-            return _answer(lambda: filesystem.cat_file(path, start=start, end=end))
+            return _answer(request)
         except FileNotFoundError:
             raise
         except Exception as error:  # each file system has error types of its own
@@ -86,7 +102,22 @@ def _answer(request: Callable[[], T]) -> T:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """File system of a URL, including its host, and the path in it."""
+    """File system of a URL, including its host, and the path in it.
+
+    Raises:
+        StorageError: naming the URL, if there is none for it.
+    """
+    try:
+        return _opened(url)
+    except ImportError as error:
+        raise StorageError(
+            f"{url} cannot be read: {error}", remedy="Install avvp-dist[s3], [gcs] or [http]"
+        ) from None
+    except (ValueError, TypeError, OSError) as error:  # some file systems connect here
+        raise StorageError(f"{url} cannot be read: {error}") from None
+
+
+def _opened(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # takes a while, and local shard sets need none
 
     protocol = url.partition("://")[0]

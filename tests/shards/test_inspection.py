@@ -15,6 +15,7 @@ from avvp_dist.errors import DataError
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.inspection import inspect
 from avvp_dist.shards.schema import Clip
+from tests.shards.origins import Origin, reading
 
 DIMS = {"audio": 4, "visual": 6}
 WORDS = [("Dog",), ("Dog", "Cat"), None, (), ("Dog",), ("Frying_(food)",), None]
@@ -159,3 +160,47 @@ def test_a_set_that_cannot_be_opened_is_named(
     damage(folder)
     with pytest.raises(DataError, match=match):
         inspect(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda o: o.remove("set/shard-000001.tar"), "shard-000001.tar is missing.*3 of 7 clips"),
+        (
+            lambda o: o.put("set/shard-000002.tar", b"cut"),
+            "shard-000002.tar has 3 bytes, not .*1 of",
+        ),
+        (
+            lambda o: o.put("set/shard-000003.tar", b"x"),
+            "shard-000003.tar is not in manifest.*0 of 7",
+        ),
+        (lambda o: o.put("set/later.tar", b"x"), "later.tar is not in manifest.json"),
+        (lambda o: o.put("set/notes.txt", b"x"), ""),
+        (lambda o: o.put("set/grounding/x/a.tar", b"x"), ""),
+        (lambda o: None, ""),
+    ],
+)
+def test_a_remote_set_is_compared_with_what_lies_there(
+    s3_origin: Origin,
+    folder: Path,
+    change: Callable[[Origin], Any],
+    found: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = s3_origin.upload(folder, "set")
+    change(s3_origin)
+    if not found:
+        inspect(url, config=reading(tmp_path))
+        assert "manifest, index and sizes are right" in capsys.readouterr().out
+        return
+    with pytest.raises(DataError, match="has 1 faults") as caught:
+        inspect(url, config=reading(tmp_path))
+    assert re.search(found, f"{capsys.readouterr().out} {caught.value}", re.DOTALL)
+
+
+def test_a_server_without_listings_is_said(
+    http_origin: Origin, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect(http_origin.upload(folder, "set"), config=reading(tmp_path))
+    assert "what else lies there is not known" in capsys.readouterr().out
