@@ -15,7 +15,6 @@ from avvp_dist.tracking.server import (
     fault,
     redacted,
     tracking_uri,
-    unanswered,
     waiting,
 )
 
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 
 PREFIX = "models:/"
+
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
+"""MLflow's codes for a name, an alias or a version that it does not know."""
 
 
 class Model(NamedTuple):
@@ -149,7 +151,8 @@ def registry_errors(model: str) -> Iterator[None]:
         with waiting():
             yield
     except (MlflowException, SQLAlchemyError, OSError, TypeError) as error:
-        if isinstance(error, SQLAlchemyError) or unanswered(error):
+        known = isinstance(error, MlflowException) and error.error_code in _NOT_THERE
+        if not known and not isinstance(error, OSError | TypeError):
             raise StorageError(fault(error), remedy="Check MLFLOW_TRACKING_URI") from None
         raise CheckpointError(
             f"{model} is not in the registry of {redacted(tracking_uri())}: "

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from avvp_dist.errors import CheckpointError
+from avvp_dist.errors import CheckpointError, StorageError
 from avvp_dist.tracking.registry import resolve
 
 if TYPE_CHECKING:
@@ -47,3 +51,25 @@ def test_what_the_registry_lacks_is_one_line(
     message = str(caught.value)
     assert message.startswith(f"models:/{model} is not in the registry of {client.tracking_uri}: ")
     assert "\n" not in message
+
+
+def test_a_server_that_is_no_mlflow_is_no_missing_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(StorageError, match=r"127.0.0.1:\d+ cannot be used \(.* error code 404"):
+            resolve("models:/avvp-encoder@candidate", tmp_path)
+        server.shutdown()
+
+
+def test_a_database_that_another_process_writes_is_no_missing_model(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("avvp-known")
+    with contextlib.closing(sqlite3.connect(client.tracking_uri.removeprefix("sqlite:///"))) as one:
+        one.isolation_level = None
+        one.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageError, match=r"cannot be used .*database is locked"):
+            resolve("models:/avvp-known@candidate", tmp_path)
