@@ -95,7 +95,8 @@ def _prepare_libraries() -> None:
     # Matplotlib warns of a home that it cannot write to, and uses a temporary folder.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks
-        sys.stdout.reconfigure(errors="backslashreplace")
+        with suppress(OSError):  # of a descriptor that was replaced since Python's start
+            sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _ours(error: AvvpError | OSError | RuntimeError | UnicodeEncodeError) -> AvvpError:
