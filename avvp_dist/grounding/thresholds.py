@@ -44,7 +44,9 @@ class ThresholdsFile:
                 f"thresholds: {path} does not exist", remedy="Make it with `avvp calibrate`"
             )
         try:
-            content = yaml.load(path.read_text("utf-8-sig"), TextLoader)
+            text = path.read_text("utf-8-sig")
+            content = yaml.load(text, TextLoader)  # names are text, such as 0012
+            typed = OmegaConf.to_container(OmegaConf.create(text))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"thresholds: {path} is not YAML: {reason}") from None
@@ -53,7 +55,8 @@ class ThresholdsFile:
                 f"thresholds: {path} is no file of `avvp calibrate`: it needs the keys "
                 "thresholds and extractor"
             )
-        limits, joining = content["thresholds"], content.get("joining") or {}
+        assert isinstance(typed, dict)
+        limits, joining = content["thresholds"], typed.get("joining") or {}
         numbers = [_number(one) for one in limits.values()] if isinstance(limits, dict) else []
         if not numbers or None in numbers:
             raise ConfigError(
@@ -64,7 +67,7 @@ class ThresholdsFile:
         return cls(
             {name: one for name, one in zip(limits, numbers, strict=True) if one is not None},
             str(content["extractor"] or ""),
-            {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in joining.items()},
+            {str(key): value for key, value in joining.items()},
         )
 
 

@@ -121,6 +121,13 @@ def test_float32_grounds_what_is_too_small_for_float16(calibrated: Path, tmp_pat
     np.testing.assert_array_equal(Grounding(ShardSet(folder)).components, expected)
 
 
+def test_what_was_calibrated_is_grounded_without_a_note(
+    train: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ground(config(train))
+    assert "was calibrated for" not in capsys.readouterr().out
+
+
 def test_a_second_run_redoes_nothing(grounded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # it needs no cluster either
     folder = grounded / "grounding" / VERSION

@@ -14,10 +14,11 @@ from avvp_dist.grounding.thresholds import ThresholdsFile, write_thresholds
 def test_a_written_file_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "t.yaml"
     limits = {"visual": 0.9713, "audio": 1}
-    content = {"thresholds": limits, "extractor": "x", "joining": {"rule": "and"}, "more": [1]}
+    joining = {"rule": "and", "silent_audio": "", "silent_similarity": 0.9, "hops": None, "n": 3}
+    content = {"thresholds": limits, "extractor": "x", "joining": joining, "more": [1]}
     write_thresholds(path, content)
     read = ThresholdsFile.read(path)
-    assert read == ThresholdsFile(limits, "x", {"rule": "and"})
+    assert read == ThresholdsFile(limits, "x", joining)
     assert list(read.thresholds) == ["visual", "audio"]
     assert [path.name for path in path.parent.iterdir()] == ["t.yaml"]
 

@@ -76,6 +76,17 @@ def test_features_of_other_backbones_are_refused(
         Mixture([one, two])
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_float32_is_read_as_it_is(parts: int, tmp_path: Path) -> None:
+    """From one set in its own layout, and from two side by side."""
+    sets = [write(tmp_path / f"{n}", 4, 1e-9, dtype="float32") for n in range(parts)]
+    mixture = Mixture(sets)
+    batch, good = read_clips(mixture, np.array([2, 0]))
+    assert good.all() and batch.buffer.dtype == torch.float32
+    expected = np.float32([2 + 1e-9, 1e-9])
+    np.testing.assert_array_equal(batch.streams["audio"][:, 3, 1].numpy(), expected)
+
+
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0], [1.0, -1.0], [1.0, float("nan")]])
 def test_weights_that_cannot_be_are_named(tmp_path: Path, weights: list[float]) -> None:
     sets = [write(tmp_path / name, 2) for name in "ab"]
