@@ -345,24 +345,25 @@ def _origin(config: PackConfig) -> dict[str, object]:
     }
 
 
-def _files(config: PackConfig) -> dict[str, object]:
-    """How many of the source's files there are, and a hash of their sizes and times."""
+def _files(config: PackConfig) -> tuple[int, str]:
+    """Number of the source's files that are there, and a hash of their sizes and times."""
     source, folder = SOURCES[config.format], Path(config.source)
     try:
         files = source.files_of(folder, config.split, config.annotations)
     except DataError:  # the list of its clips is gone
         files = []
     stats = {str(file.absolute()): _stat(file) for file in files}
-    return {"count": sum(map(bool, stats.values())), "digest": digest(stats)}
+    return sum(map(bool, stats.values())), digest(stats)
 
 
-def _state_of_files(before: object, now: Mapping[str, object]) -> str:
+def _state_of_files(before: object, now: tuple[int, str]) -> str:
     """Change of the source's files since a set was packed; empty if there was none."""
-    if not isinstance(before, dict) or type(before.get("count")) is not int:
-        return "unknown"
-    if before == now:
-        return ""
-    return "gone" if int(str(now["count"])) < before["count"] else "changed"
+    match before:
+        case [int(count), str(content)]:
+            if (count, content) == now:
+                return ""
+            return "gone" if now[0] < count else "changed"
+    return "unknown"
 
 
 def _finished(out: Path, config: PackConfig) -> ShardSet | None:
