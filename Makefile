@@ -16,13 +16,13 @@ demo: $(READY)
 	$(BIN)/python tools/demo.py $(if $(FEATURES),features=$(FEATURES) seeds=3) $(ARGS)
 
 # The demo as a user of the wheel runs it: in an empty folder, with nothing of the checkout.
+demo-wheel: export PYTHONPATH = $(CURDIR)/build/wheel/installed
 demo-wheel: $(READY)
 	rm -rf build/wheel
 	$(BIN)/uv build --quiet --wheel --out-dir build/wheel
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --reinstall build/wheel/*.whl
-	avvp=$$PWD/$(BIN)/avvp; folder=$$(mktemp -d); code=0; \
-	(cd $$folder && $$avvp demo $(ARGS)) || code=$$?; rm -rf $$folder; \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . && exit $$code
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(PYTHONPATH) build/wheel/*.whl
+	avvp=$(PYTHONPATH)/bin/avvp; folder=$$(mktemp -d); code=0; \
+	(cd $$folder && $$avvp demo $(ARGS)) || code=$$?; rm -rf $$folder; exit $$code
 
 docs: $(READY)
 	$(BIN)/python docs/reference.py build/docs
