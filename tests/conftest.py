@@ -84,7 +84,7 @@ def packed(features: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.fixture(scope="session")
 def grounded(packed: dict[str, ShardSet]) -> ShardSet:
     """The train shards of `packed`, calibrated and grounded."""
-    train, tracking = packed["train"], TrackingConfig(enabled=False)
+    train, tracking = packed["train"], TrackingConfig(enabled=False, figures=False)
     calibrate(CalibrateConfig(shards=str(train.folder), workers=1, tracking=tracking))
     ground(GroundConfig(shards=str(train.folder), workers=1, tracking=tracking))
     return train

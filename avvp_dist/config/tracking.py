@@ -14,6 +14,7 @@ class TrackingConfig:
     enabled: bool = option(True, "log this run to MLflow")
     name: str = option("", "name of the run; empty: the name of the output folder")
     register: bool = option(True, "register the exported model under the alias `candidate`")
+    figures: bool = option(True, "draw the figures of this run, which takes a second or two")
     parent: str = option("", "output folder of the run that this one is nested under")
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avvp_dist.config import CalibrateConfig
-from avvp_dist.evaluation.grounding_figures import component_figure, similarity_figure
 from avvp_dist.grounding.calibration import Calibration, calibration, check_informative
 from avvp_dist.grounding.histogram import EDGES, CosineHistogram
 from avvp_dist.grounding.labels import link_config_of
@@ -80,14 +79,29 @@ def _content(outcome: Calibration, shards: ShardSet, config: CalibrateConfig) ->
 def _report(
     run: Run, out: Path, outcome: Calibration, shards: ShardSet, config: CalibrateConfig
 ) -> None:
-    """Write the figures, log the outcome to `run` and print it."""
+    """Log the outcome to `run` with its figures, and print it."""
+    figures = _draw(out, outcome, shards) if run.draws_figures else []
+    for figure in figures:
+        run.figure(figure)
+    for name, rates in outcome.rates.items():
+        run.log(0, **{f"{name}/{key}": rate for key, rate in rates.items()})
+    run.log(0, **{f"{name}/threshold": limit for name, limit in outcome.thresholds.items()})
+    run.log(0, **outcome.profile.figures, **({} if outcome.f1 is None else {"pair_f1": outcome.f1}))
+    print(*_lines(outcome, config), *figures, sep="\n")
+
+
+def _draw(out: Path, outcome: Calibration, shards: ShardSet) -> list[Path]:
+    """Draw the similarities with their thresholds, and the components."""
+    # Matplotlib takes a second to import.
+    from avvp_dist.evaluation.grounding_figures import component_figure, similarity_figure
+
     edges = np.append(EDGES[::_BINS_PER_BAR], 1.01)
     histograms = {
         name: (edges, _coarse(outcome.within[name]), _coarse(outcome.across[name]))
         for name in outcome.thresholds
     }
     title = f"{Path(shards.name).name}: {shards.extractor or 'unnamed extractor'}"
-    figures = [
+    return [
         similarity_figure(out.with_suffix(".png"), histograms, outcome.thresholds, title),
         component_figure(
             out.with_name(f"{out.stem}.components.png"),
@@ -96,13 +110,6 @@ def _report(
             f"{title}, {len(outcome.sample.clips)} sampled clips",
         ),
     ]
-    for figure in figures:
-        run.figure(figure)
-    for name, rates in outcome.rates.items():
-        run.log(0, **{f"{name}/{key}": rate for key, rate in rates.items()})
-    run.log(0, **{f"{name}/threshold": limit for name, limit in outcome.thresholds.items()})
-    run.log(0, **outcome.profile.figures, **({} if outcome.f1 is None else {"pair_f1": outcome.f1}))
-    print(*_lines(outcome, config), *figures, sep="\n")
 
 
 def _coarse(histogram: CosineHistogram) -> NDArray[np.int64]:

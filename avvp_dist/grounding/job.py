@@ -190,20 +190,26 @@ def _check_readable(config: GroundConfig, records: list[ShardRecord], clips: int
 
 
 def _report(run: Run, shards: ShardSet, folder: Path, summary: GroundingSummary) -> None:
-    """Write the summary and its figure, log them to `run` and print the figures."""
+    """Write the summary, log it to `run` with its figure, and print it."""
+    write_json(folder / SUMMARY, summary.plain())
+    figures = [_draw(shards, folder, summary)] if run.draws_figures else []
+    for figure in figures:
+        run.figure(figure)
+    run.artifact(folder / SUMMARY)
+    run.log(0, **summary.figures, **summary.counts)
+    print(summary.described(), folder / SUMMARY, *figures, sep="\n")
+
+
+def _draw(shards: ShardSet, folder: Path, summary: GroundingSummary) -> Path:
+    """Draw the components."""
     # Matplotlib takes a second to import, and every worker imports this file.
     from avvp_dist.evaluation.grounding_figures import component_figure
 
     assert summary.profile is not None
-    write_json(folder / SUMMARY, summary.plain())
-    figure = component_figure(
+    return component_figure(
         folder / "components.png",
         summary.profile.sizes,
         summary.profile.per_clip,
         f"{Path(shards.name).name}, grounding {summary.version}",
         summary.fractions(),
     )
-    run.figure(figure)
-    run.artifact(folder / SUMMARY)
-    run.log(0, **summary.figures, **summary.counts)
-    print(f"{summary.described()}\n{folder / SUMMARY}\n{figure}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -111,4 +112,4 @@ def evaluation(
 
 def nested(config: SweepConfig, job: Path) -> TrackingConfig:
     """Tracking under the job's run. Nothing is registered: a table's parsers are no candidates."""
-    return TrackingConfig(enabled=config.tracking.enabled, register=False, parent=str(job))
+    return replace(config.tracking, name="", register=False, parent=str(job))

@@ -50,9 +50,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         run.artifact(out / "scores.json")
         run.log(0, **scored.scores)
         predicted = predictions.decided(config.rule, threshold)
-        for path in _figures(out, config, annotations, predictions, predicted):
-            run.figure(path)
-            print(path)
+        if run.draws_figures:
+            for path in _figures(out, config, annotations, predictions, predicted):
+                run.figure(path)
+                print(path)
     return dict(scored.scores)
 
 

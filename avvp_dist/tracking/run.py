@@ -62,6 +62,7 @@ class Run:
     Attributes:
         key: name of the run among those of its folder; empty if not active.
         attempt: number of earlier attempts at this run: 0 for a new one.
+        draws_figures: whether the figures of the run are wanted.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Run:
     ) -> None:
         tracking = config.tracking
         self.folder, self.active, self.attempt, self.key = folder, active, 0, ""
+        self.draws_figures = tracking.figures
         if active:
             self._start(stage, config, tags, inputs or {}, resume)
         self._exporter = ExportThread(folder) if active and tracking.enabled else None

@@ -135,8 +135,9 @@ class Trainer:
                     self._validate(loop)
                 self._save_if_due(loop)
         if self.ranks.is_main:
-            figure = draw_curves(self.out, self.run, self.task.panels)
-            print(f"{self.out / 'model'}\n{figure}")
+            print(self.out / "model")
+            if self.run.draws_figures:
+                print(draw_curves(self.out, self.run, self.task.panels))
 
     def clips_seen(self, step: int) -> int:
         """Clips trained on before a step; a clip counts each time an epoch takes it."""

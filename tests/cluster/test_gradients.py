@@ -40,7 +40,11 @@ def uneven(grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Shar
     out = tmp_path_factory.mktemp("uneven") / "set"
     shards = write_shard_set(clips, out, snippets=10, extractor=grounded.extractor)
     shutil.copy(grounded.folder / "thresholds.yaml", out)
-    ground(GroundConfig(shards=str(out), workers=1, tracking=TrackingConfig(enabled=False)))
+    ground(
+        GroundConfig(
+            shards=str(out), workers=1, tracking=TrackingConfig(enabled=False, figures=False)
+        )
+    )
     return shards
 
 

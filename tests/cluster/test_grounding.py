@@ -75,7 +75,7 @@ def many(peaceful: Path, tmp_path: Path) -> Path:
 
 def config(folder: Path, **keys: Any) -> GroundConfig:
     made = GroundConfig(shards=str(folder), version="tested", **keys)
-    made.tracking.enabled = False
+    made.tracking.enabled = made.tracking.figures = False
     return made
 
 

@@ -75,6 +75,7 @@ def training(shards: ShardSet, out: Path) -> list[str]:
         "trainer.resume=auto",
         "trainer.hang_seconds=60",  # progress is written each second, not every ten
         "tracking.enabled=false",
+        "tracking.figures=false",
     ]
 
 

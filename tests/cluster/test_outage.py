@@ -29,6 +29,7 @@ KEYS = (
     "trainer.checkpoint_every=20",
     "trainer.resume=auto",
     "data.heldout=0.1",
+    "tracking.figures=false",
 )
 TIMED = {
     "train/clips_per_second",

@@ -39,7 +39,7 @@ def calibrated(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("job") / "calibrated"
     shutil.copytree(packed["train"].folder, folder, ignore=shutil.ignore_patterns("grounding"))
     config = CalibrateConfig(shards=str(folder), false_link_rate=0.05, workers=1)
-    config.tracking.enabled = False
+    config.tracking.enabled = config.tracking.figures = False
     calibrate(config)
     return folder
 
@@ -55,13 +55,15 @@ def grounded(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A copy of `calibrated` with its grounding."""
     folder = tmp_path_factory.mktemp("job") / "grounded"
     shutil.copytree(calibrated, folder)
-    ground(config(folder))
+    asked = config(folder)
+    asked.tracking.figures = True
+    ground(asked)
     return folder
 
 
 def config(folder: Path, **keys: Any) -> GroundConfig:
     made = GroundConfig(shards=str(folder), **{"version": VERSION, "workers": 1, **keys})
-    made.tracking.enabled = False
+    made.tracking.enabled = made.tracking.figures = False
     return made
 
 

@@ -60,7 +60,7 @@ def jobs_of(
         shards="-",
         annotations=str(features),
         pretraining=str(shards["train"].folder),
-        **{"seeds": 1, "tracking": TrackingConfig(enabled=False), **keys},
+        **{"seeds": 1, "tracking": TrackingConfig(enabled=False, figures=False), **keys},
     )
     rows = chosen_rows(config)
     encoders = encoder_jobs(config, out, rows)

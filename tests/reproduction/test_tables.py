@@ -38,6 +38,7 @@ NAMES = ["han", "ma", "pretrain_multi", "untrained"]
 ENCODERS = ["multi", "untrained"]
 TINY = [
     "seeds=1",
+    "tracking.figures=false",
     "finetune=[trainer.epochs=1,trainer.batch_size=32,parser.width=16]",
     "pretrain=[trainer.epochs=1,trainer.batch_size=32,encoder.size=tiny]",
 ]
@@ -251,6 +252,7 @@ def test_a_killed_command_goes_on_and_keeps_what_was_done(
     found = Reproduction(tmp_path, packed, features, warm_workers.variables)
     shutil.copy(empty_store, found.database)
     keys = ["seeds=1", "rows=[han,ma]", "finetune=[trainer.epochs=12,parser.width=16]"]
+    keys.append("tracking.figures=false")
     process = found.start(*keys)
     family: list[psutil.Process] = []
     try:
@@ -349,6 +351,7 @@ def test_a_row_learns_llps_labels_from_simulated_features(
         "rows=[base_adv_skip_gcaa]",
         f"finetune=[trainer.batch_size=32,trainer.epochs=6,parser.width=96,{schedule}]",
         "tracking.enabled=false",
+        "tracking.figures=false",
     )
     method = ROWS["base_adv_skip_gcaa"].method
     assert float(found.csv()[method, "segment_type_av"]["mean"]) > FLOOR + 2

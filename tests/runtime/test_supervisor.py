@@ -38,6 +38,7 @@ TRAINING = (
     "trainer.log_every=1",
     "trainer.checkpoint_every=200",
     "trainer.resume=auto",
+    "tracking.figures=false",
     "trainer.hang_seconds=60",  # progress is written each second, not every ten
 )
 

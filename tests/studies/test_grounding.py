@@ -25,6 +25,7 @@ CONTROLS = [
     "no encoder",
 ]
 TINY = [
+    "tracking.figures=false",
     "rules=[or]",
     "false_link_rates=[0.05]",
     "groupings=[components]",

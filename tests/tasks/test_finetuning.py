@@ -66,7 +66,8 @@ def test_two_ranks_train_the_adversarial_parser_over_an_encoder_and_it_scores_th
         "pretrained.tune=true",
     ]
     keys += [f"trainer.out={tmp_path}", "trainer.epochs=3", "trainer.batch_size=16"]
-    keys += ["parser.width=32", "trainer.zero_stage=1", "tracking.enabled=false"]
+    keys += ["parser.width=32", "trainer.zero_stage=1"]
+    keys += ["tracking.enabled=false", "tracking.figures=false"]
     process = fork_ranks("launch/finetune.py", *keys)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -141,7 +142,7 @@ def short_config(packed: dict[str, ShardSet], features: Path, out: Path) -> Fine
     config = config_of(packed, features, out)
     config.parser.width, config.parser.dropout = 16, 0.0
     config.trainer.batch_size, config.trainer.log_every = 48, 1
-    config.tracking.enabled = False
+    config.tracking.enabled = config.tracking.figures = False
     return config
 
 

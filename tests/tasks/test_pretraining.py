@@ -43,9 +43,10 @@ STEPS = 20
 KEYS = (
     *(f"trainer.max_steps={STEPS}", "trainer.batch_size=16", "trainer.log_every=1"),
     *("trainer.checkpoint_every=4", "encoder.size=tiny", "data.heldout=0.1"),
-    "tracking.enabled=false",
+    *("tracking.enabled=false", "tracking.figures=false"),
 )
 START = StepInfo(0, 0, 0.0)
+OFF = TrackingConfig(enabled=False, figures=False)
 
 
 def finish(process: Any) -> tuple[int, str, str]:
@@ -56,7 +57,7 @@ def finish(process: Any) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def undisturbed(grounded: ShardSet, fork_ranks: Any, tmp_path_factory: Any) -> Path:
     out: Path = tmp_path_factory.mktemp("undisturbed")
-    keys = (f"data.shards={grounded.folder}", f"trainer.out={out}", *KEYS)
+    keys = (f"data.shards={grounded.folder}", f"trainer.out={out}", *KEYS, "tracking.figures=true")
     code, _, err = finish(fork_ranks("launch/pretrain.py", *keys))
     assert code == 0, err
     return out
@@ -108,7 +109,7 @@ def config_of(shards: ShardSet, out: Path) -> PretrainConfig:
     )
     config.objective = ObjectiveConfig(anchors="shared", alternate=True)
     config.trainer.epochs = config.trainer.keep = 3
-    config.tracking.enabled = False
+    config.tracking.enabled = config.tracking.figures = False
     return config
 
 
@@ -178,7 +179,7 @@ def contaminated(grounded: ShardSet, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("contaminated") / "set"
     shards = write_shard_set(made, out, clips_per_shard=40, extractor="simulated")
     shutil.copy(grounded.folder / "thresholds.yaml", out)
-    ground(GroundConfig(shards=str(out), workers=1, tracking=TrackingConfig(enabled=False)))
+    ground(GroundConfig(shards=str(out), workers=1, tracking=OFF))
     return shards
 
 
@@ -219,7 +220,7 @@ def test_a_grounding_without_negatives_needs_them_from_elsewhere(
         grouping="clip",
         out=str(tmp_path / "grounding"),
         workers=1,
-        tracking=TrackingConfig(enabled=False),
+        tracking=OFF,
     )
     config = config_of(grounded, tmp_path / "run")
     config.data.grounding = [str(ground(joined))]
@@ -235,9 +236,7 @@ def test_excluded_clips_are_neither_trained_on_nor_held_out(
 ) -> None:
     folder = Path(shutil.copytree(contaminated.folder, tmp_path / "set"))
     decontaminate(
-        DecontaminateConfig(
-            shards=str(folder), duplicates=False, workers=1, tracking=TrackingConfig(enabled=False)
-        )
+        DecontaminateConfig(shards=str(folder), duplicates=False, workers=1, tracking=OFF)
     )
     shards = ShardSet(folder)
     config = config_of(shards, tmp_path / "run")
@@ -353,8 +352,7 @@ def test_the_controls_of_grounding_leave_no_negative_out(
     grounded: ShardSet, tmp_path: Path
 ) -> None:
     keys: dict[str, Any] = {"grouping": "snippet", "out": str(tmp_path), "workers": 1}
-    tracking = TrackingConfig(enabled=False)
-    place = ground(GroundConfig(shards=str(grounded.folder), tracking=tracking, **keys))
+    place = ground(GroundConfig(shards=str(grounded.folder), tracking=OFF, **keys))
     control = Grounding(grounded, place)
     assert control.thresholds == {}
     task = PretrainingTask(config_of(grounded, tmp_path), Mixture([grounded]), [control])

@@ -182,7 +182,7 @@ def refined(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactor
             threshold=0.9,
             batch_size=40,
             seed=5,
-            tracking=TrackingConfig(enabled=False),
+            tracking=TrackingConfig(enabled=False, figures=False),
         )
     )
 
@@ -238,7 +238,7 @@ def test_a_parser_of_other_features_is_refused(packed: dict[str, ShardSet], tmp_
         parser=str(model),
         shards=str(packed["train"].folder),
         out=str(tmp_path / "labels.npz"),
-        tracking=TrackingConfig(enabled=False),
+        tracking=TrackingConfig(enabled=False, figures=False),
     )
     with pytest.raises(CheckpointError, match="'visual': 99"):
         refine(config)
@@ -274,7 +274,10 @@ def test_refining_beside_a_parser_leaves_its_records_alone(
     """RUN/labels.npz is a likely place, and RUN may be resumed."""
     train = packed["train"]
     with stage_run(
-        "finetune", tmp_path, RefineConfig(tracking=TrackingConfig(enabled=False)), {}
+        "finetune",
+        tmp_path,
+        RefineConfig(tracking=TrackingConfig(enabled=False, figures=False)),
+        {},
     ) as run:
         run.log(3, loss=1.0)
     refine(
@@ -282,7 +285,7 @@ def test_refining_beside_a_parser_leaves_its_records_alone(
             parser=str(exported(tmp_path / "model", train)),
             shards=str(train.folder),
             out=str(tmp_path / "labels.npz"),
-            tracking=TrackingConfig(enabled=False),
+            tracking=TrackingConfig(enabled=False, figures=False),
         )
     )
     assert read_series(tmp_path) == {"loss": {3: 1.0}}
@@ -299,7 +302,7 @@ def test_clips_with_padding_are_refused(packed: dict[str, ShardSet], tmp_path: P
         parser=str(exported(tmp_path / "model", short)),
         shards=str(short.folder),
         out=str(tmp_path / "labels.npz"),
-        tracking=TrackingConfig(enabled=False),
+        tracking=TrackingConfig(enabled=False, figures=False),
     )
     with pytest.raises(DataError, match="1 clips have fewer than 10 snippets, first clip 1"):
         refine(config)

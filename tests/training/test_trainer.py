@@ -30,7 +30,10 @@ from avvp_dist.training.task import StepInfo
 
 pytestmark = pytest.mark.launch
 
-KEYS = ("encoder.size=tiny", "trainer.max_steps=3", "trainer.batch_size=16", "trainer.log_every=1")
+KEYS = (
+    *("encoder.size=tiny", "trainer.max_steps=3", "trainer.batch_size=16", "trainer.log_every=1"),
+    "tracking.figures=false",
+)
 
 
 def start(fork_ranks: Any, shards: ShardSet, out: Path, *keys: str, **options: Any) -> Any:
