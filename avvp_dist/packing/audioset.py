@@ -44,6 +44,7 @@ class AudioSetSource:
 
     extractor = AUDIOSET_EXTRACTOR
     snippets = 10
+    dims: dict[str, int] | None = None
 
     @classmethod
     def files_of(cls, folder: Path, split: str, annotations: str) -> list[Path]:

@@ -60,10 +60,8 @@ class Source(Protocol):
     """Name of the feature extractor; empty if the format does not tell."""
     snippets: int
     """T of its clips."""
-
-    @classmethod
-    def files_of(cls, folder: Path, split: str, annotations: str) -> list[Path]:
-        """Files that clips are read from, without looking into features; some may be missing."""
+    dims: dict[str, int] | None
+    """Dims of its streams; None: they are those of the first clip."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -86,6 +84,7 @@ class ArraySource:
     """
 
     extractor = ""
+    dims: dict[str, int] | None = None
 
     def __init__(
         self, folder: Path, split: str, annotations: str, rates: Mapping[str, float]
@@ -106,6 +105,7 @@ class ArraySource:
 
     @classmethod
     def files_of(cls, folder: Path, split: str, annotations: str) -> list[Path]:
+        """Files that clips are read from, without a look into features; some may be missing."""
         labels = _annotation_files(annotations or folder, split)
         return [folder / f"features_{split}.npz", *labels]
 
@@ -189,6 +189,7 @@ class HanSource:
 
     extractor = HAN_EXTRACTOR
     snippets = 10
+    dims: dict[str, int] | None = None
 
     def __init__(
         self, folder: Path, split: str, annotations: str, rates: Mapping[str, float]
