@@ -31,6 +31,7 @@ FLOORS = {
     "avvp_dist.tracking": 1,
     "avvp_dist.features": 1,
     "avvp_dist.packing": 2,
+    "avvp_dist.extraction": 2,
     "avvp_dist.similarity": 2,
     "avvp_dist.grounding": 2,
     "avvp_dist.decontamination": 2,
