@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from avvp_dist.commit import MANIFEST, json_text, sha256, write_json
 from avvp_dist.errors import DataError
+from avvp_dist.json_values import parse_value
 from avvp_dist.shards.schema import DTYPES
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 FORMAT = "avvp-shards-2"
 INDEX = "index.npy"
@@ -154,7 +149,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
             remedy="Remove the set and pack it again",
         )
     try:
-        manifest = _parsed(Manifest, entries, "")
+        manifest = parse_value(Manifest, entries)
         _check_dtypes(manifest.streams)
         for number, shard in enumerate(manifest.shards):
             _check_file_name(shard.name, f"shards[{number}]")
@@ -188,48 +183,3 @@ def _check_file_name(name: str, where: str) -> None:
     """Raise `ValueError` for a name that leads out of the shard set or to a hidden file."""
     if "/" in name or name.startswith("."):
         raise ValueError(f"{where}: {name!r} is no name of a file in the shard set")
-
-
-T = TypeVar("T", bound="DataclassInstance")
-V = TypeVar("V")
-_types = cache(get_type_hints)
-
-
-def _parsed(kind: type[T], value: object, where: str) -> T:
-    """A JSON object as the dataclass `kind`: all its fields and no others, each of its type."""
-    entries = _of_type(dict, value, where)
-    types = _types(kind)
-    required = {field.name for field in fields(kind) if field.default is MISSING}
-    for name in sorted(required - entries.keys()) + sorted(entries.keys() - types.keys()):
-        state = "missing" if name in types else "unknown"
-        raise ValueError(f"{_joined(where, name)} is {state}")
-    return kind(**{key: _field(types[key], entries[key], _joined(where, key)) for key in entries})
-
-
-def _field(annotation: Any, value: object, where: str) -> Any:
-    """A JSON value as the type that annotates a dataclass's field."""
-    arguments = get_args(annotation)
-    if isinstance(annotation, UnionType):  # X | None
-        return None if value is None else _field(arguments[0], value, where)
-    if get_origin(annotation) is tuple:
-        items = _of_type(list, value, where)
-        return tuple(_field(arguments[0], item, f"{where}[{n}]") for n, item in enumerate(items))
-    if get_origin(annotation) is Mapping:
-        entries = _of_type(dict, value, where)
-        return {key: _field(arguments[1], entries[key], _joined(where, key)) for key in entries}
-    if isinstance(annotation, type) and is_dataclass(annotation):
-        return _parsed(annotation, value, where)
-    return value if annotation is object else _of_type(annotation, value, where)
-
-
-def _of_type(kind: type[V], value: object, where: str) -> V:
-    """The value, if it is of a type. An int passes as a float; an int may not be negative."""
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise ValueError(f"{where} is {value!r}, expected {kind.__name__}")
-    if isinstance(value, int) and kind is int and value < 0:
-        raise ValueError(f"{where} is {value}, expected 0 or more")
-    return cast("V", value)
-
-
-def _joined(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name
