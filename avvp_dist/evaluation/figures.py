@@ -7,6 +7,7 @@ tell apart.
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -110,11 +111,16 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], title: str) -> Pat
     """Write a figure as PNG with its title; makes the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.suptitle(title, fontweight="bold", fontsize=11, wrap=True)
+    path.write_bytes(png_of(figure, title))
+    return path
+
+
+def png_of(figure: Figure, title: str) -> bytes:
+    """A figure with its title as the bytes of a PNG file."""
+    figure.suptitle(title, fontweight="bold", fontsize=11, wrap=True, parse_math=False)
     figure.set_dpi(140)
+    file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks
-        FigureCanvasAgg(figure).print_png(
-            path
-        )  # Figure.savefig lays out all of it once more before
-    return path
+        FigureCanvasAgg(figure).print_png(file)  # Figure.savefig lays out all of it once more
+    return file.getvalue()

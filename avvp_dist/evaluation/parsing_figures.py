@@ -23,6 +23,7 @@ from avvp_dist.evaluation.figures import (
     plain_axes,
     save_figure,
 )
+from avvp_dist.evaluation.scores import runs
 
 Mask = NDArray[np.bool_]
 
@@ -213,9 +214,9 @@ def _draw_lane(
         vmin=0,
         vmax=1,
     )
-    axes.broken_barh(_runs(predicted), (top, 0.24), color=colour)
+    axes.broken_barh(runs(predicted), (top, 0.24), color=colour)
     axes.broken_barh(
-        _runs(truth),
+        runs(truth),
         (top - 0.02, 0.38),
         facecolor="none",
         edgecolor="black",
@@ -223,12 +224,6 @@ def _draw_lane(
         clip_on=False,
     )
     return strip
-
-
-def _runs(mask: Mask) -> list[tuple[int, int]]:
-    """Start and length of each run of True in a mask `[T]`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
-    return [(int(start), int(end - start)) for start, end in edges.reshape(-1, 2)]
 
 
 def _lanes(number: int) -> Floats:

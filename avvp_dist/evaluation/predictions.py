@@ -24,10 +24,11 @@ from avvp_dist.evaluation.scores import (
     summarise,
 )
 
-_MAXIMUM = {"frame_prob": 1.0, "video_prob": 2.0, "modality_prob": 1.0}
+LARGEST = {"frame_prob": 1.0, "video_prob": 2.0, "modality_prob": 1.0}
 """Maximum of each probability. HAN's pooling weights are a softmax over time times one over
 modality: they sum to 1 for a modality and to 2 at most for the clip."""
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
+"""Excess over it that rounding explains."""
 
 
 @dataclass(frozen=True)
@@ -264,11 +265,11 @@ def _probabilities(
 ) -> NDArray[np.float32]:
     if not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{path}: {name} is {array.dtype}, expected probabilities as floats")
-    within = (array >= 0) & (array <= _MAXIMUM[name] + _ROUNDING)
+    within = (array >= 0) & (array <= LARGEST[name] + ROUNDING)
     wrong = ~within.reshape(len(array), -1).all(1)
     if wrong.any():
         raise DataError(
             f"{path}: {name} of clip {ids[int(wrong.argmax())]} is not a probability "
-            f"(NaN or outside 0 to {_MAXIMUM[name]:g}), {int(wrong.sum())} clips in all"
+            f"(NaN or outside 0 to {LARGEST[name]:g}), {int(wrong.sum())} clips in all"
         )
     return array.astype(np.float32)

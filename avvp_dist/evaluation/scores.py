@@ -60,6 +60,12 @@ def decide(
     return frames & clips[:, None]
 
 
+def runs(mask: Mask) -> list[tuple[int, int]]:
+    """Start and length of each run of True in a mask `[T]`: the events of a class."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
+    return [(int(start), int(end - start)) for start, end in edges.reshape(-1, 2)]
+
+
 def score(predicted: Mask, truth: Mask) -> dict[str, float]:
     """Compute the ten official F-scores in percent, from bool `[N, T, 2, C]` (audio, visual).
 

@@ -53,6 +53,11 @@ def test_seeds_figure_draws_each_value_and_the_mean_of_each_row(
     assert sum(len(points.get_offsets()) for points in tuned.collections) == 2
 
 
+def test_a_title_is_text_and_no_formula() -> None:
+    picture = figures.png_of(Figure(), "$\\frac{1}$ a$b_")
+    assert picture == figures.png_of(Figure(), "$\\frac{1}$ a$b_") != figures.png_of(Figure(), "")
+
+
 def test_no_pyplot_state() -> None:
     # pyplot picks a display and keeps every figure alive, which a training rank must not do.
     for module in (figures, grounding_figures, parsing_figures):

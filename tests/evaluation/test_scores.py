@@ -22,6 +22,7 @@ from avvp_dist.evaluation.scores import (
     decide,
     grounding_auc,
     mean_per_class,
+    runs,
     score,
     score_one_modality,
     score_per_class,
@@ -144,6 +145,11 @@ def test_decide_reaches_the_threshold_in_float32() -> None:
     assert chosen.dtype == np.bool_
     assert chosen[..., 0].tolist() == [[[True, True], [False, True]]]
     assert not chosen[..., 1].any()
+
+
+def test_runs_are_the_events_of_a_class() -> None:
+    assert runs(np.array([1, 1, 0, 1, 0, 0, 1], bool)) == [(0, 2), (3, 1), (6, 1)]
+    assert runs(np.zeros(3, bool)) == [] and runs(np.ones(3, bool)) == [(0, 3)]
 
 
 def test_scores_refuse_other_shapes() -> None:
