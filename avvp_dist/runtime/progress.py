@@ -12,37 +12,35 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shards and clips done, clips per second, seconds left and errors, on stderr.
+    """Parts and clips done, clips per second, seconds left and errors, on stderr.
 
-    Used as a context; call `update` for each finished shard.
+    Used as a context; call `update` for each finished part.
 
     Args:
         what: name of the work, such as "grounding".
-        shards: number of shards in the whole job.
+        total: number of parts in the whole job.
         clips: number of clips in the whole job.
+        parts: name of the parts.
     """
 
-    def __init__(self, what: str, shards: int, clips: int) -> None:
-        self.what, self.shards, self.clips = what, shards, clips
-        self.done_shards = self.done_clips = self.errors = 0
+    def __init__(self, what: str, total: int, clips: int, parts: str = "shards") -> None:
+        self.what, self.total, self.clips, self.parts = what, total, clips, parts
+        self.done = self.done_clips = self.errors = 0
         self._started = self._said = time.monotonic()
         self._bar: tqdm[None] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=clips, desc=what, unit=" clips", unit_scale=True)
 
     def update(self, clips: int, errors: int = 0) -> None:
-        """Count a finished shard with its number of clips and of errors."""
-        self.done_shards += 1
+        """Count a finished part with its number of clips and of errors."""
+        self.done += 1
         self.done_clips += clips
         self.errors += errors
         if self._bar is not None:
-            shards = f"shards {self.done_shards}/{self.shards}, errors {self.errors}"
-            self._bar.set_postfix_str(shards, refresh=False)
+            parts = f"{self.parts} {self.done}/{self.total}, errors {self.errors}"
+            self._bar.set_postfix_str(parts, refresh=False)
             self._bar.update(clips)
-        elif (
-            self.done_shards == self.shards
-            or time.monotonic() - self._said > _SECONDS_BETWEEN_LINES
-        ):
+        elif self.done == self.total or time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             print(self._line(), file=sys.stderr, flush=True)
 
@@ -51,7 +49,7 @@ class Progress:
         rate = self.done_clips / seconds
         left = (self.clips - self.done_clips) / max(rate, 1e-9)
         return (
-            f"{self.what}: {self.done_shards:,} of {self.shards:,} shards, {self.done_clips:,} of "
+            f"{self.what}: {self.done:,} of {self.total:,} {self.parts}, {self.done_clips:,} of "
             f"{self.clips:,} clips, {rate:,.0f} clips/s, {left:.0f} s left, {self.errors} errors"
         )
 
