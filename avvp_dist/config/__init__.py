@@ -31,6 +31,7 @@ from avvp_dist.config.parsers import (
     RefineConfig,
     ScoreConfig,
 )
+from avvp_dist.config.parsing import ParseConfig
 from avvp_dist.config.pretraining import (
     SIZES,
     EncoderConfig,
@@ -73,6 +74,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimizerConfig",
     "PackConfig",
+    "ParseConfig",
     "ParserConfig",
     "ParsingLossConfig",
     "PretrainConfig",

@@ -14,6 +14,23 @@ DECISION_RULES = ("video", "modality")
 
 
 @dataclass
+class DecisionConfig:
+    """Keys of the rule that turns probabilities into events."""
+
+    rule: str = option(
+        "video",
+        "clip probability that must reach the threshold beside the snippet's: the video's (HAN, "
+        "the paper) or the modality's (MA, JoMoLD)",
+        choices=DECISION_RULES,
+    )
+    threshold: str = option(
+        "0.5",
+        "threshold on snippet and clip probabilities: a number, or a .npy file [2, C] with one per "
+        "modality and class",
+    )
+
+
+@dataclass
 class RefineConfig(ReadConfig):
     """Keys of `avvp refine`: the weak labels that each modality keeps (MA, stage 2)."""
 
@@ -33,7 +50,7 @@ class RefineConfig(ReadConfig):
 
 
 @dataclass
-class EvaluateConfig(ReadConfig):
+class EvaluateConfig(DecisionConfig, ReadConfig):
     """Keys of `avvp evaluate`: a parser's scores with the official metrics."""
 
     parser: str = option(
@@ -45,17 +62,6 @@ class EvaluateConfig(ReadConfig):
         "2024", "version of the dense audio labels", choices=AUDIO_ANNOTATIONS
     )
     split: str = option("test", "split to score", choices=("val", "test"))
-    rule: str = option(
-        "video",
-        "clip probability that must reach the threshold beside the snippet's: the video's (HAN, "
-        "the paper) or the modality's (MA, JoMoLD)",
-        choices=DECISION_RULES,
-    )
-    threshold: str = option(
-        "0.5",
-        "threshold on snippet and clip probabilities: a number, or a .npy file [2, C] with one per "
-        "modality and class",
-    )
     batch_size: int = option(64, "clips per step", minimum=1)
     clip: str = option("", "clip to draw as a timeline; empty: the one with most events")
     out: str = option("", "folder of scores.json, predictions.npz and figures", required=True)
@@ -63,7 +69,7 @@ class EvaluateConfig(ReadConfig):
 
 
 @dataclass
-class ScoreConfig:
+class ScoreConfig(DecisionConfig):
     """Keys of `avvp score`: the official metrics of anyone's predictions.
 
     A prediction file holds filenames [N], frame_prob [N, T, 2, C] (audio, visual), video_prob
@@ -75,17 +81,6 @@ class ScoreConfig:
     split: str = option("test", "split to score", choices=("val", "test"))
     audio_annotations: str = option(
         "2024", "version of the dense audio labels", choices=AUDIO_ANNOTATIONS
-    )
-    rule: str = option(
-        "video",
-        "clip probability that must reach the threshold beside the snippet's: the video's or the "
-        "modality's",
-        choices=DECISION_RULES,
-    )
-    threshold: str = option(
-        "0.5",
-        "threshold on snippet and clip probabilities: a number, or a .npy file [2, C] with one per "
-        "modality and class",
     )
     json: str = option("", "file for the whole report; empty: it is only printed")
 

@@ -79,10 +79,20 @@ def test_packaged_configs_are_found_by_name(installed: Path, root: Path, tmp_pat
 
 
 def test_data_of_the_package_come_with_it(installed: Path, tmp_path: Path) -> None:
-    """LLP's held-out videos, which decontamination knows without any file of the user."""
+    """LLP's held-out videos, and the parts of pages."""
     program = (
         "from importlib.resources import files; folder = files('avvp_dist');"
         "print((folder / 'annotations' / 'llp_heldout.npz').is_file(),"
-        " (folder / 'py.typed').is_file())"
+        " (folder / 'py.typed').is_file(),"
+        " *sorted(part.name for part in (folder / 'parsing/formats/assets').iterdir()))"
     )
-    assert run(installed / "python", "-c", program, cwd=tmp_path) == "True True\n"
+    said = run(installed / "python", "-c", program, cwd=tmp_path)
+    assert said.split() == [
+        "True",
+        "True",
+        "document.html",
+        "index.html",
+        "page.html",
+        "page.js",
+        "style.css",
+    ]

@@ -14,7 +14,7 @@ from tests.parsing.timelines import SPANS, timeline_of, timelines
 
 
 @given(timelines())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_json_keeps_everything(timeline: Timeline) -> None:
     assert Timeline.from_json(timeline.to_json(), "a.json") == timeline
 
