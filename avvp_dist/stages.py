@@ -25,6 +25,7 @@ from avvp_dist.config import (
     ImportConfig,
     InspectConfig,
     PackConfig,
+    ParseConfig,
     PretrainConfig,
     PromoteConfig,
     RefineConfig,
@@ -151,6 +152,13 @@ _TABLE = (
         "avvp_dist.tasks.evaluation:evaluate",
         "Score an exported parser with the official metrics.",
         "avvp evaluate parser=RUN/model shards=SHARDS/test annotations=DIR out=DIR",
+    ),
+    Stage(
+        "parse",
+        ParseConfig,
+        "avvp_dist.parsing.job:parse",
+        "Write the event timeline of each clip of a shard set, as data and as a page.",
+        "avvp parse parser=RUN/model shards=SHARDS/test out=DIR",
     ),
     Stage(
         "score",
