@@ -66,10 +66,10 @@ class TimelineFolder:
             for name in self.formats
             for suffix, content in FORMATS[name](timeline, media).items()
         }
-        content_digest = sha256(timeline.to_json().encode())
+        result = timeline.result_digest()
         before = self._clips.get(timeline.id)
         others = [name for name in before.files if name not in made] if before else []
-        if before and before.timeline != content_digest:
+        if before and before.result != result:
             self._remove(others)
         kept = [name for name in others if name in self._files]
         for name, content in made.items():
@@ -79,7 +79,7 @@ class TimelineFolder:
             heard=_labels(timeline, "audio"),
             seen=_labels(timeline, "visual"),
             note=" ".join(timeline.notes()),
-            timeline=content_digest,
+            result=result,
             files=tuple(sorted((*kept, *made))),
         )
 

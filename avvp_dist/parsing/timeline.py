@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.commit import sha256
 from avvp_dist.errors import DataError
 from avvp_dist.evaluation.predictions import LARGEST, ROUNDING
 from avvp_dist.evaluation.scores import RULES
@@ -126,6 +127,10 @@ class Timeline:
             )
         if not self.events:
             yield "No event reaches its threshold: the most probable classes are drawn."
+
+    def result_digest(self) -> str:
+        """Hex SHA-256 of the result, whatever name the parser was given by."""
+        return sha256(replace(self, model=replace(self.model, version="")).to_json().encode())
 
     def to_json(self) -> str:
         """Text of the timeline's JSON file, an entry a line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_no_file_shows_an_older_result(tmp_path: Path) -> None:
     write(tmp_path, timeline_of(SPANS, clip_id="a"), formats=("html", "csv"))
     write(tmp_path, timeline_of(SPANS[:2], clip_id="a"), formats=("json",))
     assert names(tmp_path) == {"a.json", "manifest.json", "mine.txt"}
+
+
+def test_the_same_parser_by_another_name_found_the_same(tmp_path: Path) -> None:
+    timeline = timeline_of(SPANS, clip_id="a")
+    write(tmp_path, timeline, formats=("json", "csv"))
+    renamed = replace(timeline, model=replace(timeline.model, version="/elsewhere/model"))
+    assert write(tmp_path, renamed, formats=("json",)) == 2
+    assert "/elsewhere/model" in (tmp_path / "a.json").read_text()
+    assert "a.audio.csv" in names(tmp_path)
 
 
 def test_a_file_that_is_gone_is_made_again_or_forgotten(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ class ParsedClip:
     """Classes that have visual events, by their first onset."""
     note: str
     """Why a modality is missing, and other remarks; empty if there are none."""
-    timeline: str
-    """SHA-256 of its JSON."""
+    result: str
+    """`Timeline.result_digest`."""
     files: tuple[str, ...]
     """Names of its files."""
 
