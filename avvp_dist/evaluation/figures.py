@@ -8,6 +8,7 @@ tell apart.
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +35,7 @@ def curves_figure(
     xlabel: str,
     title: str,
 ) -> Path:
-    """Draw curves of any quantity over steps, one panel beside the other.
+    """Draw curves of any quantity over steps, two panels beside one another.
 
     Args:
         series: (x, y) per label; a nan in y leaves a gap.
@@ -43,9 +44,10 @@ def curves_figure(
     Raises:
         KeyError: if `series` lacks a label.
     """
-    figure = Figure(figsize=(4.6 * len(panels) + 0.4, 3.8), layout="constrained")
-    columns = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (panel, labels, ylabel) in zip(columns, panels, strict=True):
+    width, height = min(len(panels), 2), math.ceil(len(panels) / 2)
+    figure = Figure(figsize=(4.6 * width + 0.4, 3.4 * height + 0.4), layout="constrained")
+    for place, (panel, labels, ylabel) in enumerate(panels, 1):
+        axes = figure.add_subplot(height, width, place)
         for number, label in enumerate(labels):
             x, y = series[label]
             axes.plot(
