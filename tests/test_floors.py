@@ -39,6 +39,7 @@ FLOORS = {
     "avvp_dist.training": 2,
     "avvp_dist.tasks": 2,
     "avvp_dist.parsing": 2,
+    "avvp_dist.serving": 2,
     "avvp_dist.reproduction": 3,
     "avvp_dist.studies": 3,
     "avvp_dist.demo": 3,

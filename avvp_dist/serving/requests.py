@@ -1,0 +1,143 @@
+"""Requests to served models: records of features become arrays, or are refused in one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
+from mlflow.pyfunc.context import Context, get_prediction_context
+from numpy.typing import NDArray
+
+from avvp_dist.tracking.packaging import ID
+
+_LOGGER_OF_DROPPED, _DROPPED = "mlflow.models.utils", "Found extra inputs"
+
+
+class RequestError(MlflowException):  # type: ignore[misc]  # MLflow has no types
+    """A request that is refused: HTTP status 400 and one line, which repeats no data.
+
+    MLflow's server puts a print of the whole request before the message of an exception. The
+    message of this one cannot be set again.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, error_code=BAD_REQUEST)
+
+    @property
+    def message(self) -> str:
+        return self._first
+
+    @message.setter
+    def message(self, text: str) -> None:
+        if not hasattr(self, "_first"):
+            self._first = text
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """One record of a request."""
+
+    id: str | None
+    streams: dict[str, NDArray[np.float32]]
+    """Features `[T, D]` per stream."""
+
+
+@dataclass(frozen=True)
+class RequestReader:
+    """Reads the requests to one model."""
+
+    dims: Mapping[str, int]
+    """Feature size of each stream that a record must have."""
+    minimum: int
+    """Minimum number of snippets in a clip."""
+    maximum: int
+    """Maximum number of snippets in a clip."""
+
+    def read(self, frame: pd.DataFrame) -> list[ClipRequest]:
+        """Clips of a request, one per row.
+
+        Raises:
+            RequestError: naming the record, the column and what it should be.
+        """
+        known = [ID, *self.dims]
+        if dropped_columns.in_this_call() or set(frame.columns) - set(known):
+            raise RequestError(f"a record has unknown columns; known are {', '.join(known)}")
+        if not len(frame):
+            raise RequestError("the request has no records")
+        return [self._clip(number, given) for number, given in enumerate(_given(frame))]
+
+    def _clip(self, number: int, given: Mapping[str, object]) -> ClipRequest:
+        name = given.get(ID)
+        if name is not None and not isinstance(name, str):
+            raise RequestError(f"record {number}: {ID} is no string")
+        missing = [stream for stream in self.dims if stream not in given]
+        if missing:
+            raise RequestError(f"record {number}: {missing[0]} is missing")
+        streams = {stream: self._features(number, stream, given[stream]) for stream in self.dims}
+        lengths = {stream: len(features) for stream, features in streams.items()}
+        if len(set(lengths.values())) > 1:
+            raise RequestError(f"record {number}: streams have different lengths: {lengths}")
+        return ClipRequest(name, streams)
+
+    def _features(self, number: int, stream: str, value: object) -> NDArray[np.float32]:
+        place, dim = f"record {number}: {stream}", self.dims[stream]
+        try:
+            table = np.array(value if isinstance(value, np.ndarray) else list(value))  # type: ignore[call-overload]
+        except (TypeError, ValueError):  # no list, or rows of different lengths
+            table = np.empty(0, object)
+        if table.dtype.kind not in "fiu" or table.ndim != 2:
+            raise RequestError(f"{place} is no list of equally long lists of numbers")
+        rows, columns = table.shape
+        if not self.minimum <= rows <= self.maximum or columns != dim:
+            span = f"{self.minimum} to " if self.minimum < self.maximum else ""
+            raise RequestError(
+                f"{place} is {rows} x {columns}, expected {span}{self.maximum} snippets x {dim}"
+            )
+        with np.errstate(over="ignore"):
+            features = table.astype(np.float32)
+        if not np.isfinite(features).all():
+            row = int((~np.isfinite(features)).any(axis=1).argmax())
+            raise RequestError(f"{place} is not finite in snippet {row}")
+        return features
+
+
+def _given(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """Columns that each record has: pandas fills those that it lacks with None or NaN."""
+    for row in frame.to_dict("records"):
+        yield {
+            str(name): value
+            for name, value in row.items()
+            if not (value is None or (np.isscalar(value) and pd.isna(value)))
+        }
+
+
+class DroppedColumns(logging.Filter):
+    """Knowledge of columns that MLflow dropped.
+
+    MLflow removes the columns that the signature lacks before a model sees the request, and only
+    logs that it did. A misspelt optional column would be lost in silence.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._call: ContextVar[Context | None] = ContextVar("dropped_columns", default=None)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith(_DROPPED):
+            self._call.set(get_prediction_context())
+        return True
+
+    def in_this_call(self) -> bool:
+        """Whether the running `predict` of MLflow dropped columns of its request."""
+        call = self._call.get()
+        return call is not None and call is get_prediction_context()
+
+
+dropped_columns = DroppedColumns()
+logging.getLogger(_LOGGER_OF_DROPPED).addFilter(dropped_columns)
