@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from avvp_dist.commit import MANIFEST, folder_digest, verify_folder
 from avvp_dist.errors import CheckpointError, StorageError, first_line
+from avvp_dist.tracking.packaging import export_in
 from avvp_dist.tracking.server import (
     connect,
     fault,
@@ -90,7 +91,8 @@ def resolve(model: str, into: Path) -> Model:
     """Find an exported model, and download it if it is registered.
 
     Args:
-        model: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        model: a folder, `models:/NAME@ALIAS` or `models:/NAME/VERSION`. A folder may hold an
+            export or an MLflow model around one.
         into: folder that a registered model is downloaded to.
 
     Raises:
@@ -101,7 +103,7 @@ def resolve(model: str, into: Path) -> Model:
         folder = Path(model)
         if not folder.is_dir():
             raise CheckpointError(f"{folder} does not exist", remedy="Give an exported model")
-        return Model(folder)
+        return Model(export_in(folder))
     with registry_errors(model):
         version = Registry().find(model.removeprefix(PREFIX))
         folder = fetch(version.source, version.tags.get("digest", ""), into, str(version))
@@ -109,23 +111,27 @@ def resolve(model: str, into: Path) -> Model:
 
 
 def fetch(source: str, digest: str, into: Path, name: str) -> Path:
-    """Download the files at an artifact URI and verify them; raises whatever MLflow raises.
+    """Download a model and verify the export in it; raises whatever MLflow raises.
 
     Args:
-        digest: their `commit.folder_digest`; empty: unknown, and the files are not verified.
+        source: artifact URI of an MLflow model, or of a bare export of an older version.
+        digest: `commit.folder_digest` of the export; empty: unknown, and nothing is verified.
         name: name of the model in an error.
+
+    Returns:
+        Folder of the export.
 
     Raises:
         CheckpointError: if the files are others, with the name of one.
     """
     from mlflow import artifacts
 
+    into /= f"model-{digest[:12]}"  # another version may lie beside it
     into.mkdir(parents=True, exist_ok=True)
-    folder = Path(
-        artifacts.download_artifacts(
-            artifact_uri=source, dst_path=str(into), tracking_uri=tracking_uri()
-        )
+    downloaded = artifacts.download_artifacts(
+        artifact_uri=source, dst_path=str(into), tracking_uri=tracking_uri()
     )
+    folder = export_in(Path(downloaded))
     if digest and folder_digest(folder) != digest:
         # If the manifest agrees with every file it lists, the manifest itself was replaced.
         wrong = verify_folder(folder) or [f"{folder / MANIFEST} or what lies beside it was changed"]
