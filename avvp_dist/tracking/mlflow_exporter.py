@@ -9,16 +9,25 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
 from avvp_dist import __version__
-from avvp_dist.commit import folder_digest, write_json
+from avvp_dist.commit import write_json
 from avvp_dist.errors import AvvpError, ConfigError, StorageError
 from avvp_dist.runtime.launched import launched_size
+from avvp_dist.tracking.descriptions import (
+    COMMAND,
+    NOTE,
+    SOURCE,
+    describe_experiment,
+    describe_run,
+)
 from avvp_dist.tracking.nodes import NODES
 from avvp_dist.tracking.records import (
+    FIGURES,
     RECORDS,
     ArtifactRecord,
     EndRecord,
@@ -30,7 +39,7 @@ from avvp_dist.tracking.records import (
     read_lines,
     read_records,
 )
-from avvp_dist.tracking.registry import fetch
+from avvp_dist.tracking.registration import register
 from avvp_dist.tracking.server import connect, database, fault, redacted, tracking_uri, waiting
 
 STATE = "mlflow.json"
@@ -39,6 +48,8 @@ STATE = "mlflow.json"
 _METRICS, _PARAMS, _PARAM_LENGTH = 1000, 100, 6000
 """Maximum metrics and params per call, and characters per param, that MLflow takes."""
 _RECORDS_AT_ONCE = 200
+_PIXELS = 860
+"""Width of a description on MLflow's pages, which show every picture in its own size."""
 
 
 def sync(folder: Path) -> str:
@@ -88,6 +99,8 @@ class ExportState:
     """Last exported step of each metric."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Exported bytes of each file of node samples."""
+    figures: list[str] = field(default_factory=list)
+    """Small copies of exported figures, as paths among the artifacts of the run."""
 
     @classmethod
     def load(cls, folder: Path) -> ExportState:
@@ -145,8 +158,10 @@ class MlflowExporter:
         elif isinstance(record, ArtifactRecord):
             self._send_artifact(record)
         elif isinstance(record, RegisterRecord):
-            self._send_registration(record)
+            register(self._client, self.state.run_id, record, self.state.figures)
         elif isinstance(record, EndRecord):
+            note = describe_run(self._client.get_run(self.state.run_id), self.state.figures)
+            self._client.set_tag(self.state.run_id, NOTE, note)
             self._client.set_terminated(self.state.run_id, record.status, record.time)
 
     def _save_offset(self, offset: int) -> None:
@@ -211,6 +226,10 @@ class MlflowExporter:
     def _create(self, record: RunRecord) -> None:
         experiment = self._experiment(record.experiment)
         tags = {**record.tags, **_environment(), "folder": str(self.folder.absolute())}
+        if record.command:
+            # MLflow's pages show what follows the last slash of a source.
+            stage = record.experiment.removeprefix("avvp-")
+            tags[SOURCE], tags[COMMAND] = f"avvp {stage}", record.command
         if record.parent:
             tags["mlflow.parentRunId"] = _run_id(Path(record.parent))
         # It is there already if an exporter was cut off before it could save its state.
@@ -223,6 +242,7 @@ class MlflowExporter:
         )
         self.state.key, self.state.run_id = record.key, run.info.run_id
         self.state.started, self.state.attempt, self.state.steps = record.time, 0, {}
+        self.state.figures = []
         self.state.save(self.folder)
 
     def _describe(self, record: RunRecord) -> None:
@@ -249,45 +269,28 @@ class MlflowExporter:
         path = Path(record.path)
         if path.is_file():
             self._client.log_artifact(self.state.run_id, str(path), record.under or None)
+            if record.under == FIGURES:
+                self._send_small(path)
         else:  # it was removed before it could be sent; the later records must still be sent
             self._client.set_tag(self.state.run_id, f"missing.{path.name}", str(path))
 
-    def _send_registration(self, record: RegisterRecord) -> None:
-        """Send files, version and aliases in this order: no alias names a version without files."""
-        run_id, name, digest = self.state.run_id, record.model, record.tags["digest"]
-        # Named by content: a resumed run may register again, the same files or others.
-        path = f"model-{digest[:12]}"
-        source = f"{self._client.get_run(run_id).info.artifact_uri}/{path}"
-        self._ensure_model(name)
-        known = self._client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-        # It is there already if the same files were registered, or an exporter was cut off here.
-        version = next((v for v in known if v.source == source), None)
-        if version is None:
-            folder = Path(record.folder)
-            if not folder.is_dir() or folder_digest(folder) != digest:
-                # The run went on and replaced them, and registers the new ones itself.
-                self._client.set_tag(run_id, f"not_registered.{path}", "its files were replaced")
-                return
-            self._client.log_artifacts(run_id, record.folder, path)
-            with tempfile.TemporaryDirectory() as into:
-                fetch(source, digest, Path(into), f"{name}, just sent")
-            tags = {**record.tags, "parent_run": run_id}
-            version = self._client.create_model_version(name, source, run_id, tags=tags)
-        for alias in record.aliases:
-            self._client.set_registered_model_alias(name, alias, version.version)
-        self._client.set_tag(run_id, "registered", f"{name}/{version.version}")
+    def _send_small(self, figure: Path) -> None:
+        """Send a copy of a figure that is as wide as a description on MLflow's pages."""
+        from PIL import Image, UnidentifiedImageError
 
-    def _ensure_model(self, name: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        with tempfile.TemporaryDirectory() as scratch, suppress(UnidentifiedImageError):
+            small = Path(scratch) / figure.name
+            with Image.open(figure) as image:
+                image.thumbnail((_PIXELS, 4 * _PIXELS))
+                image.save(small)
+            self._client.log_artifact(self.state.run_id, str(small), f"{FIGURES}/small")
+            path = f"{FIGURES}/small/{figure.name}"
+            # A resumed run draws its figures again.
+            self.state.figures = [*(one for one in self.state.figures if one != path), path]
 
     def _experiment(self, name: str) -> str:
         """Id of an experiment, which is made if there is none of this name."""
+        text = describe_experiment(name)
         known = self._client.get_experiment_by_name(name)
         if known is not None and known.lifecycle_stage == "deleted":
             raise StorageError(
@@ -295,10 +298,13 @@ class MlflowExporter:
                 remedy=f"Restore it: mlflow experiments restore -x {known.experiment_id}",
             )
         if known is not None:
+            if NOTE not in known.tags:  # of an older release; what a user wrote stays
+                self._client.set_experiment_tag(known.experiment_id, NOTE, text)
             return str(known.experiment_id)
         file = database(tracking_uri())
         location = None if file is None else (file.parent / "mlartifacts" / name).as_uri()
-        return str(self._client.create_experiment(name, location))
+        tags = {NOTE: text, "mlflow.experimentKind": "custom_model_development"}
+        return str(self._client.create_experiment(name, location, tags))
 
     def _log_inputs(self, inputs: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput
@@ -351,5 +357,5 @@ def _environment() -> dict[str, str]:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     git = subprocess.run(command, capture_output=True, text=True, check=False)
     if git.returncode == 0:
-        tags["git"] = git.stdout.strip()
+        tags["git"] = tags["mlflow.source.git.commit"] = git.stdout.strip()
     return tags

@@ -20,6 +20,8 @@ from typing import ClassVar, SupportsFloat
 from avvp_dist.errors import DataError, StorageError
 
 RECORDS = "records.jsonl"
+FIGURES = "figures"
+"""Folder of the pictures among the artifacts of a run."""
 
 
 def _milliseconds() -> int:
@@ -52,6 +54,8 @@ class RunRecord(_Record):
     """Data that the run reads: path to hash."""
     parent: str = ""
     """Output folder of the run that this one is nested under."""
+    command: str = ""
+    """Command line of the stage."""
 
 
 @dataclass(frozen=True, kw_only=True)

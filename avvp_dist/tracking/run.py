@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.tracking.mlflow_exporter import MlflowExporter
 from avvp_dist.tracking.nodes import NodeMonitor
 from avvp_dist.tracking.records import (
+    FIGURES,
     ArtifactRecord,
     EndRecord,
     MetricsRecord,
@@ -107,6 +109,7 @@ class Run:
                 tags=tags,
                 inputs=inputs,
                 parent=str(Path(tracking.parent).absolute()) if tracking.parent else "",
+                command=stage_command(stage, sys.argv),
             )
         )
 
@@ -117,7 +120,7 @@ class Run:
 
     def figure(self, path: Path) -> None:
         """Record a picture to show with the run."""
-        self.artifact(path, under="figures")
+        self.artifact(path, under=FIGURES)
 
     def artifact(self, path: Path, under: str = "") -> None:
         """Record a file to keep with the run, in the folder `under` of its artifacts."""
@@ -227,6 +230,22 @@ class ExportThread:
                 f"MLflow: {fault(error)}; the run goes on and keeps its records in {self.folder}",
                 file=sys.stderr,
             )
+
+
+def stage_command(stage: str, words: Sequence[str]) -> str:
+    """The command line of a stage, as `avvp STAGE KEY=VALUE ...`.
+
+    Args:
+        words: those that started the process. The keys are left out if something else than the
+            stage was started, such as a job of several stages.
+    """
+    # Launchers add the number of the rank.
+    program, keys = Path(words[0]), [w for w in words[1:] if not w.startswith("--local_rank")]
+    if program.suffix == ".py" and program.stem == stage:  # the file of the stage in a checkout
+        keys = [stage, *keys]
+    if keys[:1] != [stage]:
+        return f"avvp {stage}"
+    return redacted(shlex.join(["avvp", *keys]))
 
 
 def stage_run(

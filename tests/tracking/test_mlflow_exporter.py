@@ -27,7 +27,10 @@ CALLS = [
     ("log_batch", 2),  # metrics
     ("log_batch", 3),  # metrics that come after an artifact
     ("log_artifact", 2),
-    ("log_artifacts", 1),
+    ("create_logged_model", 1),
+    ("log_model_artifacts", 1),
+    ("finalize_logged_model", 1),
+    ("log_outputs", 1),
     ("create_registered_model", 1),
     ("create_model_version", 1),
     ("set_registered_model_alias", 1),
@@ -217,14 +220,14 @@ def test_no_alias_moves_to_files_that_arrived_damaged(
     folder: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter = MlflowExporter(folder)
-    whole = exporter._client.log_artifacts
+    whole = exporter._client.log_model_artifacts
 
-    def damaged(run_id: str, local: str, path: str) -> None:
-        whole(run_id, local, path)
-        stored = client.get_run(run_id).info.artifact_uri.removeprefix("file://")
-        (Path(stored) / path / "model.safetensors").write_bytes(b"weightz")
+    def damaged(model_id: str, local: str) -> None:
+        whole(model_id, local)
+        stored = client.get_logged_model(model_id).artifact_location.removeprefix("file://")
+        (Path(stored) / "model.safetensors").write_bytes(b"weightz")
 
-    monkeypatch.setattr(exporter._client, "log_artifacts", damaged)
+    monkeypatch.setattr(exporter._client, "log_model_artifacts", damaged)
     with pytest.raises(CheckpointError, match=r"avvp-export, just sent: its files are not those"):
         exporter.flush()
     assert client.search_model_versions("name='avvp-export'") == []

@@ -323,3 +323,18 @@ def test_a_server_may_come_and_go(
     assert found.info.status == "FINISHED"
     assert "not every record was sent" not in capfd.readouterr().err
     assert list((tmp_path / "artifacts").rglob("note.txt")) != []
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["/bin/avvp", "pack", "out=a b"], "avvp pack 'out=a b'"),
+        (["/x/avvp_dist/__main__.py", "--local_rank=0", "pack", "out=a"], "avvp pack out=a"),
+        (["tools/pack.py", "--local_rank=1", "out=a"], "avvp pack out=a"),
+        (["/bin/avvp", "demo", "out=a"], "avvp pack"),
+        (["pytest"], "avvp pack"),
+        (["avvp", "pack", "source=http://me:secret@host/x"], "avvp pack source=http://host/x"),
+    ],
+)
+def test_the_command_of_a_stage_is_what_a_user_types(words: list[str], command: str) -> None:
+    assert tracked.stage_command("pack", words) == command
