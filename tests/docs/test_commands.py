@@ -19,7 +19,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {"sh", "console", "python", "text"}
-PROGRAMS = ("avvp", "deepspeed", "torchrun", "sbatch", "podman", "kubectl", "python", "make")
+PROGRAMS = (
+    "avvp",
+    "deepspeed",
+    "torchrun",
+    "sbatch",
+    "podman",
+    "kubectl",
+    "python",
+    "make",
+    "mlflow",
+)
 KEYS = {key.name for stage in STAGES.values() if stage.config for key in keys_of(stage.config)}
 
 OTHER_NAMES = {"key", "allow_pickle", "weights_only"}
@@ -80,6 +90,10 @@ def check(words: Sequence[str]) -> None:
             check_script(file, rest)
         case ["make", *rest]:
             check_make(rest)
+        case ["mlflow", "models", "serve", *rest]:
+            check_served(rest)
+        case ["curl", address, "--json", file]:
+            assert address.endswith("/invocations") and file.startswith("@")
         case ["podman" | "kubectl", *rest]:
             files = [rest[n + 1] for n, word in enumerate(rest) if word == "-f"]
             assert all((ROOT / file).is_file() for file in files)
@@ -122,6 +136,13 @@ def check_launched(words: Sequence[str]) -> None:
         check(["avvp", *rest])
     else:
         check(["python", script, *rest])
+
+
+def check_served(words: Sequence[str]) -> None:
+    from mlflow.models.cli import serve
+
+    given = serve.make_context("serve", list(words)).params
+    assert given["model_uri"].startswith("models:/avvp-")
 
 
 def check_slurm(script: str, words: Sequence[str]) -> None:

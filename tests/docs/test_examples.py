@@ -13,6 +13,7 @@ from avvp_dist.models.export import build_parser, save_model
 from avvp_dist.models.specification import ParserSpec
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
+from avvp_dist.tracking.packaging import package
 from tests.docs.test_commands import PAGES, ROOT, blocks
 
 EXAMPLES = [
@@ -51,7 +52,7 @@ def after_the_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
     client.create_registered_model("avvp-parser")
     client.create_model_version(
         "avvp-parser",
-        (folder / "model").as_uri(),
+        package(folder / "model", folder / "mlflow").as_uri(),
         tags={"digest": folder_digest(folder / "model")},
     )
     client.set_registered_model_alias("avvp-parser", "candidate", "1")
