@@ -6,7 +6,7 @@ those that its server has, so figures are named by the address of the run's arti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -73,7 +73,7 @@ def describe_model(name: str) -> str:
     return (
         f"{_MODELS[name]}\n\nThe alias `candidate` names the newest version, `champion` the one "
         f"that `avvp promote model={name}` chose by its validation.\n\n"
-        + _usage(f"{name}@candidate")
+        + _usage(f"{name}@candidate", ("audio", "visual"))
     )
 
 
@@ -125,18 +125,19 @@ def describe_version(name: str, spec: Spec, run: Run, figures: Sequence[str]) ->
             _data(run),
             *_tables("validated", spec.validated),
             *_pictures(run, figures),
-            _usage(name),
+            _usage(name, spec.dims),
         ]
     )
 
 
-def _usage(model: str) -> str:
+def _usage(model: str, streams: Iterable[str]) -> str:
+    columns = ", ".join(f'"{stream}": {stream}' for stream in streams)
     return (
-        f"In Python, with a list of `[seconds][size]` numbers per stream:\n\n"
+        "In Python, with an array `[seconds, size]` for each stream:\n\n"
         "```\n"
         "import mlflow, pandas\n"
         f'model = mlflow.pyfunc.load_model("models:/{model}")\n'
-        'answers = model.predict(pandas.DataFrame([{"id": "clip", "audio": ..., "visual": ...}]))\n'
+        f'answers = model.predict(pandas.DataFrame([{{"id": "clip", {columns}}}]))\n'
         "```\n\n"
         'As a server, which takes `{"dataframe_records": [{...}]}` at `/invocations`:\n\n'
         "```\n"

@@ -303,8 +303,7 @@ class MlflowExporter:
             return str(known.experiment_id)
         file = database(tracking_uri())
         location = None if file is None else (file.parent / "mlartifacts" / name).as_uri()
-        tags = {NOTE: text, "mlflow.experimentKind": "custom_model_development"}
-        return str(self._client.create_experiment(name, location, tags))
+        return str(self._client.create_experiment(name, location, {NOTE: text}))
 
     def _log_inputs(self, inputs: Mapping[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput

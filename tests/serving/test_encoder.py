@@ -27,7 +27,7 @@ def test_it_answers_representations_per_snippet_and_token_group(
     streams = load_streams(packed["val"], np.arange(3), torch.device("cpu"), torch.float32)
     lengths = [10, 4, 10]
     records = [
-        {name: features[n, :length].tolist() for name, features in streams.items()}
+        {name: features[n, :length].numpy() for name, features in streams.items()}
         for n, length in enumerate(lengths)
     ]
     answers = served.predict(pd.DataFrame(records))

@@ -68,6 +68,7 @@ def test_a_version_says_what_it_is_and_how_to_use_it(spec: Any, said: str) -> No
     assert text.startswith(said)
     assert "seconds of features: `audio` 4, `visual` 6 (simulated)." in text
     assert 'mlflow.pyfunc.load_model("models:/avvp-model/4")' in text
+    assert '{"id": "clip", "audio": audio, "visual": visual}' in text
     assert "mlflow models serve --model-uri models:/avvp-model/4 --env-manager local" in text
 
 
