@@ -18,6 +18,7 @@ from avvp_dist.errors import CheckpointError, StorageError, first_line
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.parser import Parser
 from avvp_dist.models.specification import (
+    CONFIG,
     EncoderSpec,
     ParserSpec,
     Spec,
@@ -25,7 +26,7 @@ from avvp_dist.models.specification import (
     write_spec,
 )
 
-WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+WEIGHTS = "model.safetensors"
 
 M = TypeVar("M", bound=nn.Module)
 S = TypeVar("S", EncoderSpec, ParserSpec)

@@ -23,6 +23,8 @@ from avvp_dist.config import (
 )
 from avvp_dist.errors import CheckpointError
 
+CONFIG = "config.yaml"
+"""File of an export that holds its specification."""
 FORMAT = "avvp-model-2"
 """Version of the export format; it changes when an older reader would misread a newer export."""
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import avvp_dist
-from avvp_dist.models.specification import ParserSpec, Spec, read_spec
+from avvp_dist.errors import CheckpointError
+from avvp_dist.models.specification import CONFIG, ParserSpec, Spec, read_spec
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -40,8 +41,12 @@ _SCRIPTS = {"parser": _PACKAGE / "serving/parser.py", "encoder": _PACKAGE / "ser
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder holds an exported parser or encoder."""
-    return (folder / "config.yaml").is_file()
+    """Whether a folder holds an export that this release can load."""
+    try:
+        read_spec(folder / CONFIG)
+    except CheckpointError:
+        return False
+    return True
 
 
 def export_in(folder: Path) -> Path:
@@ -64,7 +69,7 @@ def package(export: Path, into: Path, model_id: str = "", run_id: str = "") -> P
     from mlflow import pyfunc
     from mlflow.models import Model
 
-    spec = read_spec(export / "config.yaml")
+    spec = read_spec(export / CONFIG)
     script = _SCRIPTS[spec.kind]
     with tempfile.TemporaryDirectory() as staged:
         named = Path(staged) / EXPORT  # MLflow keeps the name of the folder

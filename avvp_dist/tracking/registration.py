@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avvp_dist.commit import folder_digest
-from avvp_dist.models.specification import read_spec
+from avvp_dist.models.specification import CONFIG, read_spec
 from avvp_dist.tracking.descriptions import NOTE, describe_model, describe_version
 from avvp_dist.tracking.packaging import is_export, package
 from avvp_dist.tracking.records import RegisterRecord
@@ -40,8 +40,7 @@ def register(
     known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
     version = next((one for one in known if one.tags.get("digest") == digest), None)
     if version is None:
-        folder = Path(record.folder)
-        if not folder.is_dir() or folder_digest(folder) != digest:
+        if not _is_unchanged(record):
             # The run went on and replaced them, and registers the new ones itself.
             tag = f"not_registered.model-{digest[:12]}"
             client.set_tag(run_id, tag, "its files were replaced")
@@ -85,14 +84,19 @@ def _describe(
     client: MlflowClient, version: ModelVersion, record: RegisterRecord, figures: Sequence[str]
 ) -> None:
     """Describe a version and its logged model, and link the two."""
-    model, config = version.tags.get("logged_model"), Path(record.folder) / "config.yaml"
-    if version.description or not model or not config.is_file():
+    model, folder = version.tags.get("logged_model"), Path(record.folder)
+    if version.description or not model or not (is_export(folder) and _is_unchanged(record)):
         return
     name, run = f"{version.name}/{version.version}", client.get_run(version.run_id)
-    text = describe_version(name, read_spec(config), run, figures)
+    text = describe_version(name, read_spec(folder / CONFIG), run, figures)
     link = json.dumps([{"name": version.name, "version": str(version.version)}])
     client.set_logged_model_tags(model, {NOTE: text, "mlflow.modelVersions": link})
     client.update_model_version(version.name, version.version, text)
+
+
+def _is_unchanged(record: RegisterRecord) -> bool:
+    folder = Path(record.folder)
+    return folder.is_dir() and folder_digest(folder) == record.tags["digest"]
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:

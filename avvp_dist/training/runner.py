@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from avvp_dist.models.export import CONFIG
-from avvp_dist.models.specification import read_spec
+from avvp_dist.models.specification import CONFIG, read_spec
 from avvp_dist.runtime.lock import claim
 from avvp_dist.runtime.ranks import Ranks, connect
 from avvp_dist.runtime.watchdog import Watchdog

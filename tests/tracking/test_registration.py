@@ -81,6 +81,19 @@ def test_mlflow_loads_the_candidate_and_its_pages_lead_to_one_another(
     assert run.data.tags["command"] == "avvp export shards=somewhere"
 
 
+def test_an_export_of_an_older_format_is_registered_as_it_is(
+    export: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = export / "config.yaml"
+    config.write_text(config.read_text().replace("avvp-model-2", "avvp-model-1"))
+    registered(export, monkeypatch)
+    version = client.get_model_version_by_alias("avvp-parser", "candidate")
+    stored = Path(version.source.removeprefix("file://"))
+    assert sorted(path.name for path in stored.iterdir()) == sorted(
+        path.name for path in export.iterdir()
+    )
+
+
 def test_descriptions_that_people_wrote_stay(
     export: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
