@@ -108,20 +108,20 @@ def describe_version(name: str, spec: Spec, run: Run, figures: Sequence[str]) ->
         figures: paths of the run's pictures among its artifacts.
     """
     streams = ", ".join(f"`{stream}` {dim}" for stream, dim in spec.dims.items())
-    reads = f"It reads up to {spec.snippets} seconds of features: {streams} ({spec.extractor})."
     if isinstance(spec, ParserSpec):
         encoder = spec.pretrained.version if spec.pretrained else ""
         over = f" over the pretrained encoder {encoder}" if encoder else ""
         what = f"A parser of {len(spec.classes)} classes{over}, after {spec.step:,} steps."
-        reads = reads.replace("up to ", "")
+        seconds = f"{spec.snippets} seconds"
     else:
         what = (
             f"An encoder of size {spec.encoder.size}, pretrained with the objective "
             f"{spec.objective.name} for {spec.step:,} steps."
         )
+        seconds = f"up to {spec.snippets} seconds"
     return _joined(
         [
-            f"{what} {reads}",
+            f"{what} It reads {seconds} of features: {streams} ({spec.extractor}).",
             _data(run),
             *_tables("validated", spec.validated),
             *_pictures(run, figures),
