@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from avvp_dist.evaluation.scores import Mask
+from avvp_dist.evaluation.scores import Mask, runs
 
 MODALITIES = ("audio", "visual")
 
@@ -28,33 +28,22 @@ class Event:
     confidence: float
     """Mean probability of its snippets."""
 
-    def to_json(self) -> dict[str, object]:
-        """Plain data for a JSON file."""
-        return {
-            "modality": self.modality,
-            "class": self.label,
-            "onset": self.onset,
-            "offset": self.offset,
-            "confidence": self.confidence,
-        }
-
 
 def events_in(
     decided: Mask, frame_prob: NDArray[np.float32], classes: Sequence[str]
 ) -> list[Event]:
-    """Collect the events of one clip, in the order of their onsets, audio before visual.
+    """Collect the events of one clip, by onset, then audio before visual, then class.
 
     Args:
         decided: which classes occur in which snippets, bool `[T, 2, C]`, see `decide`.
         frame_prob: probability in each snippet, `[T, 2, C]`.
         classes: names of the C classes.
     """
-    outside = np.zeros((1, *decided.shape[1:]), np.int8)
-    steps = np.diff(np.concatenate([outside, decided.astype(np.int8), outside]), axis=0)
     found = []
-    for modality, number in np.argwhere(decided.any(axis=0)):
-        onsets, offsets = (np.flatnonzero(steps[:, modality, number] == step) for step in (1, -1))
-        for onset, offset in zip(onsets.tolist(), offsets.tolist(), strict=True):
-            confidence = float(frame_prob[onset:offset, modality, number].mean(dtype=np.float64))
-            found.append(Event(MODALITIES[modality], classes[number], onset, offset, confidence))
-    return sorted(found, key=lambda event: (event.onset, event.modality))
+    for modality, name in enumerate(MODALITIES):
+        for number, label in enumerate(classes):
+            for onset, length in runs(decided[:, modality, number]):
+                mean = frame_prob[onset : onset + length, modality, number].mean()
+                # The fewest digits that tell it from other values of its type.
+                found.append(Event(name, label, onset, onset + length, float(str(mean))))
+    return sorted(found, key=lambda event: event.onset)

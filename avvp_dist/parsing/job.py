@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from avvp_dist.commit import MANIFEST, folder_digest
 from avvp_dist.config import ParseConfig
 from avvp_dist.errors import CheckpointError, ConfigError
+from avvp_dist.evaluation.events import MODALITIES
 from avvp_dist.evaluation.predictions import Predictions, read_threshold
 from avvp_dist.models.export import load_parser
 from avvp_dist.models.parser import Parser
 from avvp_dist.models.specification import ParserSpec
 from avvp_dist.parsing.folder import TimelineFolder
-from avvp_dist.parsing.timeline import MODALITIES, ParserModel
+from avvp_dist.parsing.timeline import ParserModel
 from avvp_dist.parsing.windows import Decision, make_timeline
 from avvp_dist.runtime.progress import Progress
 from avvp_dist.runtime.ranks import Ranks, single_rank

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from avvp_dist.commit import sha256
 from avvp_dist.errors import DataError
+from avvp_dist.evaluation.events import MODALITIES, Event
 from avvp_dist.evaluation.predictions import LARGEST, ROUNDING
 from avvp_dist.evaluation.scores import RULES
 from avvp_dist.json_values import parse_value
@@ -19,28 +20,12 @@ from avvp_dist.json_values import parse_value
 SCHEMA = "avvp-timeline-1"
 """Version of the JSON form; it changes when an older reader would misread a newer timeline."""
 
-MODALITIES = ("audio", "visual")
-
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
 _MAXIMUM_TICKS = 13
 
 Row = tuple[float, ...]
 Rows = tuple[Row, ...]
 Layers = tuple[Rows, ...]
-
-
-@dataclass(frozen=True)
-class Event:
-    """One event, from `onset` up to `offset`, in whole seconds.
-
-    `confidence` is the mean of the class's probability over the event's seconds.
-    """
-
-    modality: str
-    label: str
-    onset: int
-    offset: int
-    confidence: float
 
 
 @dataclass(frozen=True)

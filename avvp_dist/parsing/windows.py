@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.evaluation.events import MODALITIES, events_in
 from avvp_dist.evaluation.predictions import Predictions
-from avvp_dist.evaluation.scores import Threshold, runs
-from avvp_dist.parsing.timeline import (
-    MODALITIES,
-    Event,
-    Layers,
-    ParserModel,
-    Rows,
-    Timeline,
-)
+from avvp_dist.evaluation.scores import Threshold
+from avvp_dist.parsing.timeline import Layers, ParserModel, Rows, Timeline
 
 
 class Decision(NamedTuple):
@@ -69,7 +63,7 @@ def make_timeline(
         thresholds=_rows(thresholds),
         classes=tuple(classes),
         missing=dict(missing),
-        events=tuple(sorted(_events(occurs, frame, classes), key=lambda event: event.onset)),
+        events=tuple(events_in(occurs, frame, classes)),
         frame_prob=_layers(frame),
         video_prob=_rows(video) if decision.rule == "video" else None,
         modality_prob=_layers(modality) if decision.rule == "modality" else None,
@@ -94,17 +88,6 @@ def average_windows(values: NDArray[np.float32], seconds: int) -> NDArray[np.flo
         count[start : start + snippets] += 1
     means = total / count.reshape(-1, *(1 for _ in values.shape[2:]))
     return means[:seconds].astype(np.float32)
-
-
-def _events(
-    occurs: NDArray[np.bool_], frame: NDArray[np.float32], classes: Sequence[str]
-) -> Iterator[Event]:
-    """Events of a mask `[N, 2, C]`, with the mean of the probabilities `frame [N, 2, C]`."""
-    for modality, name in enumerate(MODALITIES):
-        for column, label in enumerate(classes):
-            for onset, length in runs(occurs[:, modality, column]):
-                mean = frame[onset : onset + length, modality, column].mean()
-                yield Event(name, label, onset, onset + length, _number(mean))
 
 
 def _number(value: np.floating) -> float:

@@ -5,6 +5,7 @@ MLflow runs this file to load a registered parser (models from code).
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ class ServedParser(PythonModel):  # type: ignore[misc]  # MLflow has no types
         classes = self.spec.classes
         return {
             "id": clip.id,
-            "events": [event.to_json() for event in events_in(decided, frame_prob, classes)],
+            "events": [asdict(event) for event in events_in(decided, frame_prob, classes)],
             "probabilities": {
                 modality: dict(zip(classes, frame_prob[:, number].T.tolist(), strict=True))
                 for number, modality in enumerate(MODALITIES)

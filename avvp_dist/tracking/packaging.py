@@ -101,7 +101,7 @@ def signature(spec: Spec) -> ModelSignature:
         event = Object(
             [
                 Property("modality", DataType.string),
-                Property("class", DataType.string),
+                Property("label", DataType.string),
                 Property("onset", DataType.long),
                 Property("offset", DataType.long),
                 Property("confidence", DataType.double),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from avvp_dist.evaluation.events import Event, events_in
+from avvp_dist.evaluation.events import events_in
 
 
 def test_runs_of_snippets_become_events_in_order() -> None:
@@ -20,13 +20,3 @@ def test_runs_of_snippets_become_events_in_order() -> None:
     ]
     np.testing.assert_allclose([e.confidence for e in found], [0.15, 0.5, 0.85], rtol=1e-6)
     assert events_in(decided & False, prob, ["Dog", "Car"]) == []
-
-
-def test_an_event_is_plain_data() -> None:
-    assert Event("audio", "Dog", 1, 3, 0.5).to_json() == {
-        "modality": "audio",
-        "class": "Dog",
-        "onset": 1,
-        "offset": 3,
-        "confidence": 0.5,
-    }

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avvp_dist.evaluation.events import MODALITIES
 from avvp_dist.evaluation.predictions import Predictions
-from avvp_dist.parsing.timeline import MODALITIES, ParserModel
+from avvp_dist.parsing.timeline import ParserModel
 from avvp_dist.parsing.windows import Decision, average_windows, make_timeline, window_starts
 from tests.parsing.timelines import timeline_of
 

@@ -9,8 +9,9 @@ import numpy as np
 from hypothesis import strategies as st
 from matplotlib.image import imsave
 
+from avvp_dist.evaluation.events import MODALITIES
 from avvp_dist.evaluation.predictions import Predictions
-from avvp_dist.parsing.timeline import MODALITIES, ParserModel, Timeline
+from avvp_dist.parsing.timeline import ParserModel, Timeline
 from avvp_dist.parsing.windows import Decision, make_timeline, window_starts
 
 HOSTILE = (

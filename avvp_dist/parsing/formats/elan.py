@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from avvp_dist.evaluation.events import Event
 from avvp_dist.parsing.formats.names import distinct_lines, single_line
-from avvp_dist.parsing.timeline import Event, Timeline
+from avvp_dist.parsing.timeline import Timeline
 
 _TYPE = "event"
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"

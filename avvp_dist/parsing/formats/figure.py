@@ -12,10 +12,11 @@ from matplotlib.image import imread
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
+from avvp_dist.evaluation.events import MODALITIES
 from avvp_dist.evaluation.figures import BLUE, ORANGE, png_of
 from avvp_dist.parsing.formats.media import Media
 from avvp_dist.parsing.formats.names import single_line
-from avvp_dist.parsing.timeline import MODALITIES, Timeline, tick_step
+from avvp_dist.parsing.timeline import Timeline, tick_step
 
 COLOURS = dict(zip(MODALITIES, (BLUE, ORANGE), strict=True))
 _DARKEST = 0.6

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from avvp_dist.evaluation.events import MODALITIES
 from avvp_dist.parsing.formats.names import single_line
-from avvp_dist.parsing.timeline import MODALITIES, Timeline
+from avvp_dist.parsing.timeline import Timeline
 
 HEADER = "filename\tonset\toffset\tevent_labels"
 

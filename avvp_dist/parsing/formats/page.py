@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from avvp_dist.evaluation.events import MODALITIES, Event
 from avvp_dist.parsing.formats.document import asset, document, template, text
 from avvp_dist.parsing.formats.media import Media, data_url, image_url
-from avvp_dist.parsing.timeline import MODALITIES, Event, Timeline, tick_step
+from avvp_dist.parsing.timeline import Timeline, tick_step
 
 _MAXIMUM_STEP = 10
 """Seconds between two labels of a chart that is wider than its window."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from avvp_dist.evaluation.events import MODALITIES, Event
 from avvp_dist.parsing.formats.names import single_line
-from avvp_dist.parsing.timeline import MODALITIES, Event, Timeline
+from avvp_dist.parsing.timeline import Timeline
 
 
 def render(timeline: Timeline) -> dict[str, bytes]:

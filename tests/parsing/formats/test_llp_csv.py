@@ -9,9 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 
 from avvp_dist.annotations.llp import read_annotations
+from avvp_dist.evaluation.events import MODALITIES
 from avvp_dist.parsing.formats.llp_csv import render
 from avvp_dist.parsing.formats.names import single_line
-from avvp_dist.parsing.timeline import MODALITIES, Timeline
+from avvp_dist.parsing.timeline import Timeline
 from tests.parsing.timelines import SPANS, timeline_of, timelines
 
 

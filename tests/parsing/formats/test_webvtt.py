@@ -7,9 +7,10 @@ from html import unescape
 import webvtt
 from hypothesis import given, settings
 
+from avvp_dist.evaluation.events import MODALITIES
 from avvp_dist.parsing.formats.names import single_line
 from avvp_dist.parsing.formats.webvtt import render
-from avvp_dist.parsing.timeline import MODALITIES, Timeline
+from avvp_dist.parsing.timeline import Timeline
 from tests.parsing.timelines import timeline_of, timelines
 
 
