@@ -26,6 +26,7 @@ from avvp_dist.config import (
     InspectConfig,
     PackConfig,
     ParseConfig,
+    ParseVideoConfig,
     PretrainConfig,
     PromoteConfig,
     RefineConfig,
@@ -159,6 +160,13 @@ _TABLE = (
         "avvp_dist.parsing.job:parse",
         "Write the event timeline of each clip of a shard set, as data and as a page.",
         "avvp parse parser=RUN/model shards=SHARDS/test out=DIR",
+    ),
+    Stage(
+        "parse-video",
+        ParseVideoConfig,
+        "avvp_dist.parsing.video:parse_videos",
+        "Write the event timelines of videos, with a page that plays each.",
+        "avvp parse-video VIDEO.mp4 parser=RUN/model out=DIR",
     ),
     Stage(
         "score",

@@ -11,7 +11,7 @@ from avvp_dist.config.experiments import (
     SweepConfig,
     TablesConfig,
 )
-from avvp_dist.config.extraction import ExtractConfig
+from avvp_dist.config.extraction import ExtractConfig, MediaConfig
 from avvp_dist.config.finetuning import (
     FinetuneConfig,
     FinetuneDataConfig,
@@ -31,7 +31,7 @@ from avvp_dist.config.parsers import (
     RefineConfig,
     ScoreConfig,
 )
-from avvp_dist.config.parsing import ParseConfig
+from avvp_dist.config.parsing import ParseConfig, ParseVideoConfig
 from avvp_dist.config.pretraining import (
     SIZES,
     EncoderConfig,
@@ -71,10 +71,12 @@ __all__ = [
     "InspectConfig",
     "LinkConfig",
     "LoaderConfig",
+    "MediaConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "PackConfig",
     "ParseConfig",
+    "ParseVideoConfig",
     "ParserConfig",
     "ParsingLossConfig",
     "PretrainConfig",

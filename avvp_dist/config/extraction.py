@@ -9,7 +9,22 @@ from avvp_dist.config.tracking import TrackingConfig
 
 
 @dataclass
-class ExtractConfig:
+class MediaConfig:
+    """Keys of every stage that decodes media: weights of backbones, and limits of files."""
+
+    weights: dict[str, str] = option(
+        {}, "file of a backbone's weights, as in weights.yamnet=FILE; they are known by their hash"
+    )
+    download: bool = option(False, "fetch weights that are not there, from their published address")
+    max_pixels: int = option(8192 * 4320, "pixels of a picture, at most", minimum=1)
+    max_seconds: float = option(3600.0, "seconds of a file, at most", minimum=0)
+    max_bytes: int = option(4 << 30, "bytes of a file, at most", minimum=1)
+    timeout: float = option(120.0, "seconds that the decoding of a file may take", minimum=0)
+    max_packet_errors: int = option(0, "damaged packets that are skipped", minimum=0)
+
+
+@dataclass
+class ExtractConfig(MediaConfig):
     """Keys of `avvp extract`: videos or sounds into a shard set."""
 
     source: str = option("", "folder of media files, or a list of their paths", required=True)
@@ -18,10 +33,6 @@ class ExtractConfig:
         ["yamnet", "efficientnet-lite0"],
         "networks that describe a second, one per stream; module:class for one of your own",
     )
-    weights: dict[str, str] = option(
-        {}, "file of a backbone's weights, as in weights.yamnet=FILE; they are known by their hash"
-    )
-    download: bool = option(False, "fetch weights that are not there, from their published address")
     annotations: str = option("", "folder of AVVP_*.csv with weak labels; empty: no labels")
     split: str = option("train", "split of the annotations")
     window: int = option(10, "snippets per clip, T, in seconds", minimum=1, maximum=254)
@@ -39,11 +50,6 @@ class ExtractConfig:
     dtype: str = option(
         "float16", "type in which features are stored", choices=("float16", "float32")
     )
-    max_pixels: int = option(8192 * 4320, "pixels of a picture, at most", minimum=1)
-    max_seconds: float = option(3600.0, "seconds of a file, at most", minimum=0)
-    max_bytes: int = option(4 << 30, "bytes of a file, at most", minimum=1)
-    timeout: float = option(120.0, "seconds that the decoding of a file may take", minimum=0)
-    max_packet_errors: int = option(0, "damaged packets that are skipped", minimum=0)
     clips_per_shard: int = option(100, "number of files in a shard", minimum=1)
     extractor: str = option("", "name of the extractor; empty: backbones, weights and decoding")
     max_bad_fraction: float = option(

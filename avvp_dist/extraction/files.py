@@ -13,7 +13,8 @@ ENDINGS = (
     *(".flac", ".wav", ".mp3", ".ogg", ".m4a", ".opus", ".aac"),
 )
 """Endings of the files of a folder that are taken for media."""
-_LISTS = (".txt", ".lst", ".csv", ".tsv")
+LISTS = (".txt", ".lst", ".csv", ".tsv")
+"""Endings of lists of paths."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def media_files(source: Path) -> list[Path]:
         if not found:
             raise DataError(f"{source} holds no media files", remedy=f"Known: {' '.join(ENDINGS)}")
         return found
-    if source.suffix.lower() not in _LISTS:
-        raise DataError(f"source={source} is no folder and no list ({' '.join(_LISTS)})")
+    if source.suffix.lower() not in LISTS:
+        raise DataError(f"source={source} is no folder and no list ({' '.join(LISTS)})")
     try:
         lines = source.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

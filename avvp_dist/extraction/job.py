@@ -81,13 +81,7 @@ class MediaSource:
             config.window,
             config.long,
             config.missing,
-            Bounds(
-                config.max_pixels,
-                config.max_seconds,
-                config.max_bytes,
-                config.timeout,
-                config.max_packet_errors,
-            ),
+            Bounds.of(config),
             str((Path(config.out) / PLAN / f"media-{start:09d}.jsonl").absolute()),
         )
 

@@ -6,11 +6,12 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avvp_dist.config import MediaConfig
 from avvp_dist.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class Bounds:
     """Seconds of wall time that the decoding of one file may take."""
     max_packet_errors: int = 0
     """Damaged packets that are skipped."""
+
+    @classmethod
+    def of(cls, config: MediaConfig) -> Bounds:
+        """The limits that a stage's keys give."""
+        return cls(**{one.name: getattr(config, one.name) for one in fields(cls)})
 
 
 @dataclass(frozen=True)

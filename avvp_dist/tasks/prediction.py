@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +51,24 @@ def predict(
         if pictures is not None:
             foreign = load_streams(shards, picture, ranks.device, dtype)
             streams = {**foreign, AUDIO: streams[AUDIO]}
-        parsed = parser(streams)
-        probabilities = (parsed.frame_prob, parsed.video_prob, parsed.modality_prob)
-        for output, probability in zip(outputs, probabilities, strict=True):
-            output.append(probability.float().cpu().numpy())
+        for output, probability in zip(outputs, probabilities(parser, streams), strict=True):
+            output.append(probability)
     ids = tuple(shards.id(number) for number in clips)
     return Predictions(ids, *(ranks.interleave(np.concatenate(output)) for output in outputs))
+
+
+@torch.no_grad()
+def probabilities(parser: Parser, streams: Mapping[str, Tensor]) -> list[NDArray[np.float32]]:
+    """Probabilities of a batch of clips: of snippets, videos and modalities, as `Predictions` has.
+
+    Args:
+        streams: features `[B, T, D]` by stream.
+    """
+    parsed = parser(dict(streams))
+    return [
+        one.float().cpu().numpy()
+        for one in (parsed.frame_prob, parsed.video_prob, parsed.modality_prob)
+    ]
 
 
 def load_streams(

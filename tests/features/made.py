@@ -10,6 +10,8 @@ from typing import Any
 import av
 import numpy as np
 
+from avvp_dist.features.decoding import Second
+
 SECONDS = (1, 4, 8)
 WIDTH, HEIGHT, SAMPLES = 96, 64, 16000
 VIDEO = {".webm": "libvpx-vp9", ".gif": "gif", ".avi": "mpeg4"}
@@ -19,6 +21,24 @@ AUDIO = {".webm": "libopus", ".avi": "mp3", ".wav": "pcm_s16le", ".flac": "flac"
 def on(time: float, seconds: Sequence[int]) -> bool:
     """Whether a flash and a beep are to be seen and heard."""
     return int(time) in seconds and 0.4 <= time % 1 < 0.6
+
+
+def flashes(seconds: list[Second]) -> list[int]:
+    """Seconds in which a flash is seen."""
+    return [
+        number
+        for number, one in enumerate(seconds)
+        if one.pictures and max(picture.mean() for picture in one.pictures) > 100
+    ]
+
+
+def beeps(seconds: list[Second]) -> list[int]:
+    """Seconds in which a beep is heard."""
+    return [
+        number
+        for number, one in enumerate(seconds)
+        if one.sound is not None and np.abs(one.sound).max() > 0.1
+    ]
 
 
 def make(

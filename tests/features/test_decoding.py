@@ -11,7 +11,7 @@ import pytest
 
 from avvp_dist.features.decoding import Counts, Second, seconds_of
 from avvp_dist.features.media import Bounds, MediaError, Reason
-from tests.features.made import SECONDS, make
+from tests.features.made import SECONDS, beeps, flashes, make
 
 RATE, SOUND = 8, 16000
 
@@ -23,22 +23,6 @@ def resize(frame: av.VideoFrame) -> np.ndarray:
 def decoded(file: Path | bytes, bounds: Bounds | None = None) -> list[Second]:
     how = {"pictures": [(RATE, resize)], "sound": [SOUND]}
     return list(seconds_of(file, "clip", bounds or Bounds(), **how))
-
-
-def flashes(seconds: list[Second]) -> list[int]:
-    return [
-        number
-        for number, one in enumerate(seconds)
-        if one.pictures and max(picture.mean() for picture in one.pictures) > 100
-    ]
-
-
-def beeps(seconds: list[Second]) -> list[int]:
-    return [
-        number
-        for number, one in enumerate(seconds)
-        if one.sound is not None and np.abs(one.sound).max() > 0.1
-    ]
 
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -131,7 +131,7 @@ def test_a_server_answers_what_evaluation_predicts(
             place = (
                 slice(event["onset"], event["offset"]),
                 modality,
-                spec.classes.index(event["class"]),
+                spec.classes.index(event["label"]),
             )
             assert event["confidence"] == pytest.approx(
                 expected.frame_prob[number][place].mean(), 1e-5

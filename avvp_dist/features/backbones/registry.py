@@ -44,6 +44,22 @@ def backbone_class(name: str) -> type[Backbone]:
     return kind
 
 
+def backbones_of(extractor: str) -> list[str]:
+    """Names of the backbones that an extractor is made of; see `extractor_of`.
+
+    Raises:
+        ConfigError: if they are not those of this version.
+    """
+    parts = extractor.partition(";")[0].split(", ")
+    names = [part.rpartition(" ")[0] for part in parts]
+    if not set(names) <= set(BACKBONES) or extractor_of(names) != extractor:
+        raise ConfigError(
+            f"features of {extractor!r} cannot be extracted here",
+            remedy="Name the backbones that make them",
+        )
+    return names
+
+
 def check_streams(names: Sequence[str]) -> None:
     """Raise `ConfigError` for no backbone, an unknown one, or two of one stream."""
     streams = [backbone_class(name).stream for name in names]

@@ -1,0 +1,6 @@
+"""`avvp parse-video` in a checkout."""
+
+from avvp_dist.cli import run_stage
+
+if __name__ == "__main__":
+    run_stage("parse-video")
