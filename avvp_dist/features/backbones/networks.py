@@ -22,6 +22,11 @@ CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Mean and standard deviation of red, green and blue in [0, 1] that networks were trained with."""
 
 
+_ON_CPU = 4
+"""Rows at once on a CPU, which is slower with more: their activations leave its caches, and memory
+is given back to the system and asked for again."""
+
+
 def device() -> torch.device:
     """The GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,7 +86,8 @@ def transformer_with(kind: Any, config: Any, state: State, name: str) -> nn.Modu
 
 @torch.inference_mode()
 def in_batches(run: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> NDArray[np.float32]:
-    """Results of `run` for all rows, `size` at a time; so many are on the device at once."""
+    """Results of `run` for all rows, at most `size` at a time, fewer on a CPU."""
+    size = size if device().type == "cuda" else min(size, _ON_CPU)
     results = [run(part.to(device())).float().cpu() for part in rows.split(size)]
     return torch.cat(results).numpy()
 
