@@ -35,6 +35,7 @@ _OPERATION_ENDS = ("_per_second", "_seconds")
 
 _EXPERIMENTS = {
     "pack": "Features of clips become a shard set, which every later stage reads.",
+    "extract": "Videos are decoded and described second by second, and become a shard set.",
     "calibrate": "The similarity from which on two snippets of a clip belong together, searched in "
     "a shard set.",
     "ground": "Snippets of each clip that belong together get one component id (Algorithm 1).",
@@ -46,6 +47,8 @@ _EXPERIMENTS = {
     "which second. Each run exports a version of **avvp-parser**.",
     "refine": "The labels of a clip are divided between its sound and its picture.",
     "evaluate": "A parser is scored with the official metrics of audio-visual video parsing.",
+    "parse": "A parser writes the event timelines of the clips of a shard set.",
+    "parse-video": "A parser writes the event timelines of videos.",
 }
 
 _MODELS = {

@@ -251,7 +251,7 @@ def test_a_killed_command_goes_on_and_keeps_what_was_done(
 ) -> None:
     found = Reproduction(tmp_path, packed, features, warm_workers.variables)
     shutil.copy(empty_store, found.database)
-    keys = ["seeds=1", "rows=[han,ma]", "finetune=[trainer.epochs=12,parser.width=16]"]
+    keys = ["seeds=1", "rows=[han,ma]", "finetune=[trainer.epochs=8,parser.width=16]"]
     keys.append("tracking.figures=false")
     process = found.start(*keys)
     family: list[psutil.Process] = []
