@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMPORTED = (
     *("torch", "deepspeed", "mlflow", "matplotlib.pyplot", "omegaconf", "faiss"),
     *("torch._dynamo", "matplotlib.backends.backend_agg", "psutil", "unittest.mock"),
-    "mlflow.store.tracking.sqlalchemy_store",
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.pyfunc", "pandas"),
     "deepspeed.runtime.zero.muon.muon_optimizer",  # ZeRO's, and with it all of torch._inductor
 )
 """Nothing of ours: each rank imports that itself, so what it imports can be tested."""

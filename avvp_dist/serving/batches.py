@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+import avvp_dist
 from avvp_dist.commit import verify_folder
 from avvp_dist.errors import CheckpointError
 from avvp_dist.serving.requests import ClipRequest
@@ -29,6 +31,18 @@ def batches(clips: Sequence[ClipRequest]) -> Iterator[tuple[dict[str, Tensor], T
             for name in some[0].streams
         }
         yield streams, torch.tensor([len(next(iter(c.streams.values()))) for c in some])
+
+
+def prefer_installed_package() -> None:
+    """Take the model's copy of this package from `sys.path` if another one is in use.
+
+    MLflow puts the copy first. Processes that are spawned would import it, and it lacks whatever
+    serving does not need.
+    """
+    used = Path(avvp_dist.__file__).parent
+    copies = {place for place in sys.path if Path(place).name == "code"}
+    unused = {one for one in copies if (Path(one) / used.name).is_dir()} - {str(used.parent)}
+    sys.path[:] = [place for place in sys.path if place not in unused]
 
 
 def verified(export: Path) -> Path:

@@ -14,7 +14,7 @@ from mlflow.pyfunc import PythonModel
 from mlflow.pyfunc.model import PythonModelContext
 
 from avvp_dist.models.export import load_encoder
-from avvp_dist.serving.batches import batches, verified
+from avvp_dist.serving.batches import batches, prefer_installed_package, verified
 from avvp_dist.serving.requests import RequestReader
 from avvp_dist.tracking.packaging import EXPORT
 
@@ -28,6 +28,7 @@ class ServedEncoder(PythonModel):  # type: ignore[misc]  # MLflow has no types
         Raises:
             CheckpointError: if its files are not those that were exported.
         """
+        prefer_installed_package()
         self.encoder, self.spec = load_encoder(verified(Path(context.artifacts[EXPORT])))
         self.encoder.eval()
         self.reader = RequestReader(self.spec.dims, 1, self.spec.snippets)

@@ -20,7 +20,7 @@ from avvp_dist.evaluation.events import MODALITIES, events_in
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import Mask
 from avvp_dist.models.export import load_parser
-from avvp_dist.serving.batches import batches, verified
+from avvp_dist.serving.batches import batches, prefer_installed_package, verified
 from avvp_dist.serving.requests import ClipRequest, RequestReader
 from avvp_dist.tracking.packaging import EXPORT
 
@@ -36,6 +36,7 @@ class ServedParser(PythonModel):  # type: ignore[misc]  # MLflow has no types
         Raises:
             CheckpointError: if its files are not those that were exported.
         """
+        prefer_installed_package()
         self.parser, self.spec = load_parser(verified(Path(context.artifacts[EXPORT])))
         self.parser.eval()
         self.reader = RequestReader(self.spec.dims, self.spec.snippets, self.spec.snippets)

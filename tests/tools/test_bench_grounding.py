@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.warm_workers import WarmWorkers
+
 
 @pytest.mark.launch
-def test_its_last_line_names_every_ratio(root: Path, tmp_path: Path) -> None:
+def test_its_last_line_names_every_ratio(
+    root: Path, warm_workers: WarmWorkers, tmp_path: Path
+) -> None:
     keys = ["--clips", "200", "--memory", "60", "--rounds", "1", "--simulated", "40"]
-    script = str(root / "tools" / "bench" / "grounding.py")
-    command = [sys.executable, script, *keys, "--folder", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    python, script = warm_workers.variables["WARM_PYTHON"], "tools/bench/grounding.py"
+    done = subprocess.run(
+        [python, script, *keys, "--folder", str(tmp_path)],
+        cwd=root,
+        env={**os.environ, **warm_workers.variables},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["bench"] == "grounding"
