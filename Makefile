@@ -13,7 +13,7 @@ TORCH := $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
 
 .PHONY: demo demo-wheel docs test test-python other-python lint clean
 demo: $(READY)
-	$(BIN)/python tools/demo.py $(if $(FEATURES),features=$(FEATURES) seeds=3) $(ARGS)
+	$(BIN)/python tools/demo.py $(if $(FEATURES),features=$(FEATURES) seeds=3) $(if $(VIDEOS),videos=$(VIDEOS)) $(ARGS)
 
 # The demo as a user of the wheel runs it: in an empty folder, with nothing of the checkout.
 demo-wheel: export PYTHONPATH = $(CURDIR)/build/wheel/installed

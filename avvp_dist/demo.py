@@ -25,6 +25,8 @@ from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.parsing_figures import class_figure
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import score_per_class
+from avvp_dist.extraction.files import media_items
+from avvp_dist.packing.sources import labels_of
 from avvp_dist.reproduction.jobs import Command, Job, run_missing
 from avvp_dist.reproduction.table_format import markdown_table, mean_cell
 from avvp_dist.shards.exclusion import EXCLUDED
@@ -54,8 +56,14 @@ _SECONDS = {
     "pretrain": 60,
     "finetune": 45,
     "evaluate": 10,
+    "extract": 60,
+    "parse-video": 20,
 }
 """About how long each stage takes on two cores, for the reader."""
+
+
+_PARSED = 5
+"""Number of test videos that are parsed into timelines."""
 
 
 def demo(config: DemoConfig) -> None:
@@ -65,11 +73,15 @@ def demo(config: DemoConfig) -> None:
         ConfigError: if the feature folder does not exist.
         AvvpError: if a stage fails; the demo then resumes with it.
     """
-    if config.features and not Path(config.features).is_dir():
-        raise ConfigError(f"features: {config.features} does not exist")
+    real = config.features or config.videos
+    if config.features and config.videos:
+        raise ConfigError("features and videos are both given", remedy="Choose one")
+    if real and not Path(real).is_dir():
+        key = "features" if config.features else "videos"
+        raise ConfigError(f"{key}: {real} does not exist")
     out = Path(config.out)
-    if config.features and config.out == DemoConfig().out:
-        out = out.with_name(f"demo-{Path(config.features).resolve().name}")
+    if real and config.out == DemoConfig().out:
+        out = out.with_name(f"demo-{Path(real).resolve().name}")
     out = out.absolute()
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{out / 'mlflow.db'}")
     started = time.monotonic()
@@ -82,7 +94,7 @@ def demo(config: DemoConfig) -> None:
 
 def demo_job(config: DemoConfig, out: Path) -> Job:
     """The chain of commands, from the features to the scores of every parser."""
-    features = Path(config.features).absolute() if config.features else out / "features"
+    features = _corpus(config, out)
     shards = {split: out / "shards" / split for split in SPLITS}
     train = shards["train"]
     commands: list[Command[DataclassInstance]] = []
@@ -93,12 +105,15 @@ def demo_job(config: DemoConfig, out: Path) -> Job:
         words = (*(("--config", file) if file else ()), *keys)
         commands.append(Command(name, stage, load(kind, file or None, keys), out, words=words))
 
-    if not config.features:
+    if not (config.features or config.videos):
         add("simulate", "simulate", features, f"out={features}")
     extractor = f"extractor={features.name if config.features else 'simulated'}"
     for split, folder in shards.items():
-        source = f"source={features}"
-        add(f"pack {split}", "pack", folder, source, f"split={split}", f"out={folder}", extractor)
+        keys = [f"source={features}", f"split={split}", f"out={folder}"]
+        if config.videos:
+            add(f"extract {split}", "extract", folder, *keys, f"annotations={features}")
+        else:
+            add(f"pack {split}", "pack", folder, *keys, extractor)
     against = f"against=[{shards['val']},{shards['test']}]"
     add("decontaminate", "decontaminate", train / EXCLUDED, f"shards={train}", against)
     add("calibrate", "calibrate", train / "thresholds.yaml", f"shards={train}")
@@ -120,7 +135,28 @@ def demo_job(config: DemoConfig, out: Path) -> Job:
             keys = [f"parser={run / 'model'}", f"shards={shards['test']}"]
             keys += [f"annotations={features}", f"out={scores}"]
             add(f"evaluate {row}, seed {seed}", "evaluate", scores, *keys)
+    if config.videos:
+        add("parse videos", "parse-video", _timelines(out), *_parsed(config, out))
     return Job("demo", out, "", tuple(commands))
+
+
+def _corpus(config: DemoConfig, out: Path) -> Path:
+    """The folder with the annotations, and with the features or videos."""
+    given = config.features or config.videos
+    return Path(given).absolute() if given else out / "features"
+
+
+def _timelines(out: Path) -> Path:
+    return out / "timelines"
+
+
+def _parsed(config: DemoConfig, out: Path) -> list[str]:
+    """Keys of the last stage: test videos, and the parser of the table's last row."""
+    parser = out / "parsers" / f"{_chosen(config)[-1]}-seed1" / "model"
+    names = labels_of(config.videos, "test", True)
+    items = media_items(Path(config.videos), names)[:_PARSED]
+    videos = ",".join(one.path for one in items)
+    return [f"videos=[{videos}]", f"parser={parser}", f"out={_timelines(out)}"]
 
 
 def command_line(command: Command[DataclassInstance], ranks: int) -> list[str]:
@@ -175,7 +211,8 @@ def _chosen(config: DemoConfig) -> list[str]:
 
 
 def _report(config: DemoConfig, out: Path, seconds: float) -> None:
-    data = f"real features of {config.features}" if config.features else "SIMULATED features"
+    real = config.features or config.videos
+    data = f"real features of {real}" if real else "SIMULATED features"
     several = f"mean ± standard deviation over {config.seeds} seeds"
     rows = []
     for name in _chosen(config):
@@ -205,6 +242,8 @@ def _report(config: DemoConfig, out: Path, seconds: float) -> None:
     ]
     for path in pictures:
         print(f"  {path}")
+    if config.videos:
+        print(f"\ntimelines: {_timelines(out) / 'index.html'}")
     mlflow = Path(sys.executable).with_name("mlflow")
     print(
         f"\n{seconds / 60:.1f} minutes; table: {out / 'table.md'}\nruns, figures and models:  "
@@ -214,8 +253,7 @@ def _report(config: DemoConfig, out: Path, seconds: float) -> None:
 
 def _class_figure(config: DemoConfig, out: Path, data: str) -> Path:
     """Draw the F-score per class of each row, the mean of audio and visual over all seeds."""
-    folder = Path(config.features) if config.features else out / "features"
-    annotations = read_annotations(folder, "test")
+    annotations = read_annotations(_corpus(config, out), "test")
     assert annotations.events is not None
     means = {}
     for name in _chosen(config):

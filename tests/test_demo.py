@@ -57,6 +57,25 @@ def test_real_features_are_not_simulated(tmp_path: Path) -> None:
         demo.demo(DemoConfig(features=str(tmp_path / "mine")))
 
 
+def test_videos_are_extracted_and_parsed(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for split, clip in (("val", "other_0_10"), ("test", "clip_0_10")):
+        rows = f"filename\tevent_labels\n{clip}\tDog\n"
+        (folder / f"AVVP_{split}_pd.csv").write_text(rows)
+    for modality in ("audio", "visual"):
+        rows = "filename\tonset\toffset\tevent_labels\nclip_0_10\t2\t4\tDog\n"
+        (folder / f"AVVP_eval_{modality}.csv").write_text(rows)
+    (folder / "clip_0_10.mp4").write_bytes(b"")
+    commands = demo_job(DemoConfig(videos=str(folder)), tmp_path).commands
+    stages = [command.stage for command in commands]
+    assert stages[:3] == ["extract"] * 3 and stages[-1] == "parse-video"
+    assert "simulate" not in stages and "pack" not in stages
+    assert f"videos=[{folder}/clip_0_10.mp4]" in commands[-1].words
+    with pytest.raises(ConfigError, match="features and videos are both given"):
+        demo.demo(DemoConfig(videos=str(folder), features=str(folder)))
+
+
 def test_a_command_that_fails_ends_the_demo_with_its_code_and_is_run_again(
     tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

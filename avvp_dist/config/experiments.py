@@ -16,10 +16,11 @@ DEMO_ROWS = ("han", "base_adv_skip_gcaa", "pretrain_multi")
 
 @dataclass
 class DemoConfig:
-    """Keys of `avvp demo`: every stage in turn, on a simulated corpus or on real features."""
+    """Keys of `avvp demo`: every stage in turn, on a simulated corpus, real features or videos."""
 
     out: str = option("runs/demo", "folder of everything the demo makes")
     features: str = option("", "folder of features_*.npz and AVVP_*.csv; empty: a simulated corpus")
+    videos: str = option("", "folder of videos and AVVP_*.csv, from which features are extracted")
     rows: list[str] = option([], "rows of the table; empty: all", choices=DEMO_ROWS)
     seeds: int = option(1, "number of parsers trained per row of the table", minimum=1)
     ranks: int = option(2, "number of DeepSpeed ranks; at most one per GPU", minimum=1)

@@ -33,7 +33,9 @@ class ExtractConfig(MediaConfig):
         ["yamnet", "efficientnet-lite0"],
         "networks that describe a second, one per stream; module:class for one of your own",
     )
-    annotations: str = option("", "folder of AVVP_*.csv with weak labels; empty: no labels")
+    annotations: str = option(
+        "", "folder of AVVP_*.csv: the clips of the split are taken, with their labels; empty: all"
+    )
     split: str = option("train", "split of the annotations")
     window: int = option(10, "snippets per clip, T, in seconds", minimum=1, maximum=254)
     long: str = option(

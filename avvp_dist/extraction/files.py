@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ ENDINGS = (
     *(".flac", ".wav", ".mp3", ".ogg", ".m4a", ".opus", ".aac"),
 )
 """Endings of the files of a folder that are taken for media."""
+_VIDEO = 11
+"""Letters of a YouTube id."""
 LISTS = (".txt", ".lst", ".csv", ".tsv")
 """Endings of lists of paths."""
 
@@ -56,6 +58,40 @@ def media_files(source: Path) -> list[Path]:
     if not names:
         raise DataError(f"{source} names no files")
     return [source.parent / Path(name).expanduser() for name in names]
+
+
+def media_items(source: Path, labels: Mapping[str, Sequence[str] | None] | None) -> list[MediaItem]:
+    """The files that are to be described, each as a clip of its own or several.
+
+    Args:
+        source: a folder or a list, see `media_files`.
+        labels: weak labels by clip; their clips alone are taken, in their order. A file may have
+            the clip's name, or the eleven letters of its video. None: all files, without labels.
+    """
+    paths = media_files(source)
+    if labels is None:
+        return _unlabelled(paths)
+    files: dict[str, Path] = {}
+    for path in paths:
+        files.setdefault(media_id(path), path)
+    folder = source if source.is_dir() else source.parent
+    return [
+        MediaItem(
+            clip,
+            str((files.get(clip) or files.get(clip[:_VIDEO]) or folder / clip).absolute()),
+            None if words is None else tuple(words),
+        )
+        for clip, words in labels.items()
+    ]
+
+
+def _unlabelled(paths: Sequence[Path]) -> list[MediaItem]:
+    items, first = [], dict[str, str]()
+    for path in paths:
+        name, place = media_id(path), str(path.absolute())
+        items.append(MediaItem(name, place, None, first.get(name, "")))
+        first.setdefault(name, place)
+    return items
 
 
 def media_id(path: Path) -> str:

@@ -6,11 +6,12 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from avvp_dist.commit import staged
 from avvp_dist.config import ExtractConfig
-from avvp_dist.extraction.files import MediaItem, media_files, media_id
+from avvp_dist.extraction.files import media_files, media_items
 from avvp_dist.extraction.journal import JOURNALS, MediaRecord, read_journal, watched
 from avvp_dist.extraction.part import MediaPart
 from avvp_dist.features.backbones.registry import backbone_class, check_streams, extractor_of
@@ -35,6 +36,7 @@ def extract(config: ExtractConfig) -> ShardSet:
     check_streams(config.backbones)
     for name in config.backbones:  # before any process starts
         backbone_class(name).weights.find(name, config.weights, download=config.download)
+    source = cache(lambda: MediaSource(config))
     return make_set(
         config,
         Recipe(
@@ -42,11 +44,11 @@ def extract(config: ExtractConfig) -> ShardSet:
             what="extracting",
             origin=_origin(config),
             files=lambda: media_files(Path(config.source)),
-            source=lambda: MediaSource(config),
+            source=source,
             kept={"format": "media", "backbones": list(config.backbones)},
-            watched=lambda: watched(Path(config.out) / PLAN, len(media_files(Path(config.source)))),
+            watched=lambda files: watched(Path(config.out) / PLAN, files),
             gpus=config.gpus,
-            finish=lambda out: _finish(out, media_files(Path(config.source))),
+            finish=lambda out: _finish(out, source().paths),
         ),
     )
 
@@ -55,15 +57,11 @@ class MediaSource:
     """The media files of `source`, each of which becomes one clip or several."""
 
     def __init__(self, config: ExtractConfig) -> None:
-        labels = labels_of(config.annotations, config.split, True) if config.annotations else {}
-        paths = media_files(Path(config.source))
-        self._items: list[MediaItem] = []
-        first: dict[str, str] = {}
-        for path in paths:
-            id_, place = media_id(path), str(path.absolute())
-            self._items.append(MediaItem(id_, place, labels.get(id_), first.get(id_, "")))
-            first.setdefault(id_, place)
+        labelled = config.annotations
+        labels = labels_of(labelled, config.split, True) if labelled else None
+        self._items = media_items(Path(config.source), labels)
         self._config = config
+        self.paths = [one.path for one in self._items]
         self.ids = [f"{one.id} of {one.path}" if one.other else one.id for one in self._items]
         self.extractor = extractor_of(config.backbones)
         self.snippets = config.window
@@ -101,13 +99,13 @@ def _origin(config: ExtractConfig) -> dict[str, object]:
     }
 
 
-def _finish(out: Path, files: Sequence[Path]) -> None:
+def _finish(out: Path, paths: Sequence[str]) -> None:
     """Write the ledger, and print how many files failed for which reason."""
     ended: dict[str, MediaRecord] = {}
     for journal in sorted((out / PLAN).glob(JOURNALS)):
         ended |= {one.source: one for one in read_journal(journal) if one.state != "begun"}
     # Journals of an earlier command may tell of files that are no longer in the source.
-    records = {place: ended[place] for path in files if (place := str(path.absolute())) in ended}
+    records = {path: ended[path] for path in paths if path in ended}
     failed: defaultdict[str, list[str]] = defaultdict(list)
     for one in records.values():
         if one.state == "failed":

@@ -78,8 +78,8 @@ class Recipe:
     """Opens the source."""
     kept: Mapping[str, object]
     """Entries of the manifest about the source."""
-    watched: Callable[[], AbstractContextManager[None]] | None = None
-    """Shows progress while shards are made; None: a bar of shards."""
+    watched: Callable[[int], AbstractContextManager[None]] | None = None
+    """Shows progress while shards are made of so many clips; None: a bar of shards."""
     gpus: float = 0.0
     """GPUs of each task, if the cluster has any."""
     finish: Callable[[Path], None] = lambda out: None
@@ -210,7 +210,7 @@ def _write_shards(
     _remove_leftovers(Path(config.out), {task.tar.stem for task in tasks})
     name = f"a {recipe.stage} task"
     bar = tqdm(total=len(calls), desc=recipe.what, unit=" shards", disable=bool(recipe.watched))
-    with bar, recipe.watched() if recipe.watched else nullcontext():
+    with bar, recipe.watched(clips) if recipe.watched else nullcontext():
         for left_out in map_tasks(pack_shard, calls, config.workers, name, gpus=recipe.gpus):
             done.append(left_out)
             bar.update()

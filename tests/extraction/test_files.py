@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from avvp_dist.errors import DataError
-from avvp_dist.extraction.files import media_files, media_id, windows
+from avvp_dist.extraction.files import media_files, media_id, media_items, windows
 
 
 def test_a_folder_is_read_with_those_in_it(tmp_path: Path) -> None:
@@ -52,6 +52,19 @@ def test_a_list_that_is_none_is_named(
 def test_a_folder_without_media_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no media files"):
         media_files(tmp_path)
+
+
+def test_annotated_clips_are_taken_and_found_by_their_names_or_videos(tmp_path: Path) -> None:
+    names = ("abcdefghij-_0_10.mp4", "01234567890.mkv", "other.mp4")
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    labels = {"01234567890_30_40": ["Dog"], "abcdefghij-_0_10": ["Cat"], "ABCDEFGHIJK_0_10": []}
+    items = media_items(tmp_path, labels)
+    assert [(one.id, Path(one.path).name, one.labels) for one in items] == [
+        ("01234567890_30_40", "01234567890.mkv", ("Dog",)),
+        ("abcdefghij-_0_10", "abcdefghij-_0_10.mp4", ("Cat",)),
+        ("ABCDEFGHIJK_0_10", "ABCDEFGHIJK_0_10", ()),
+    ]
 
 
 @pytest.mark.parametrize(
