@@ -119,7 +119,9 @@ def demo_job(config: DemoConfig, out: Path) -> Job:
     add("calibrate", "calibrate", train / "thresholds.yaml", f"shards={train}")
     add("ground", "ground", train / "grounding", f"shards={train}")
     run = out / "pretrain"
-    keys = [*config.pretrain, f"data.shards={train}"]
+    # Videos may be fewer than a batch.
+    padded = ["data.last_batch=pad"] if config.videos else []
+    keys = [*padded, *config.pretrain, f"data.shards={train}"]
     keys += [f"trainer.out={run}", "trainer.resume=auto"]
     add("pretrain", "pretrain", run, *keys, file="pretrain/demo")
     for seed in range(1, config.seeds + 1):
