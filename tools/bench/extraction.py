@@ -63,7 +63,7 @@ def main() -> None:
                 started = time.perf_counter()
                 row.work()
                 row.seconds.append(time.perf_counter() - started)
-        report(rows, len(paths), bench.shares())
+        report(rows, len(paths), bench.shares)
 
 
 class Bench:
@@ -72,7 +72,8 @@ class Bench:
     def __init__(self, videos: Path, paths: list[Path], backbones: list[str], folder: Path) -> None:
         self.videos, self.paths, self.backbones, self.folder = videos, paths, backbones, folder
         self.opened = open_backbones(backbones, {})
-        self.times: list[tuple[float, ShardSet]] = []
+        self.shares: dict[str, float] = {}
+        """Fractions of the job's time with one process, of its last round."""
 
     def rows(self) -> list[Row]:
         """Rows in their order; the processes of Ray have been used once."""
@@ -102,7 +103,7 @@ class Bench:
             )
         )
         if workers == 1:
-            self.times.append((time.perf_counter() - started, shards))
+            self.shares = shares(shards, time.perf_counter() - started)
 
     def decode(self) -> None:
         eyes = [(one.rate, one.picture) for one in self.opened if hasattr(one, "picture")]
@@ -116,16 +117,16 @@ class Bench:
             command = ["ffmpeg", "-v", "error", "-threads", "1", "-i", str(path), "-f", "null", "-"]
             subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
 
-    def shares(self) -> dict[str, float]:
-        """Fractions of the job's time with one process, from the last ledger."""
-        seconds, shards = self.times[-1]
-        *files, _ = (shards.folder / LEDGER).read_text().splitlines()
-        records = [json.loads(line) for line in files]
-        parts = {
-            name: sum(one[f"{name}_seconds"] for one in records) / seconds
-            for name in ("decode", "compute")
-        }
-        return parts | {"write_and_rest": 1 - sum(parts.values())}
+
+def shares(shards: ShardSet, seconds: float) -> dict[str, float]:
+    """Fractions of a job's `seconds`, by its ledger."""
+    *files, _ = (shards.folder / LEDGER).read_text().splitlines()
+    records = [json.loads(line) for line in files]
+    parts = {
+        name: sum(one[f"{name}_seconds"] for one in records) / seconds
+        for name in ("decode", "compute")
+    }
+    return parts | {"write_and_rest": 1 - sum(parts.values())}
 
 
 def loaded(backbones: list[str]) -> int:
