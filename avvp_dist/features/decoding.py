@@ -191,7 +191,6 @@ class _Pictures:
         times = self._times()
         at, resize = next(times)
         for time, frame in self._frames():
-            first = shown is None
             while at < time:
                 if shown is not None:
                     made.append(shown.picture(resize))
@@ -201,7 +200,7 @@ class _Pictures:
                 if len(made) == len(self._slots):
                     yield self._second(made)
                     made = []
-            if first or time >= shown.time:  # type: ignore[union-attr]
+            if shown is None or time >= shown.time:
                 shown = _Shown(time, frame)
         if shown is None:
             return

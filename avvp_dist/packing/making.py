@@ -79,7 +79,7 @@ class Recipe:
     kept: Mapping[str, object]
     """Entries of the manifest about the source."""
     watched: Callable[[int], AbstractContextManager[None]] | None = None
-    """Shows progress while shards are made of so many clips; None: a bar of shards."""
+    """Shows the progress of the given number of clips; None: a bar of shards."""
     gpus: float = 0.0
     """GPUs of each task, if the cluster has any."""
     finish: Callable[[Path], None] = lambda out: None

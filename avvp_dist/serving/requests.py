@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -88,7 +89,8 @@ class RequestReader:
     def _features(self, number: int, stream: str, value: object) -> NDArray[np.float32]:
         place, dim = f"record {number}: {stream}", self.dims[stream]
         try:
-            table = np.array(value if isinstance(value, np.ndarray) else list(value))  # type: ignore[call-overload]
+            rows_given = cast("Iterable[object]", value)
+            table = np.array(value if isinstance(value, np.ndarray) else list(rows_given))
         except (TypeError, ValueError):  # no list, or rows of different lengths
             table = np.empty(0, object)
         if table.dtype.kind not in "fiu" or table.ndim != 2:

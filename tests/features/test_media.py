@@ -58,7 +58,9 @@ def test_a_file_that_is_no_media_has_a_reason(
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="clip cannot be read: No such file") as caught:  # noqa: SIM117
-        with opened(tmp_path / "none.mp4", "clip", Bounds()):
-            pass
+    with (
+        pytest.raises(MediaError, match="clip cannot be read: No such file") as caught,
+        opened(tmp_path / "none.mp4", "clip", Bounds()),
+    ):
+        pass
     assert caught.value.reason is Reason.MISSING

@@ -25,7 +25,7 @@ SCORES = {
 
 
 def run(metrics: dict[str, float], **tags: str) -> Any:
-    """What these functions read of an MLflow run."""
+    """A run with the fields that descriptions read."""
     dataset = SimpleNamespace(dataset=SimpleNamespace(name="train", digest="0123456789abcdef"))
     return SimpleNamespace(
         info=SimpleNamespace(run_id="7f"),

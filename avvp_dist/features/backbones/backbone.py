@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
@@ -26,6 +27,9 @@ class PictureBackbone(Protocol):
     """Pictures a second."""
     weights: ClassVar[Weights]
 
+    def __init__(self, given: Mapping[str, str]) -> None:
+        """Load the weights, which `given` may name by file."""
+
     def picture(self, frame: VideoFrame) -> Picture:
         """The network's input for a frame, uint8 `[H, W, 3]`."""
 
@@ -46,6 +50,9 @@ class SoundBackbone(Protocol):
     rate: ClassVar[int]
     """Samples a second."""
     weights: ClassVar[Weights]
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        """Load the weights, which `given` may name by file."""
 
     def features(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features `[n, dim]` of seconds of sound `[n, rate]`."""

@@ -64,6 +64,17 @@ def network_with(
     return network.eval().requires_grad_(False).to(device())
 
 
+def without_classifier(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """A maker of a network of torchvision whose last layer passes features on."""
+
+    def headless() -> nn.Module:
+        network = build()
+        network.fc = nn.Identity()
+        return network
+
+    return headless
+
+
 def transformer_with(kind: Any, config: Any, state: State, name: str) -> nn.Module:
     """A network of `transformers` with weights, ready for inference.
 

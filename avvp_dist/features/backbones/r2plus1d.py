@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from avvp_dist.features.backbones.backbone import package_missing
 from avvp_dist.features.backbones.networks import (
@@ -17,6 +17,7 @@ from avvp_dist.features.backbones.networks import (
     network_with,
     normalised,
     read_weights,
+    without_classifier,
 )
 from avvp_dist.features.backbones.weights import Weights
 from avvp_dist.features.pictures import squashed
@@ -50,13 +51,8 @@ class R2Plus1D18:
             from torchvision.models.video import r2plus1d_18
         except (ImportError, RuntimeError) as error:
             raise package_missing(self.name, "torchvision", error) from None
-
-        def headless() -> nn.Module:
-            network: nn.Module = r2plus1d_18()
-            network.fc = nn.Identity()
-            return network
-
-        self._network = network_with(headless, read_weights(file), self.name)
+        weights = read_weights(file)
+        self._network = network_with(without_classifier(r2plus1d_18), weights, self.name)
 
     def picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
         return squashed(frame, _SIDE, _SIDE, bilinear=True)

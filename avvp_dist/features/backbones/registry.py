@@ -76,7 +76,7 @@ def open_backbones(names: Sequence[str], weights: Mapping[str, str]) -> list[Bac
         ConfigError: for an unknown name, missing weights, or two backbones of one stream.
     """
     check_streams(names)
-    return [backbone_class(name)(weights) for name in names]  # type: ignore[call-arg]
+    return [backbone_class(name)(weights) for name in names]
 
 
 def extractor_of(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from avvp_dist.features.backbones.backbone import package_missing
 from avvp_dist.features.backbones.networks import (
@@ -20,6 +20,7 @@ from avvp_dist.features.backbones.networks import (
     network_with,
     normalised,
     read_weights,
+    without_classifier,
 )
 from avvp_dist.features.backbones.weights import Weights
 from avvp_dist.features.pictures import middle
@@ -49,13 +50,8 @@ class ResNet152:
             from torchvision.models import resnet152
         except (ImportError, RuntimeError) as error:
             raise package_missing(self.name, "torchvision", error) from None
-
-        def headless() -> nn.Module:
-            network: nn.Module = resnet152()
-            network.fc = nn.Identity()
-            return network
-
-        self._network = network_with(headless, read_weights(file), self.name)
+        weights = read_weights(file)
+        self._network = network_with(without_classifier(resnet152), weights, self.name)
 
     def picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
         return middle(frame, _SIDE, _SIDE / _SHORTER_SIDE, bilinear=True)

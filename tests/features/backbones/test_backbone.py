@@ -1,4 +1,4 @@
-"""What every backbone has, so that the others need not know it."""
+"""Interface of every backbone, which callers rely on."""
 
 from __future__ import annotations
 

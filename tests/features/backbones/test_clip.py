@@ -43,7 +43,7 @@ def test_pictures_are_described(
 
 
 def test_a_picture_is_the_middle_as_clip_scales_it() -> None:
-    """The same as Pillow's bicubic filter to a few levels, in RGB."""
+    """Pictures equal those of Pillow's bicubic filter to a few levels, in RGB."""
     from PIL import Image
 
     image = gradient(320, 240)
