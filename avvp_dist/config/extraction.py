@@ -59,6 +59,10 @@ class ExtractConfig(MediaConfig):
     )
     workers: int = option(0, "shards made at once, on Ray; 0: one per CPU", minimum=0)
     gpus: float = option(0.0, "GPUs of each of them", minimum=0)
+    threads: int = option(
+        0, "threads of each that decode files ahead of the backbones, for GPUs; 0: none", minimum=0
+    )
+    batch: int = option(16, "seconds of clips that a backbone describes together", minimum=1)
     tracking: TrackingConfig = section(TrackingConfig)
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 from avvp_dist.commit import staged
 from avvp_dist.config import ExtractConfig
 from avvp_dist.extraction.files import media_files, media_items
-from avvp_dist.extraction.journal import JOURNALS, MediaRecord, read_journal, watched
+from avvp_dist.extraction.journal import BEGUN, JOURNALS, MediaRecord, read_journal, watched
 from avvp_dist.extraction.part import MediaPart
 from avvp_dist.features.backbones.registry import backbone_class, check_streams, extractor_of
 from avvp_dist.features.media import Bounds
@@ -47,6 +47,7 @@ def extract(config: ExtractConfig) -> ShardSet:
             source=source,
             kept={"format": "media", "backbones": list(config.backbones)},
             watched=lambda files: watched(Path(config.out) / PLAN, files),
+            cpus=max(1, config.threads),
             gpus=config.gpus,
             finish=lambda out: _finish(out, source().paths),
         ),
@@ -80,6 +81,8 @@ class MediaSource:
             config.long,
             config.missing,
             Bounds.of(config),
+            config.threads,
+            config.batch,
             str((Path(config.out) / PLAN / f"media-{start:09d}.jsonl").absolute()),
         )
 
@@ -103,7 +106,7 @@ def _finish(out: Path, paths: Sequence[str]) -> None:
     """Write the ledger, and print how many files failed for which reason."""
     ended: dict[str, MediaRecord] = {}
     for journal in sorted((out / PLAN).glob(JOURNALS)):
-        ended |= {one.source: one for one in read_journal(journal) if one.state != "begun"}
+        ended |= {one.source: one for one in read_journal(journal) if one.state not in BEGUN}
     # Journals of an earlier command may tell of files that are no longer in the source.
     records = {path: ended[path] for path in paths if path in ended}
     failed: defaultdict[str, list[str]] = defaultdict(list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 JOURNALS = "media-*.jsonl"
 """Names of the journals, one for each shard."""
+BEGUN = ("begun", "alone")
+"""States of files that have not ended."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -24,7 +26,7 @@ class MediaRecord:
     id: str
     source: str
     state: str
-    """`begun`, `done` or `failed`."""
+    """`begun` beside others, `alone` if begun without others, `done` or `failed`."""
     reason: str = ""
     seconds: int = 0
     clips: int = 0
@@ -46,11 +48,25 @@ def read_journal(path: Path) -> list[MediaRecord]:
     return records
 
 
-def attempts(journal: Path) -> Counter[str]:
-    """Number of attempts at each file, by its path, that came to no end."""
-    tries: Counter[str] = Counter()
+@dataclass(frozen=True)
+class Attempts:
+    """Attempts at a file that came to no end."""
+
+    number: int = 0
+    alone: bool = False
+    """Whether no other file was under way in one of them."""
+
+
+def attempts(journal: Path) -> defaultdict[str, Attempts]:
+    """Attempts at each file, by its path, that came to no end."""
+    tries: defaultdict[str, Attempts] = defaultdict(Attempts)
     for record in read_journal(journal):
-        tries[record.source] = tries[record.source] + 1 if record.state == "begun" else 0
+        before = tries[record.source]
+        tries[record.source] = (
+            Attempts(before.number + 1, before.alone or record.state == "alone")
+            if record.state in BEGUN
+            else Attempts()
+        )
     return tries
 
 
@@ -67,7 +83,7 @@ class _Ended:
         for journal in self._folder.glob(JOURNALS):
             size = journal.stat().st_size
             if size != self._sizes.get(journal):
-                ended = {one.source for one in read_journal(journal) if one.state != "begun"}
+                ended = {one.source for one in read_journal(journal) if one.state not in BEGUN}
                 self._sizes[journal], self._counts[journal] = size, len(ended)
         return sum(self._counts.values())
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from avvp_dist.errors import DataError
 from avvp_dist.extraction.files import MediaItem, windows
-from avvp_dist.extraction.journal import MediaRecord, attempts
+from avvp_dist.extraction.journal import Attempts, MediaRecord, attempts
 from avvp_dist.features.backbones.backbone import Backbone
 from avvp_dist.features.backbones.registry import open_backbones
-from avvp_dist.features.description import Description, describe
-from avvp_dist.features.media import Bounds, MediaError, Reason
+from avvp_dist.features.description import Decoding, Description, described
+from avvp_dist.features.media import Bounds, MediaError, MediaFile, Reason
 from avvp_dist.shards.schema import Clip
 
 _TRIES = 2
-"""Attempts after which a file that ended the process is left out."""
+"""Ends of the process after which a file is left out, if it was alone in one of them. Of several
+files that were under way nobody knows which it was, so that each is tried alone."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class MediaPart:
     long: str
     missing: str
     bounds: Bounds
+    threads: int
+    """Files that are decoded ahead of the backbones; 0: each is decoded and described alone."""
+    batch: int
+    """Seconds that are described together."""
     journal: str
     """File of the records, one JSON object a line."""
 
@@ -41,22 +47,57 @@ class MediaPart:
     def __iter__(self) -> Iterator[Clip | DataError]:
         backbones = _loaded(self.backbones, self.weights)
         tries = attempts(Path(self.journal))
+        for items in self._together(tries):
+            decodings = [
+                Decoding(
+                    partial(self._begin, item, tries[item.path], len(items) == 1),
+                    item.path,
+                    backbones,
+                    self.bounds,
+                )
+                for item in items
+            ]
+            with _one_thread():
+                made = described(decodings, backbones, threads=self.threads, batch=self.batch)
+                for item, one in zip(items, made, strict=True):
+                    yield from self._outcome(item, one)
+
+    def _together(self, tries: Mapping[str, Attempts]) -> Iterator[list[MediaItem]]:
+        """Files that are under way together: one, or all up to one that ended the process twice."""
+        together: list[MediaItem] = []
         for item in self.items:
-            if not item.other and tries[item.path] < _TRIES:
-                self._write(MediaRecord(item.id, item.path, "begun"))
-            try:
-                if item.other:
-                    message = f"{item.path} has the same id as {item.other}"
-                    raise MediaError(Reason.DUPLICATE_ID, message)
-                if tries[item.path] >= _TRIES:
-                    raise MediaError(Reason.CRASHED, f"{item.path} ends the process")
-                made = describe(Path(item.path), item.path, backbones, self.bounds)
-                clips = self._clips(item, made)
-            except MediaError as error:
-                yield self._failed(item, error)
+            if self.threads and tries[item.path].number < _TRIES:
+                together.append(item)
                 continue
-            self._write(_record(item, made, len(clips)))
-            yield from clips
+            yield from filter(None, (together, [item]))
+            together = []
+        yield from filter(None, [together])
+
+    def _begin(self, item: MediaItem, tried: Attempts, alone: bool) -> MediaFile:
+        """The file, as its decoding begins.
+
+        Raises:
+            MediaError: if it is not to be decoded.
+        """
+        if item.other:
+            raise MediaError(Reason.DUPLICATE_ID, f"{item.path} has the same id as {item.other}")
+        if tried.number >= _TRIES and tried.alone:
+            raise MediaError(Reason.CRASHED, f"{item.path} ends the process")
+        self._write(MediaRecord(item.id, item.path, "alone" if alone else "begun"))
+        return Path(item.path)
+
+    def _outcome(
+        self, item: MediaItem, made: Description | MediaError
+    ) -> Iterator[Clip | DataError]:
+        try:
+            if isinstance(made, MediaError):
+                raise made
+            clips = self._clips(item, made)
+        except MediaError as error:
+            yield self._failed(item, error)
+            return
+        self._write(_record(item, made, len(clips)))
+        yield from clips
 
     def _clips(self, item: MediaItem, made: Description) -> list[Clip]:
         if made.empty and self.missing == "skip":
@@ -101,6 +142,19 @@ def _record(item: MediaItem, made: Description, clips: int) -> MediaRecord:
         decode_seconds=round(made.decode_seconds, 4),
         compute_seconds=round(made.compute_seconds, 4),
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread of torch, so that features are the same on any number of cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @lru_cache(1)

@@ -1,22 +1,24 @@
-"""A media file described by backbones: one vector a second and stream."""
+"""Media files described by backbones: one vector a second and stream."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avvp_dist.features.ahead import ahead
 from avvp_dist.features.backbones.backbone import Backbone, PictureBackbone, SoundBackbone
 from avvp_dist.features.decoding import Counts, Picture, Second, seconds_of
-from avvp_dist.features.media import Bounds, MediaFile
+from avvp_dist.features.media import Bounds, MediaError, MediaFile
 
 _Rows = NDArray[np.float32]
 
-_SECONDS_AT_ONCE = 16
+BATCH = 16
 """Seconds whose pictures are held in memory and described together."""
 
 
@@ -31,6 +33,7 @@ class Description:
     counts: Counts = field(default_factory=Counts)
     decode_seconds: float = 0.0
     compute_seconds: float = 0.0
+    """Its share of the batches that its seconds were in."""
 
     @property
     def seconds(self) -> int:
@@ -38,64 +41,170 @@ class Description:
         return len(next(iter(self.streams.values())))
 
 
+class Decoding:
+    """Seconds of a file as all backbones want them, made of one decoding while they are read."""
+
+    def __init__(
+        self,
+        find: Callable[[], MediaFile],
+        name: str,
+        backbones: Sequence[Backbone],
+        bounds: Bounds,
+    ) -> None:
+        """
+        Args:
+            find: gives the file once its turn has come.
+            name: of the file, for errors.
+            backbones: each of another stream. They may want pictures and sound of different rates.
+        """
+        self.counts, self.wall_seconds = Counts(), 0.0
+        self._find, self._name, self._bounds = find, name, bounds
+        self._views = [(eye.rate, eye.picture) for eye in _eyes(backbones)]
+        self._rates = _rates(backbones)
+
+    def __iter__(self) -> Iterator[Second]:
+        """Yield its seconds.
+
+        Raises:
+            MediaError: for a file that cannot be read within its bounds.
+        """
+        seconds = self._decoded()
+        while True:
+            started = time.monotonic()
+            second = next(seconds, None)
+            self.wall_seconds += time.monotonic() - started
+            if second is None:
+                return
+            yield second
+
+    def _decoded(self) -> Iterator[Second]:
+        yield from seconds_of(
+            self._find(),
+            self._name,
+            self._bounds,
+            pictures=self._views,
+            sound=self._rates,
+            counts=self.counts,
+        )
+
+
 def describe(
     file: MediaFile, name: str, backbones: Sequence[Backbone], bounds: Bounds
 ) -> Description:
     """Decode a file once and describe each of its seconds by all backbones.
 
-    Args:
-        name: of the file, for errors.
-        backbones: each of another stream. They may want pictures and sound of different rates.
-
     Raises:
         MediaError: for a file that cannot be read within `bounds`.
     """
-    made = Description()
-    eyes = [cast(PictureBackbone, one) for one in backbones if hasattr(one, "picture")]
-    ears: list[SoundBackbone] = [one for one in backbones if not hasattr(one, "picture")]
-    rates = sorted({ear.rate for ear in ears})
-    seconds = seconds_of(
-        file,
-        name,
-        bounds,
-        pictures=[(eye.rate, eye.picture) for eye in eyes],
-        sound=rates,
-        counts=made.counts,
-    )
-    rows: dict[str, list[NDArray[np.float32]]] = {one.stream: [] for one in backbones}
-    held: list[Second] = []
-    started = time.monotonic()
-    for second in seconds:
-        held.append(second)
-        if len(held) == _SECONDS_AT_ONCE:
-            made.decode_seconds += time.monotonic() - started
-            made.compute_seconds += _describe(held, eyes, ears, rates, rows)
-            held, started = [], time.monotonic()
-    made.decode_seconds += time.monotonic() - started
-    made.compute_seconds += _describe(held, eyes, ears, rates, rows)
-    made.streams = {stream: np.concatenate(parts) for stream, parts in rows.items()}
-    made.empty = [stream for stream, array in made.streams.items() if not array.any()]
+    (made,) = described([Decoding(lambda: file, name, backbones, bounds)], backbones)
+    if isinstance(made, MediaError):
+        raise made
     return made
 
 
-def _describe(
-    seconds: list[Second],
-    eyes: Sequence[PictureBackbone],
-    ears: Sequence[SoundBackbone],
-    rates: Sequence[int],
-    rows: dict[str, list[NDArray[np.float32]]],
-) -> float:
-    """Append the features of some seconds to `rows`; returns the seconds of wall time it took."""
+def described(
+    decodings: Sequence[Decoding],
+    backbones: Sequence[Backbone],
+    *,
+    threads: int = 0,
+    batch: int = BATCH,
+) -> Iterator[Description | MediaError]:
+    """Describe files, in order; a file that cannot be read gives its error.
+
+    Batches go across files. They are the same for any number of threads.
+
+    Args:
+        backbones: those that the decodings are for.
+        threads: files that are decoded at once, ahead of the backbones; 0: none ahead.
+        batch: seconds that are described together.
+    """
+    files: deque[_File] = deque()
+    held: list[tuple[_File, Second]] = []
+    for decoding, seconds in zip(decodings, ahead(decodings, threads, batch), strict=True):
+        files.append(file := _File(decoding))
+        try:
+            for second in seconds:
+                held.append((file, second))
+                file.waiting += 1
+                if len(held) == batch:
+                    _describe(held, backbones)
+                    held = []
+        except MediaError as error:
+            file.error = error
+        file.ended = True
+        while files and files[0].ready:
+            yield files.popleft().result(backbones)
+    if held:
+        _describe(held, backbones)
+    yield from (file.result(backbones) for file in files)
+
+
+class _File:
+    """A file that is being described: the features of its seconds so far."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+        self._rows: dict[str, list[_Rows]] = {}
+        self._compute_seconds = 0.0
+        self.waiting = 0
+        """Number of its seconds that have no features yet."""
+        self.ended = False
+        """Whether all its seconds are decoded."""
+        self.error: MediaError | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.ended and (self.waiting == 0 or self.error is not None)
+
+    def add(self, row: Mapping[str, _Rows], compute_seconds: float) -> None:
+        """Take the features of its next second, `[D]` by stream."""
+        for stream, features in row.items():
+            self._rows.setdefault(stream, []).append(features)
+        self.waiting -= 1
+        self._compute_seconds += compute_seconds
+
+    def result(self, backbones: Sequence[Backbone]) -> Description | MediaError:
+        if self.error is not None:
+            return self.error
+        streams = {one.stream: np.stack(self._rows[one.stream]) for one in backbones}
+        return Description(
+            streams,
+            [stream for stream, array in streams.items() if not array.any()],
+            self._decoding.counts,
+            self._decoding.wall_seconds,
+            self._compute_seconds,
+        )
+
+
+def _describe(held: Sequence[tuple[_File, Second]], backbones: Sequence[Backbone]) -> None:
+    """Describe some seconds together, and give each file the features of its own."""
     started = time.monotonic()
-    count = len(seconds)
-    for number, eye in enumerate(eyes):
+    seconds = [second for _, second in held]
+    streams: dict[str, _Rows] = {}
+    for number, eye in enumerate(_eyes(backbones)):
         views = {n: one.views[number] for n, one in enumerate(seconds) if one.views}
-        rows[eye.stream].append(_seen(eye, views, count))
-    for ear in ears:
+        streams[eye.stream] = _seen(eye, views, len(seconds))
+    rates = _rates(backbones)
+    for ear in _ears(backbones):
         all_sounds = ((n, one.sounds[rates.index(ear.rate)]) for n, one in enumerate(seconds))
         sounds = {n: sound for n, sound in all_sounds if sound is not None}
-        rows[ear.stream].append(_heard(ear, sounds, count))
-    return time.monotonic() - started
+        streams[ear.stream] = _heard(ear, sounds, len(seconds))
+    share = (time.monotonic() - started) / len(seconds)
+    for number, (file, _) in enumerate(held):
+        file.add({stream: array[number] for stream, array in streams.items()}, share)
+
+
+def _eyes(backbones: Sequence[Backbone]) -> list[PictureBackbone]:
+    return [cast(PictureBackbone, one) for one in backbones if hasattr(one, "picture")]
+
+
+def _ears(backbones: Sequence[Backbone]) -> list[SoundBackbone]:
+    return [one for one in backbones if not hasattr(one, "picture")]
+
+
+def _rates(backbones: Sequence[Backbone]) -> list[int]:
+    """Rates at which sound is decoded, each once."""
+    return sorted({ear.rate for ear in _ears(backbones)})
 
 
 def _seen(eye: PictureBackbone, views: Mapping[int, list[Picture]], count: int) -> _Rows:

@@ -80,6 +80,8 @@ class Recipe:
     """Entries of the manifest about the source."""
     watched: Callable[[int], AbstractContextManager[None]] | None = None
     """Shows the progress of the given number of clips; None: a bar of shards."""
+    cpus: int = 1
+    """CPUs of each task."""
     gpus: float = 0.0
     """GPUs of each task, if the cluster has any."""
     finish: Callable[[Path], None] = lambda out: None
@@ -211,7 +213,9 @@ def _write_shards(
     name = f"a {recipe.stage} task"
     bar = tqdm(total=len(calls), desc=recipe.what, unit=" shards", disable=bool(recipe.watched))
     with bar, recipe.watched(clips) if recipe.watched else nullcontext():
-        for left_out in map_tasks(pack_shard, calls, config.workers, name, gpus=recipe.gpus):
+        for left_out in map_tasks(
+            pack_shard, calls, config.workers, name, cpus=recipe.cpus, gpus=recipe.gpus
+        ):
             done.append(left_out)
             bar.update()
             _check_broken(LeftOut.total(done), clips, config)

@@ -179,6 +179,7 @@ def map_tasks(
     workers: int,
     what: str,
     *,
+    cpus: int = ...,
     gpus: float = ...,
 ) -> Iterator[T]: ...
 @overload
@@ -189,6 +190,7 @@ def map_tasks(
     what: str,
     *,
     keep_going: bool,
+    cpus: int = ...,
     gpus: float = ...,
 ) -> Iterator[T | AvvpError]: ...
 
@@ -200,6 +202,7 @@ def map_tasks(
     what: str,
     *,
     keep_going: bool = False,
+    cpus: int = 1,
     gpus: float = 0.0,
 ) -> Iterator[T | AvvpError]:
     """Run `function(*call)` as a Ray task for each call, and yield the results as they come.
@@ -212,6 +215,7 @@ def map_tasks(
         workers: tasks that run at once; 0: one per core.
         what: name of such a task in errors.
         keep_going: whether the error of a failed task is yielded in place of its result.
+        cpus: cores of each task.
         gpus: GPUs of each task, if the cluster has any.
 
     Raises:
@@ -221,17 +225,19 @@ def map_tasks(
         for call in calls:
             yield _outcome(keep_going, function, *call)
         return
-    with ray_cluster(workers):
+    with ray_cluster(workers * cpus):
         import ray
 
         resources = ray.cluster_resources()
+        gpus = gpus if resources.get("GPU") else 0
+        _check_fits(cpus, gpus, what)
         task = ray.remote(
-            num_cpus=1,
-            num_gpus=gpus if resources.get("GPU") else 0,
+            num_cpus=cpus,
+            num_gpus=gpus,
             max_retries=3,
             retry_exceptions=[OSError],
         )(function)
-        window = 2 * int(resources.get("CPU", 1))
+        window = max(1, 2 * int(resources.get("CPU", 1)) // cpus)
         if workers and os.environ.get("RAY_ADDRESS"):  # its cores were not chosen here
             window = workers
         running: list[object] = []
@@ -243,6 +249,20 @@ def map_tasks(
         while running:
             done, running = _next_ended(running)
             yield _outcome(keep_going, result, done, what)
+
+
+def _check_fits(cpus: int, gpus: float, what: str) -> None:
+    """Raise `ClusterError` if no host can run a task, because Ray itself would wait for one."""
+    import ray
+
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(host.get("CPU", 0) >= cpus and host.get("GPU", 0) >= gpus for host in hosts):
+        most = max(hosts, key=lambda host: (host.get("GPU", 0), host.get("CPU", 0)))
+        raise ClusterError(
+            f"{what} takes {cpus} cores and {gpus:g} GPUs, and no host has so many "
+            f"({most.get('CPU', 0):g} and {most.get('GPU', 0):g} at most)",
+            remedy="Ask for fewer",
+        )
 
 
 def _next_ended(running: list[object]) -> tuple[object, list[object]]:

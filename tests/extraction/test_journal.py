@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from avvp_dist.extraction.journal import attempts, read_journal, watched
+from avvp_dist.extraction.journal import Attempts, attempts, read_journal, watched
 
 
 def write(path: Path, *records: tuple[str, str], rest: str = "") -> Path:
@@ -24,7 +24,10 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 def test_attempts_without_an_end_are_counted(tmp_path: Path) -> None:
     twice = [("b", "begun"), ("b", "begun")]
     ended = [("a", "begun"), ("a", "begun"), ("a", "done"), ("c", "begun"), ("c", "failed")]
-    assert +attempts(write(tmp_path / "a", *ended, *twice)) == {"/b": 2}
+    journal = write(tmp_path / "a", *ended, *twice, ("d", "alone"), ("d", "begun"))
+    none = Attempts()
+    expected = {"/a": none, "/b": Attempts(2), "/c": none, "/d": Attempts(2, alone=True)}
+    assert attempts(journal) == expected
 
 
 def test_the_bar_counts_each_file_once(tmp_path: Path, capsys: Any) -> None:

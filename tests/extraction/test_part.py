@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,19 @@ from avvp_dist.extraction.journal import read_journal
 from avvp_dist.extraction.part import MediaPart
 from avvp_dist.features.media import Bounds
 from avvp_dist.shards.schema import Clip
-from tests.extraction.small_backbones import LIGHT, LOUDNESS
+from tests.extraction.small_backbones import LIGHT, LOUDNESS, Light
 from tests.features.made import make
+
+BRITTLE = f"{__name__}:Brittle"
+
+
+class Brittle(Light):
+    """It ends the process at a light picture."""
+
+    def features(self, pictures: np.ndarray) -> np.ndarray:
+        if pictures.max() > 100:
+            os._exit(1)
+        return super().features(pictures)
 
 
 @pytest.fixture
@@ -25,7 +38,7 @@ def part(tmp_path: Path) -> MediaPart:
     whole, mute = make(tmp_path / "whole.mp4", length=5), make(tmp_path / "mute.mp4", sound=False)
     items = (MediaItem("whole", str(whole), ("Dog",)), MediaItem("mute", str(mute)))
     journal = str(tmp_path / "media-0.jsonl")
-    return MediaPart(items, (LIGHT, LOUDNESS), (), 2, "windows", "skip", Bounds(), journal)
+    return MediaPart(items, (LIGHT, LOUDNESS), (), 2, "windows", "skip", Bounds(), 0, 16, journal)
 
 
 def test_a_file_becomes_its_windows(part: MediaPart) -> None:
@@ -39,9 +52,9 @@ def test_a_file_becomes_its_windows(part: MediaPart) -> None:
     assert "nothing for the stream audio (no_sound)" in str(error)
     states = [(one.id, one.state, one.clips) for one in read_journal(Path(part.journal))]
     assert states == [
-        ("whole", "begun", 0),
+        ("whole", "alone", 0),
         ("whole", "done", 3),
-        ("mute", "begun", 0),
+        ("mute", "alone", 0),
         ("mute", "failed", 0),
     ]
 
@@ -56,7 +69,29 @@ def test_a_missing_stream_may_be_zeros(part: MediaPart) -> None:
 def test_a_file_that_ended_the_process_twice_is_not_tried_again(
     attempts: int, left_out: int, part: MediaPart
 ) -> None:
-    begun = json.dumps({"id": "whole", "source": part.items[0].path, "state": "begun"})
+    begun = json.dumps({"id": "whole", "source": part.items[0].path, "state": "alone"})
     Path(part.journal).write_text(attempts * f"{begun}\n")
     failed = [item for item in part if isinstance(item, DataError) and "crashed" in str(item)]
     assert len(failed) == left_out
+
+
+def test_of_files_under_way_together_the_one_that_ends_the_process_is_found(
+    part: MediaPart, tmp_path: Path
+) -> None:
+    videos = [
+        make(tmp_path / f"{n}.mp4", length=2, seconds=(0,) if n == 1 else ()) for n in range(4)
+    ]
+    items = tuple(MediaItem(path.stem, str(path)) for path in videos)
+    part = replace(part, items=items, backbones=(BRITTLE, LOUDNESS), threads=2)
+    deaths = 0
+    while True:
+        process = get_context("fork").Process(target=list, args=(part,))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        deaths += 1
+    assert deaths == 3  # twice beside others, once alone
+    last = {one.id: (one.state, one.reason) for one in read_journal(Path(part.journal))}
+    done = dict.fromkeys("023", ("done", ""))
+    assert last == {"1": ("failed", "crashed"), **done}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from avvp_dist.features.description import Description, describe
-from avvp_dist.features.media import Bounds
+from avvp_dist.features.description import Decoding, Description, describe, described
+from avvp_dist.features.media import Bounds, MediaError
 from tests.features.made import SECONDS, make
 
 
@@ -55,7 +56,7 @@ EYES = [
 EARS = [Ear("e", 48000), Ear("f", 16000), Ear("g", 16000)]
 
 
-def described(file: Path, *backbones: Any) -> Description:
+def described_alone(file: Path, *backbones: Any) -> Description:
     return describe(file, "clip", backbones, Bounds())
 
 
@@ -73,16 +74,16 @@ CASES: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_together_they_say_what_each_says_alone(case: str, tmp_path: Path) -> None:
     file = CASES[case](tmp_path)
-    together = described(file, *EYES, *EARS)
+    together = described_alone(file, *EYES, *EARS)
     for eye, ear in zip(EYES, [*EARS, EARS[0]], strict=True):
-        alone = described(file, eye, ear)
+        alone = described_alone(file, eye, ear)
         for stream in (eye.stream, ear.stream):
             assert np.array_equal(together.streams[stream], alone.streams[stream]), stream
         assert together.counts == alone.counts  # the file was decoded once
 
 
 def test_each_sees_and_hears_the_events(tmp_path: Path) -> None:
-    made = described(make(tmp_path / "a.mp4"), *EYES, *EARS)
+    made = described_alone(make(tmp_path / "a.mp4"), *EYES, *EARS)
     assert made.seconds == 10 and made.empty == []
     for stream, rows in made.streams.items():
         if stream != "b":  # two pictures a second miss a flash of 0.2 s
@@ -90,5 +91,27 @@ def test_each_sees_and_hears_the_events(tmp_path: Path) -> None:
 
 
 def test_streams_of_which_there_is_nothing_are_named(tmp_path: Path) -> None:
-    made = described(make(tmp_path / "a.mp4", sound=False, length=3), EYES[0], *EARS)
+    made = described_alone(make(tmp_path / "a.mp4", sound=False, length=3), EYES[0], *EARS)
     assert made.empty == ["e", "f", "g"] and made.streams["e"].shape == (3, 2)
+
+
+@pytest.mark.parametrize(("threads", "batch"), [(0, 16), (1, 3), (3, 7)])
+def test_several_files_are_described_as_each_is_alone(
+    threads: int, batch: int, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    whole = make(tmp_path / "cut.mkv", length=9).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) * 6 // 10])
+    files = [make(tmp_path / f"{n}.mp4", length=n, fps=8) for n in (5, 12, 1)]
+    files[1:1] = [broken, tmp_path / "cut.mkv"]
+    backbones: Any = [EYES[0], EARS[0]]
+    decodings = [Decoding(partial(Path, f), f.name, backbones, Bounds()) for f in files]
+    made = list(described(decodings, backbones, threads=threads, batch=batch))
+    assert [isinstance(one, MediaError) for one in made] == [False, True, True, False, False]
+    for file, one in zip(files, made, strict=True):
+        if isinstance(one, Description):
+            alone = described_alone(file, *backbones)
+            assert one.counts == alone.counts and one.compute_seconds > 0 < one.decode_seconds
+            for stream, rows in one.streams.items():
+                assert np.array_equal(rows, alone.streams[stream])

@@ -100,6 +100,11 @@ def test_the_cores_are_as_many_as_asked_for(remote: Any) -> None:
     assert ray.cluster_resources()["CPU"] == CORES
 
 
+def test_a_task_that_fits_no_host_is_refused(remote: Any) -> None:
+    with pytest.raises(ClusterError, match=f"naming takes 99 cores .*{CORES:g} and 0 at most"):
+        list(map_tasks(str, [(1,), (2,)], 0, "naming", cpus=99))
+
+
 def test_a_finished_task_gives_its_value(remote: Any) -> None:
     assert result(remote(lambda: 7), "seven") == 7
 
