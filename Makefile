@@ -11,6 +11,9 @@ DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 WHEELS := $(if $(filter cpu,$(DEVICE)),$(PIP_FIND_LINKS))
 TORCH := $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
 
+# What tests compare with, without the old versions of other packages that it asks for.
+ORACLES := aisfx==0.1.2 torchvggish==0.2
+
 .PHONY: demo demo-wheel docs test test-python other-python lint clean
 demo: $(READY)
 	$(BIN)/python tools/demo.py $(if $(FEATURES),features=$(FEATURES) seeds=3) $(if $(VIDEOS),videos=$(VIDEOS)) $(ARGS)
@@ -57,6 +60,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(BIN)/uv pip install --quiet --python $(BIN)/python \
 	  $(TORCH) -e '.[$(DEVICE),dev,docs]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(ORACLES)
 	@touch $(READY)
 
 clean:

@@ -91,7 +91,8 @@ def seconds_of(
         MediaError: for a file that cannot be read within `bounds`.
     """
     counts = counts or Counts()
-    reading = _Reading(file, name, bounds, Stopwatch(name, bounds), counts)
+    stopwatch = Stopwatch(name, bounds)
+    reading = _Reading(file, name, bounds, stopwatch, counts)
     tracks: list[_Pictures | _Sound] = [_Pictures(reading, pictures)] if pictures else []
     frames = tee(reading.frames("audio"), len(sound))
     tracks += [_Sound(rate, own) for rate, own in zip(sound, frames, strict=True)]
@@ -99,7 +100,8 @@ def seconds_of(
     number = 0
     running = [iter(track) for track in tracks]
     while True:
-        found = [next(track, _END) for track in running]
+        with stopwatch.running():
+            found = [next(track, _END) for track in running]
         if all(one is _END for one in found):
             break
         parts: list[Any] = [None if one is _END else one for one in found]
@@ -161,9 +163,9 @@ class _Reading:
         packets = container.demux(container.streams[index])
         while True:
             try:
-                with self.stopwatch.running():
-                    packet = next(packets, None)
-                    frames = [] if packet is None else packet.decode()
+                self.stopwatch.check()
+                packet = next(packets, None)
+                frames = [] if packet is None else packet.decode()
             except (av.error.InvalidDataError, av.error.EOFError) as error:
                 self.counts.packet_errors += 1
                 if self.counts.packet_errors > self.bounds.max_packet_errors:

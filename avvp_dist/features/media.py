@@ -113,22 +113,22 @@ def opened(file: MediaFile, name: str, bounds: Bounds) -> Iterator[tuple[InputCo
 
 
 class Stopwatch:
-    """Adds up the wall time that the decoding of a file takes, and ends it in time."""
+    """Adds up the wall time that a file takes, without that of whoever reads its seconds."""
 
     def __init__(self, name: str, bounds: Bounds) -> None:
-        self._name, self._bounds, self.seconds = name, bounds, 0.0
+        self._name, self._bounds = name, bounds
+        self._seconds, self._started = 0.0, 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count the time of the block.
-
-        Raises:
-            MediaError: if decoding has taken longer than the bounds allow.
-        """
-        started = time.monotonic()
+        """Count the time of the block."""
+        self._started = time.monotonic()
         yield
-        self.seconds += time.monotonic() - started
-        if self.seconds > self._bounds.timeout:
+        self._seconds += time.monotonic() - self._started
+
+    def check(self) -> None:
+        """Raise `MediaError` if the time so far is longer than the bounds allow."""
+        if self._seconds + time.monotonic() - self._started > self._bounds.timeout:
             raise timed_out(self._name, self._bounds)
 
 

@@ -95,6 +95,12 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "empty.mp4": (lambda path: path.write_bytes(b""), "unreadable"),
     "text.mp4": (lambda path: path.write_text("no video"), "unreadable"),
     "playlist.mp4": (lambda path: path.write_text("#EXTM3U\nfile:///etc/hostname\n"), "unreadable"),
+    "concat.mkv": (
+        lambda path: path.write_text("ffconcat version 1.0\nfile plain.mp4\n"),
+        "unreadable",
+    ),
+    "noise.avi": (lambda path: path.write_bytes(bytes(range(256)) * 400), "unreadable"),
+    "head.mp4": (lambda path: path.write_bytes(make(path).read_bytes()[:1000]), "unreadable"),
     "mute.mp4": (lambda path: make(path, sound=False), "no_sound"),
     "dark.mp4": (lambda path: make(path, pictures=False), "no_picture"),
     "short.mkv": (lambda path: make(path, length=0.3), "too_short"),
@@ -103,21 +109,26 @@ BROKEN: dict[str, tuple[Any, str]] = {
         lambda path: path.write_bytes(make(path).read_bytes()[: path.stat().st_size * 6 // 10]),
         "damaged",
     ),
+    "zz/plain.mkv": (make, "duplicate_id"),
 }
 
 
 def test_broken_files_lose_none_of_the_others(videos: Path, capsys: Any) -> None:
+    for name in "abcde":
+        shutil.copy(videos / "plain.mp4", videos / f"{name}.mp4")
+    (videos / "zz").mkdir()
     for name, (change, _) in BROKEN.items():
         change(videos / name)
-    with pytest.raises(DataError, match=r"\d of 11 clips are broken: clip .*max_bad_fraction"):
+    with pytest.raises(DataError, match=r"\d of 20 clips are broken: clip .*max_bad_fraction"):
         run(videos, max_seconds=30)
-    shards = run(videos, max_seconds=30, max_bad_fraction=0.8)
-    assert [one for one in shards.ids if not one.startswith("long")] == ["plain", "x_101.8_111.8"]
+    shards = run(videos, max_seconds=30, max_bad_fraction=0.6)
+    whole = [*"abcde", "plain", "x_101.8_111.8"]
+    assert [one for one in shards.ids if not one.startswith("long")] == whole
     *files, summary = ledger(shards)
-    reasons = {one["id"]: one["reason"] for one in files if one["state"] == "failed"}
-    assert reasons == {Path(name).stem: reason for name, (_, reason) in BROKEN.items()}
-    assert (summary["files"], summary["done"]) == (11, 3)
-    assert "unreadable: 3 files, empty, playlist, text" in capsys.readouterr().out
+    reasons = {Path(one["source"]): one["reason"] for one in files if one["state"] == "failed"}
+    assert reasons == {videos / name: reason for name, (_, reason) in BROKEN.items()}
+    assert (summary["files"], summary["done"]) == (20, 8)
+    assert "unreadable: 6 files, concat, empty, head, noise, playlist" in capsys.readouterr().out
 
 
 def test_a_missing_stream_may_be_zeros(videos: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +190,35 @@ def test_each_odd_file_has_its_events_or_its_reason(shared: Path) -> None:
         heard = [] if path.name in MUTE else HEARD.get(path.name, [*SECONDS])
         assert (path.name, flashes(seconds), beeps(seconds)) == (path.name, seen, heard)
     assert found == 58
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "bounds", "reason"),
+    [
+        ("bomb_size.mp4", Bounds(), Reason.TOO_LARGE),
+        ("bomb_long.mkv", Bounds(), Reason.TOO_LONG),
+        ("bomb_long.mkv", Bounds(max_seconds=1e6, timeout=1), Reason.TIMEOUT),
+    ],
+)
+def test_bombs_stay_below_a_gibibyte(
+    name: str, bounds: Bounds, reason: Reason, shared: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = get_context("spawn").Process(
+        target=_peak, args=(shared / "media/odd" / name, bounds, out)
+    )
+    started = time.monotonic()
+    process.start()
+    process.join()
+    found, peak = out.read_text().split()
+    assert found == reason.value and int(peak) < 1 << 20  # KiB
+    assert time.monotonic() - started < 60
+
+
+def _peak(file: Path, bounds: Bounds, out: Path) -> None:
+    """Write the reason for which a file fails, and the peak of this process's memory in KiB."""
+    with pytest.raises(MediaError) as caught:
+        decoded(file, bounds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    out.write_text(f"{caught.value.reason.value} {peak}")

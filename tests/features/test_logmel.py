@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
+from importlib.util import find_spec
 from math import cos, log, pi
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +53,28 @@ def test_a_patch_reads_the_first_15600_samples() -> None:
     assert SAMPLES == 15600 and np.array_equal(first, second)
     sound[1, SAMPLES - 20] = 1  # the window is small there, but not zero
     assert not np.array_equal(first, log_mel(sound, 0.01)[1])
+
+
+@pytest.mark.parametrize("kind", SOUNDS)
+def test_a_patch_is_that_of_torchvggish(kind: str) -> None:
+    package = find_spec("torchvggish")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("the package torchvggish is not installed")
+    # The file alone: the package asks for a resampler that nothing here needs.
+    file = Path(package.submodule_search_locations[0]) / "mel_features.py"
+    published = runpy.run_path(str(file))["log_mel_spectrogram"]
+    reference = published(
+        SOUNDS[kind][:SAMPLES],
+        audio_sample_rate=RATE,
+        log_offset=0.01,
+        window_length_secs=0.025,
+        hop_length_secs=0.010,
+        num_mel_bins=BANDS,
+        lower_edge_hertz=125,
+        upper_edge_hertz=7500,
+    )
+    (found,) = log_mel(SOUNDS[kind][None].astype(np.float32), 0.01)
+    assert np.abs(found - reference).max() < 1e-4
 
 
 def test_the_bands_are_those_of_transformers() -> None:

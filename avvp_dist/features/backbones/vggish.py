@@ -1,7 +1,11 @@
 """VGGish (Hershey et al., ICASSP 2017; trained on YouTube-8M): 128 numbers a second of sound.
 
-HAN's released audio features are the raw ones, computed of sound that was resampled without a
-filter. So those of `vggish` are close to them, never equal.
+Until 2020 TensorFlow's release had a ReLU after its last layer, which the layer was not trained
+with. HAN's features of 2020 have passed it: none is negative, half of them are zero. Those that
+AudioSet publishes are made of the layer's own output.
+
+HAN's sound was resampled without a filter. So the features of `vggish` are close to HAN's, never
+equal.
 """
 
 from __future__ import annotations
@@ -41,10 +45,10 @@ class _Network(nn.Module):
         flat = _CHANNELS[-1] * (FRAMES // 2 ** len(_POOLED)) * (BANDS // 2 ** len(_POOLED))
         sizes = ((flat, _WIDTH), (_WIDTH, _WIDTH), (_WIDTH, _DIM))
         linear = [layer for size in sizes for layer in (nn.Linear(*size), nn.ReLU())]
-        self.embeddings = nn.Sequential(*linear)
+        self.embeddings = nn.Sequential(*linear[:-1])
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Features `[n, 128]`, none negative, of patches `[n, 96, 64]`."""
+        """Output `[n, 128]` of the last layer for patches `[n, 96, 64]`."""
         maps = self.features(patches[:, None])
         # The order in which TensorFlow, where it was trained, flattens: time, frequency, channel.
         embedded: Tensor = self.embeddings(maps.permute(0, 2, 3, 1).flatten(1))
@@ -52,7 +56,7 @@ class _Network(nn.Module):
 
 
 class Vggish:
-    """The raw embedding after its ReLU, as HAN's features are: none is negative."""
+    """The embedding after a ReLU, as HAN's features are: none is negative."""
 
     name = "vggish"
     stream = "audio"
@@ -69,6 +73,10 @@ class Vggish:
         self._network = network_with(_Network, read_weights(file), self.name)
 
     def features(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.maximum(self.embeddings(sound), 0)
+
+    def embeddings(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Output `[n, 128]` of the network for seconds of sound."""
         return in_batches(self._network, torch.from_numpy(log_mel(sound, _OFFSET)), _BATCH)
 
 
@@ -103,7 +111,7 @@ class VggishAudioset(Vggish):
         self._means = np.asarray(parameters["pca_means"], np.float64).reshape(-1)
 
     def features(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
-        whitened = (super().features(sound) - self._means) @ self._directions.T
+        whitened = (self.embeddings(sound) - self._means) @ self._directions.T
         return restored(quantised(whitened))
 
 
