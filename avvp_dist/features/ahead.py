@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Full, Queue
 from threading import Event
@@ -16,7 +16,9 @@ _SOURCES_PER_THREAD = 2
 """Sources per thread that have begun and are not read yet, which bounds the memory."""
 
 
-def ahead(sources: Sequence[Iterable[T]], threads: int, held: int) -> Iterator[Iterator[T]]:
+def ahead(
+    sources: Sequence[Iterable[T]], threads: int, held: int
+) -> Generator[Iterator[T], None, None]:
     """Iterators over `sources`, one after the other, while threads run ahead in the next ones.
 
     Each must be read to its end, or until it raises what its source raised, before the next.
@@ -54,6 +56,8 @@ class _Ahead(Generic[T]):
         """Run the source to its end; the work of a thread."""
         error: BaseException | None = None
         try:
+            if self._stop.is_set():
+                return
             for value in self._source:
                 if not self._put(value):
                     return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -108,7 +109,7 @@ def described(
     *,
     threads: int = 0,
     batch: int = BATCH,
-) -> Iterator[Description | MediaError]:
+) -> Generator[Description | MediaError, None, None]:
     """Describe files, in order; a file that cannot be read gives its error.
 
     Batches go across files. They are the same for any number of threads.
@@ -120,20 +121,21 @@ def described(
     """
     files: deque[_File] = deque()
     held: list[tuple[_File, Second]] = []
-    for decoding, seconds in zip(decodings, ahead(decodings, threads, batch), strict=True):
-        files.append(file := _File(decoding))
-        try:
-            for second in seconds:
-                held.append((file, second))
-                file.waiting += 1
-                if len(held) == batch:
-                    _describe(held, backbones)
-                    held = []
-        except MediaError as error:
-            file.error = error
-        file.ended = True
-        while files and files[0].ready:
-            yield files.popleft().result(backbones)
+    with closing(ahead(decodings, threads, batch)) as sources:
+        for decoding, seconds in zip(decodings, sources, strict=True):
+            files.append(file := _File(decoding))
+            try:
+                for second in seconds:
+                    held.append((file, second))
+                    file.waiting += 1
+                    if len(held) == batch:
+                        _describe(held, backbones)
+                        held = []
+            except MediaError as error:
+                file.error = error
+            file.ended = True
+            while files and files[0].ready:
+                yield files.popleft().result(backbones)
     if held:
         _describe(held, backbones)
     yield from (file.result(backbones) for file in files)
