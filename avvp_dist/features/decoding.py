@@ -170,7 +170,7 @@ class _Reading:
                 self.counts.packet_errors += 1
                 if self.counts.packet_errors > self.bounds.max_packet_errors:
                     raise MediaError(
-                        Reason.DAMAGED, f"{self.name}: a packet is damaged: {error}"
+                        Reason.DAMAGED, f"{self.name}: a packet is damaged: {error.strerror}"
                     ) from None
                 continue
             if packet is None:

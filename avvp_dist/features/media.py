@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avvp_dist.config import MediaConfig
-from avvp_dist.errors import DataError, first_line
+from avvp_dist.errors import DataError
 
 if TYPE_CHECKING:
     import av
@@ -108,7 +108,7 @@ def opened(file: MediaFile, name: str, bounds: Bounds) -> Iterator[tuple[InputCo
         raise timed_out(name, bounds) from None
     except av.error.FFmpegError as error:
         raise MediaError(
-            Reason.UNREADABLE, f"{name} is no media file, or damaged: {first_line(error)}"
+            Reason.UNREADABLE, f"{name} is no media file, or damaged: {error.strerror}"
         ) from None
 
 

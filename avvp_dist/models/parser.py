@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avvp_dist.config import ParserConfig
@@ -136,6 +140,20 @@ class Parser(nn.Module):
             features=features,
             inputs=torch.stack(inputs, 2),
         )
+
+
+@torch.no_grad()
+def probabilities(parser: Parser, streams: Mapping[str, Tensor]) -> list[NDArray[np.float32]]:
+    """Probabilities of a batch of clips: of snippets, videos and modalities, as `Predictions` has.
+
+    Args:
+        streams: features `[B, T, D]` by stream.
+    """
+    parsed = parser(dict(streams))
+    return [
+        one.float().cpu().numpy()
+        for one in (parsed.frame_prob, parsed.video_prob, parsed.modality_prob)
+    ]
 
 
 def _both_ways(layer: nn.Module, pair: list[Tensor]) -> list[Tensor]:

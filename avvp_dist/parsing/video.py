@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from avvp_dist.commit import MANIFEST, folder_digest
@@ -20,20 +16,25 @@ from avvp_dist.features.backbones.backbone import Backbone
 from avvp_dist.features.backbones.registry import (
     backbone_class,
     backbones_of,
+    dims_of,
     extractor_of,
     open_backbones,
 )
-from avvp_dist.features.description import Description, describe
+from avvp_dist.features.description import describe
 from avvp_dist.features.media import Bounds, MediaError
 from avvp_dist.models.export import load_parser
-from avvp_dist.models.parser import Parser
+from avvp_dist.models.parser import Parser, probabilities
 from avvp_dist.models.specification import ParserSpec
 from avvp_dist.parsing.folder import TimelineFolder
 from avvp_dist.parsing.preview import preview
 from avvp_dist.parsing.timeline import ParserModel, Timeline
-from avvp_dist.parsing.windows import Decision, make_timeline, window_starts
-from avvp_dist.shards.schema import AUDIO
-from avvp_dist.tasks.prediction import probabilities
+from avvp_dist.parsing.windows import (
+    Decision,
+    cut_windows,
+    make_timeline,
+    missing_modalities,
+    rounded,
+)
 from avvp_dist.tracking.registry import resolve
 from avvp_dist.tracking.run import stage_run
 
@@ -115,11 +116,11 @@ def _open(config: ParseVideoConfig, folder: Path, spec: ParserSpec) -> list[Back
         ConfigError: if they are not known, or their weights are missing.
     """
     names = config.backbones or backbones_of(spec.extractor)
-    kinds = {kind.stream: kind.dim for kind in map(backbone_class, names)}
-    if extractor_of(names) != spec.extractor or kinds != spec.dims:
+    dims = dims_of(names)
+    if extractor_of(names) != spec.extractor or dims != spec.dims:
         raise CheckpointError(
             f"parser: {folder} reads {spec.dims} of {spec.extractor!r}, the backbones make "
-            f"{kinds} of {extractor_of(names)!r}"
+            f"{dims} of {extractor_of(names)!r}"
         )
     for name in names:
         backbone_class(name).weights.find(name, config.weights, download=config.download)
@@ -148,7 +149,8 @@ class _Applied:
             MediaError: if it cannot be read.
         """
         made = describe(path, str(path), self.backbones, self.bounds)
-        parsed = probabilities(self.parser, windows(made.streams, self.spec.snippets))
+        windows = cut_windows(rounded(made.streams), self.spec.snippets)
+        parsed = probabilities(self.parser, windows)
         ids = (name,) * len(parsed[0])
         return make_timeline(
             Predictions(ids, *parsed),
@@ -158,28 +160,3 @@ class _Applied:
             self.decision,
             missing_modalities(made),
         )
-
-
-def windows(streams: Mapping[str, NDArray[np.float32]], snippets: int) -> dict[str, Tensor]:
-    """Features `[N, D]` of a file as its windows `[W, T, D]`, zeros behind the end of a short one.
-
-    They are rounded to float16, as the features are that parsers are trained on.
-    """
-    cut = {}
-    for name, rows in streams.items():
-        padded = np.pad(rows, ((0, max(0, snippets - len(rows))), (0, 0)))
-        starts = window_starts(len(rows), snippets)
-        stacked = np.stack([padded[start : start + snippets] for start in starts])
-        cut[name] = torch.from_numpy(stacked.astype(np.float16).astype(np.float32))
-    return cut
-
-
-def missing_modalities(made: Description) -> dict[str, str]:
-    """Modalities that a file lacks, and why."""
-    visual = [name for name in made.streams if name != AUDIO]
-    missing = {}
-    if AUDIO in made.empty:
-        missing["audio"] = "the file has no sound"
-    if set(visual) <= set(made.empty):
-        missing["visual"] = "the file has no pictures"
-    return missing

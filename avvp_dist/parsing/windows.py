@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from avvp_dist.evaluation.events import MODALITIES, events_in
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import Threshold
+from avvp_dist.features.description import Description
 from avvp_dist.parsing.timeline import Layers, ParserModel, Rows, Timeline
+from avvp_dist.shards.schema import AUDIO
 
 
 class Decision(NamedTuple):
@@ -76,6 +80,33 @@ def window_starts(seconds: int, snippets: int) -> list[int]:
     They follow each other from 0, and the last ends at N. A clip of fewer than T seconds has one.
     """
     return [*range(0, seconds - snippets, snippets), max(0, seconds - snippets)]
+
+
+def cut_windows(streams: Mapping[str, NDArray[np.float32]], snippets: int) -> dict[str, Tensor]:
+    """Cut features `[N, D]` of a clip into windows `[W, T, D]`; zeros end a short one."""
+    cut = {}
+    for name, rows in streams.items():
+        padded = np.pad(rows, ((0, max(0, snippets - len(rows))), (0, 0)))
+        starts = window_starts(len(rows), snippets)
+        stacked = np.stack([padded[start : start + snippets] for start in starts])
+        cut[name] = torch.from_numpy(stacked)
+    return cut
+
+
+def rounded(streams: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    """Features of a file rounded to float16, as those are that models are trained on."""
+    return {name: rows.astype(np.float16).astype(np.float32) for name, rows in streams.items()}
+
+
+def missing_modalities(made: Description) -> dict[str, str]:
+    """Modalities that a file lacks, and why."""
+    visual = [name for name in made.streams if name != AUDIO]
+    missing = {}
+    if AUDIO in made.empty:
+        missing["audio"] = "the file has no sound"
+    if set(visual) <= set(made.empty):
+        missing["visual"] = "the file has no pictures"
+    return missing
 
 
 def average_windows(values: NDArray[np.float32], seconds: int) -> NDArray[np.float32]:

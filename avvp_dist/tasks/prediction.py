@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from avvp_dist.annotations.alignment import align
 from avvp_dist.annotations.llp import Annotations
 from avvp_dist.errors import CheckpointError
 from avvp_dist.evaluation.predictions import Predictions
-from avvp_dist.models.parser import Parser
+from avvp_dist.models.parser import Parser, probabilities
 from avvp_dist.models.specification import ParserSpec
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import AUDIO
@@ -55,20 +55,6 @@ def predict(
             output.append(probability)
     ids = tuple(shards.id(number) for number in clips)
     return Predictions(ids, *(ranks.interleave(np.concatenate(output)) for output in outputs))
-
-
-@torch.no_grad()
-def probabilities(parser: Parser, streams: Mapping[str, Tensor]) -> list[NDArray[np.float32]]:
-    """Probabilities of a batch of clips: of snippets, videos and modalities, as `Predictions` has.
-
-    Args:
-        streams: features `[B, T, D]` by stream.
-    """
-    parsed = parser(dict(streams))
-    return [
-        one.float().cpu().numpy()
-        for one in (parsed.frame_prob, parsed.video_prob, parsed.modality_prob)
-    ]
 
 
 def load_streams(

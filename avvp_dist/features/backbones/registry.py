@@ -60,6 +60,11 @@ def backbones_of(extractor: str) -> list[str]:
     return names
 
 
+def dims_of(names: Sequence[str]) -> dict[str, int]:
+    """Feature size of the stream that each of some backbones makes."""
+    return {kind.stream: kind.dim for kind in map(backbone_class, names)}
+
+
 def check_streams(names: Sequence[str]) -> None:
     """Raise `ConfigError` for no backbone, an unknown one, or two of one stream."""
     streams = [backbone_class(name).stream for name in names]
