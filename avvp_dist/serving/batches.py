@@ -1,57 +1,43 @@
-"""Clips of a request as batches, and the export that a model is loaded from."""
+"""Clips of a request as the windows of a model, which reads them in batches."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-import avvp_dist
-from avvp_dist.commit import verify_folder
-from avvp_dist.errors import CheckpointError
+from avvp_dist.parsing.windows import cut_windows
 from avvp_dist.serving.requests import ClipRequest
 
-_CLIPS_AT_ONCE = 64
+Outputs = Sequence[NDArray[np.float32]]
+"""Arrays that a model makes of windows, `[W, ...]` each."""
+Run = Callable[[dict[str, Tensor], Tensor], Outputs]
+"""Makes them of features `[W, T, D]` by stream, and of the number of seconds in each, `[W]`."""
+
+_WINDOWS_AT_ONCE = 64
 
 
-def batches(clips: Sequence[ClipRequest]) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Divide clips into batches, in their order, with zeros behind the end of shorter clips.
+def run_clips(run: Run, clips: Sequence[ClipRequest], snippets: int) -> Iterator[Outputs]:
+    """Run a model over the windows of all clips, see `cut_windows`.
+
+    Args:
+        snippets: T, the number of snippets in a window.
 
     Yields:
-        Features `[B, T, D]` per stream, and the length of each clip, `[B]`.
+        The outputs of each clip.
     """
-    for start in range(0, len(clips), _CLIPS_AT_ONCE):
-        some = clips[start : start + _CLIPS_AT_ONCE]
-        streams = {
-            name: pad_sequence([torch.from_numpy(c.streams[name]) for c in some], batch_first=True)
-            for name in some[0].streams
-        }
-        yield streams, torch.tensor([len(next(iter(c.streams.values()))) for c in some])
-
-
-def prefer_installed_package() -> None:
-    """Take the model's copy of this package from `sys.path` if another one is in use.
-
-    MLflow puts the copy first. Processes that are spawned would import it, and it lacks whatever
-    serving does not need.
-    """
-    used = Path(avvp_dist.__file__).parent
-    copies = {place for place in sys.path if Path(place).name == "code"}
-    unused = {one for one in copies if (Path(one) / used.name).is_dir()} - {str(used.parent)}
-    sys.path[:] = [place for place in sys.path if place not in unused]
-
-
-def verified(export: Path) -> Path:
-    """Compare the files of an export with its manifest.
-
-    Raises:
-        CheckpointError: naming one that was changed.
-    """
-    faults = verify_folder(export)
-    if faults:
-        raise CheckpointError(faults[0], remedy="Download or register the model again")
-    return export
+    cut = [cut_windows(clip.streams, snippets) for clip in clips]
+    streams = {name: torch.cat([one[name] for one in cut]) for name in cut[0]}
+    counts = [len(next(iter(one.values()))) for one in cut]
+    lengths = torch.tensor([min(clip.seconds, snippets) for clip in clips])
+    lengths = lengths.repeat_interleave(torch.tensor(counts))
+    parts = [
+        run({name: rows[at] for name, rows in streams.items()}, lengths[at])
+        for at in torch.arange(len(lengths)).split(_WINDOWS_AT_ONCE)
+    ]
+    ends = np.cumsum(counts)[:-1]
+    outputs = [np.split(np.concatenate(one), ends) for one in zip(*parts, strict=True)]
+    yield from zip(*outputs, strict=True)

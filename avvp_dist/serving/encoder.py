@@ -1,4 +1,4 @@
-"""The encoder as an MLflow model: features of clips in, contextual representations out.
+"""The encoder as an MLflow model: features or videos in, contextual representations out.
 
 MLflow runs this file to load a registered encoder (models from code).
 """
@@ -7,51 +7,37 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-import torch
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
-from mlflow.pyfunc.model import PythonModelContext
+from torch import Tensor
 
 from avvp_dist.models.export import load_encoder
-from avvp_dist.serving.batches import batches, prefer_installed_package, verified
-from avvp_dist.serving.requests import RequestReader
-from avvp_dist.tracking.packaging import EXPORT
+from avvp_dist.models.specification import Spec
+from avvp_dist.parsing.windows import average_windows
+from avvp_dist.serving.batches import Outputs
+from avvp_dist.serving.model import ServedModel
+from avvp_dist.serving.requests import ClipRequest
 
 
-class ServedEncoder(PythonModel):  # type: ignore[misc]  # MLflow has no types
+class ServedEncoder(ServedModel):
     """A registered encoder behind MLflow's interface."""
 
-    def load_context(self, context: PythonModelContext) -> None:
-        """Load the export inside the model.
+    reads_shorter_clips = True
 
-        Raises:
-            CheckpointError: if its files are not those that were exported.
-        """
-        prefer_installed_package()
-        self.encoder, self.spec = load_encoder(verified(Path(context.artifacts[EXPORT])))
+    def load(self, export: Path) -> Spec:
+        self.encoder, spec = load_encoder(export)
         self.encoder.eval()
-        self.reader = RequestReader(self.spec.dims, 1, self.spec.snippets)
+        return spec
 
-    @torch.no_grad()
-    def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame
-    ) -> list[dict[str, object]]:
-        """Representations `[T, width]` of each record and token group, as plain data for JSON.
+    def run(self, streams: dict[str, Tensor], lengths: Tensor) -> Outputs:
+        return [group.numpy() for group in self.encoder(streams, lengths)]
 
-        Raises:
-            RequestError: if a record cannot be read.
-        """
-        clips = self.reader.read(model_input)
-        answers: list[dict[str, object]] = []
-        for streams, lengths in batches(clips):
-            encoded = self.encoder(streams, lengths)
-            for number, length in enumerate(lengths.tolist()):
-                groups = zip(self.encoder.groups, encoded, strict=True)
-                representations = {name: group[number, :length].tolist() for name, group in groups}
-                clip = clips[len(answers)]
-                answers.append({"id": clip.id, "representations": representations})
-        return answers
+    def answer(self, clip: ClipRequest, outputs: Outputs) -> dict[str, object]:
+        """Representations `[N, width]` of each token group, means over the windows of a second."""
+        seconds = {
+            name: average_windows(windows, clip.seconds).tolist()
+            for name, windows in zip(self.encoder.groups, outputs, strict=True)
+        }
+        return {"representations": seconds}
 
 
 set_model(ServedEncoder())

@@ -1,4 +1,4 @@
-"""The parser as an MLflow model: features of clips in, events and probabilities out.
+"""The parser as an MLflow model: features or videos in, events and probabilities out.
 
 MLflow runs this file to load a registered parser (models from code).
 """
@@ -8,74 +8,53 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
-from mlflow.pyfunc.model import PythonModelContext
-from numpy.typing import NDArray
+from torch import Tensor
 
-from avvp_dist.evaluation.events import MODALITIES, events_in
+from avvp_dist.evaluation.events import MODALITIES
 from avvp_dist.evaluation.predictions import Predictions
-from avvp_dist.evaluation.scores import Mask
 from avvp_dist.models.export import load_parser
-from avvp_dist.serving.batches import batches, prefer_installed_package, verified
-from avvp_dist.serving.requests import ClipRequest, RequestReader
-from avvp_dist.tracking.packaging import EXPORT
+from avvp_dist.models.parser import probabilities
+from avvp_dist.models.specification import Spec
+from avvp_dist.parsing.timeline import ParserModel
+from avvp_dist.parsing.windows import Decision, make_timeline
+from avvp_dist.serving.batches import Outputs
+from avvp_dist.serving.model import ServedModel
+from avvp_dist.serving.requests import ClipRequest
 
-RULE, THRESHOLD = "video", 0.5
+DECISION = Decision("video", 0.5)
 
 
-class ServedParser(PythonModel):  # type: ignore[misc]  # MLflow has no types
+class ServedParser(ServedModel):
     """A registered parser behind MLflow's interface."""
 
-    def load_context(self, context: PythonModelContext) -> None:
-        """Load the export inside the model.
+    reads_shorter_clips = False
 
-        Raises:
-            CheckpointError: if its files are not those that were exported.
-        """
-        prefer_installed_package()
-        self.parser, self.spec = load_parser(verified(Path(context.artifacts[EXPORT])))
+    def load(self, export: Path) -> Spec:
+        self.parser, self.spec = load_parser(export)
         self.parser.eval()
-        self.reader = RequestReader(self.spec.dims, self.spec.snippets, self.spec.snippets)
+        return self.spec
 
-    def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame
-    ) -> list[dict[str, object]]:
-        """Events and probabilities of each record, as plain data for JSON.
+    def run(self, streams: dict[str, Tensor], lengths: Tensor) -> Outputs:
+        return probabilities(self.parser, streams)
 
-        Raises:
-            RequestError: if a record cannot be read.
-        """
-        clips = self.reader.read(model_input)
-        predictions = self._predictions(clips)
-        decided = predictions.decided(RULE, THRESHOLD)
-        return [
-            self._answer(clip, decided[number], predictions.frame_prob[number])
-            for number, clip in enumerate(clips)
-        ]
-
-    @torch.no_grad()
-    def _predictions(self, clips: list[ClipRequest]) -> Predictions:
-        parsed = [self.parser(streams) for streams, _ in batches(clips)]
-        return Predictions(
-            ids=tuple(clip.id or "" for clip in clips),
-            frame_prob=torch.cat([one.frame_prob for one in parsed]).numpy(),
-            video_prob=torch.cat([one.video_prob for one in parsed]).numpy(),
-            modality_prob=torch.cat([one.modality_prob for one in parsed]).numpy(),
+    def answer(self, clip: ClipRequest, outputs: Outputs) -> dict[str, object]:
+        """Events and probabilities of a clip, those of the timeline that its windows make."""
+        timeline = make_timeline(
+            Predictions((clip.id or "",) * len(outputs[0]), *outputs),
+            clip.seconds,
+            self.spec.classes,
+            ParserModel("", "", self.spec.extractor, self.spec.snippets),
+            DECISION,
+            clip.missing,
         )
-
-    def _answer(
-        self, clip: ClipRequest, decided: Mask, frame_prob: NDArray[np.float32]
-    ) -> dict[str, object]:
-        classes = self.spec.classes
         return {
-            "id": clip.id,
-            "events": [asdict(event) for event in events_in(decided, frame_prob, classes)],
+            "events": [asdict(event) for event in timeline.events],
             "probabilities": {
-                modality: dict(zip(classes, frame_prob[:, number].T.tolist(), strict=True))
+                modality: {
+                    label: [second[number][column] for second in timeline.frame_prob]
+                    for column, label in enumerate(timeline.classes)
+                }
                 for number, modality in enumerate(MODALITIES)
             },
         }

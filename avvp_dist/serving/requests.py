@@ -1,11 +1,11 @@
-"""Requests to served models: records of features become arrays, or are refused in one line."""
+"""Requests to served models: their records are features or media files, or refused in one line."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc.context import Context, get_prediction_context
 from numpy.typing import NDArray
 
-from avvp_dist.tracking.packaging import ID
+from avvp_dist.tracking.packaging import ID, media_columns
 
 _LOGGER_OF_DROPPED, _DROPPED = "mlflow.models.utils", "Found extra inputs"
 
@@ -42,11 +42,30 @@ class RequestError(MlflowException):  # type: ignore[misc]  # MLflow has no type
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One record of a request."""
+    """Features of one record of a request."""
 
     id: str | None
     streams: dict[str, NDArray[np.float32]]
-    """Features `[T, D]` per stream."""
+    """Features `[N, D]` per stream."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Modalities that its media file lacks, and why."""
+
+    @property
+    def seconds(self) -> int:
+        """N, the length of the clip."""
+        return len(next(iter(self.streams.values())))
+
+
+@dataclass(frozen=True)
+class MediaRequest:
+    """Media file of one record of a request, still to be decoded."""
+
+    id: str | None
+    place: str
+    """Record and column, for errors."""
+    column: str
+    """One of `media_columns`."""
+    text: str
 
 
 @dataclass(frozen=True)
@@ -54,29 +73,41 @@ class RequestReader:
     """Reads the requests to one model."""
 
     dims: Mapping[str, int]
-    """Feature size of each stream that a record must have."""
+    """Feature size of each stream that a record with features has."""
     minimum: int
     """Minimum number of snippets in a clip."""
     maximum: int
     """Maximum number of snippets in a clip."""
 
-    def read(self, frame: pd.DataFrame) -> list[ClipRequest]:
+    def read(self, frame: pd.DataFrame) -> list[ClipRequest | MediaRequest]:
         """Clips of a request, one per row.
 
         Raises:
             RequestError: naming the record, the column and what it should be.
         """
-        known = [ID, *self.dims]
+        known = [ID, *media_columns(self.dims), *self.dims]
         if dropped_columns.in_this_call() or set(frame.columns) - set(known):
             raise RequestError(f"a record has unknown columns; known are {', '.join(known)}")
         if not len(frame):
             raise RequestError("the request has no records")
-        return [self._clip(number, given) for number, given in enumerate(_given(frame))]
+        return [self._record(number, given) for number, given in enumerate(_given(frame))]
 
-    def _clip(self, number: int, given: Mapping[str, object]) -> ClipRequest:
-        name = given.get(ID)
-        if name is not None and not isinstance(name, str):
-            raise RequestError(f"record {number}: {ID} is no string")
+    def _record(self, number: int, given: Mapping[str, object]) -> ClipRequest | MediaRequest:
+        place, name = f"record {number}", _text(f"record {number}: {ID}", given.get(ID))
+        columns = media_columns(self.dims)
+        media = [column for column in columns if column in given]
+        streams = [stream for stream in self.dims if stream in given]
+        if len(media) + bool(streams) != 1:
+            raise RequestError(
+                f"{place} has {', '.join(media + streams) or 'nothing'}: give "
+                f"{', '.join(self.dims)}, or one of {', '.join(columns)}"
+            )
+        if not media:
+            return self._clip(number, name, given)
+        place = f"{place}: {media[0]}"
+        return MediaRequest(name, place, media[0], _text(place, given[media[0]]) or "")
+
+    def _clip(self, number: int, name: str | None, given: Mapping[str, object]) -> ClipRequest:
         missing = [stream for stream in self.dims if stream not in given]
         if missing:
             raise RequestError(f"record {number}: {missing[0]} is missing")
@@ -107,6 +138,12 @@ class RequestReader:
             row = int((~np.isfinite(features)).any(axis=1).argmax())
             raise RequestError(f"{place} is not finite in snippet {row}")
         return features
+
+
+def _text(place: str, value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise RequestError(f"{place} is no string")
+    return value
 
 
 def _given(frame: pd.DataFrame) -> Iterator[dict[str, object]]:

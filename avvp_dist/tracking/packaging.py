@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Container
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 ID = "id"
-"""Column of a request that names the clip. The other columns are the streams, by name."""
+"""Column of a request that names the clip. A stream is a column of its own name."""
+VIDEO, PATH = "video", "path"
+"""Columns of a request that hold a media file as base64, or name one on the server."""
 EXPORT = "export"
 """Name of the export among the artifacts of the model."""
 MLMODEL = "MLmodel"
@@ -34,7 +37,8 @@ REQUIREMENTS = (
     "omegaconf>=2.3",
     "pyyaml>=6.0",
 )
-"""Requirements of loading and serving, far fewer than those of training."""
+"""Requirements of loading and serving, far fewer than those of training. Decoding of media and the
+backbones need more, only where a request holds a media file."""
 
 _PACKAGE = Path(avvp_dist.__file__).parent
 _SCRIPTS = {"parser": _PACKAGE / "serving/parser.py", "encoder": _PACKAGE / "serving/encoder.py"}
@@ -94,6 +98,7 @@ def signature(spec: Spec) -> ModelSignature:
 
     table = Array(Array(DataType.double))
     name = ColSpec(DataType.string, ID, required=False)
+    media = [ColSpec(DataType.string, one, required=False) for one in media_columns(spec.dims)]
     streams = [ColSpec(table, stream, required=False) for stream in spec.dims]
     if not isinstance(spec, ParserSpec):
         answer = [ColSpec(Map(table), "representations")]
@@ -109,7 +114,13 @@ def signature(spec: Spec) -> ModelSignature:
         )
         probabilities = Map(Map(Array(DataType.double)))
         answer = [ColSpec(Array(event), "events"), ColSpec(probabilities, "probabilities")]
-    return ModelSignature(inputs=Schema([name, *streams]), outputs=Schema([name, *answer]))
+    answer.append(ColSpec(Map(DataType.string), "missing"))
+    return ModelSignature(Schema([name, *media, *streams]), Schema([name, *answer]))
+
+
+def media_columns(streams: Container[str]) -> list[str]:
+    """Columns of a request that give a media file. A stream of such a name hides the column."""
+    return [column for column in (VIDEO, PATH) if column not in streams]
 
 
 def zeros(spec: Spec) -> dict[str, list[list[float]]]:
@@ -119,9 +130,13 @@ def zeros(spec: Spec) -> dict[str, list[list[float]]]:
 
 def _copy_imports(script: Path, into: Path) -> Path:
     """Copy the modules of this package that a script needs, and return the copied package."""
+    from avvp_dist.features.backbones.registry import BACKBONES
+
     root = _PACKAGE.parent
     finder = ModuleFinder([str(root)])
     finder.run_script(str(script))
+    for place in BACKBONES.values():  # they are imported by name
+        finder.import_hook(place.partition(":")[0])
     for module in finder.modules.values():
         file = Path(getattr(module, "__file__", None) or "")
         if file.is_relative_to(_PACKAGE):

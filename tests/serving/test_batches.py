@@ -1,35 +1,30 @@
-"""Batches of a request, and exports that were changed."""
+"""Clips of any length in a request: their windows in batches, the outputs of each in order."""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import numpy as np
-import pytest
+from torch import Tensor
 
-from avvp_dist.errors import CheckpointError
-from avvp_dist.serving.batches import batches, verified
+from avvp_dist.serving.batches import Outputs, run_clips
 from avvp_dist.serving.requests import ClipRequest
-from avvp_dist.tracking.packaging import export_in
 
 
-def test_any_number_of_clips_comes_in_batches_in_order() -> None:
+def test_clips_of_any_number_and_length_get_their_own_outputs() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def run(streams: dict[str, Tensor], lengths: Tensor) -> Outputs:
+        seen.append(tuple(streams["audio"].shape))
+        assert not any(streams["audio"][n, k:].any() for n, k in enumerate(lengths.tolist()))
+        return streams["audio"].numpy(), lengths.numpy()
+
+    lengths = [1 + n % 9 for n in range(50)]
     clips = [
-        ClipRequest(None, {"audio": np.full((1 + n % 2, 3), n, np.float32)}) for n in range(100)
+        ClipRequest(None, {"audio": np.full((length, 3), n + 1, np.float32)})
+        for n, length in enumerate(lengths)
     ]
-    parts = list(batches(clips))
-    assert [streams["audio"].shape for streams, _ in parts] == [(64, 2, 3), (36, 2, 3)]
-    assert [int(row[0, 0]) for streams, _ in parts for row in streams["audio"]] == list(range(100))
-    assert [n for _, lengths in parts for n in lengths.tolist()] == [1, 2] * 50
-    streams, _ = parts[0]
-    assert streams["audio"][2, 1].abs().max() == 0
-
-
-def test_a_changed_export_is_not_loaded(parser_model: Path, tmp_path: Path) -> None:
-    export = Path(shutil.copytree(export_in(parser_model), tmp_path / "export"))
-    assert verified(export) == export
-    with (export / "config.yaml").open("a") as file:
-        file.write("\n")
-    with pytest.raises(CheckpointError, match=r"config\.yaml has \d+ bytes, not \d+.*again"):
-        verified(export)
+    outputs = list(run_clips(run, clips, 4))
+    windows = [-(-length // 4) for length in lengths]
+    assert seen == [(64, 4, 3), (sum(windows) - 64, 4, 3)]
+    for number, (rows, own) in enumerate(outputs):
+        assert rows.shape == (windows[number], 4, 3) and set(rows[rows > 0]) == {number + 1}
+        assert own.tolist() == [min(4, lengths[number])] * windows[number]

@@ -9,18 +9,19 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.models.export import load_parser
-from avvp_dist.runtime.ranks import single_rank
-from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.tasks.prediction import predict
+from avvp_dist.models.parser import probabilities
 from avvp_dist.tracking.packaging import export_in
+from tests.serving.test_media import sent, timelines
 from tests.tracking.servers import free_port, wait_for
 
 Records = list[dict[str, Any]]
@@ -51,7 +52,9 @@ else:
 
 
 @pytest.fixture(scope="module")
-def address(parser_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(
+    parser_model: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Address of a server of the parser, whose processes can import no module of this project."""
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     command = [Path(sys.executable).with_name("mlflow"), "models", "serve"]
@@ -61,7 +64,7 @@ def address(parser_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     (folder / "sitecustomize.py").write_text(startup)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
-    variables["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    variables |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "AVVP_MEDIA_ROOT": str(videos)}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             command, stdout=log, stderr=log, start_new_session=True, cwd=folder, env=variables
@@ -96,34 +99,47 @@ def post(address: str, body: object) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def records_of(shards: ShardSet, count: int) -> Records:
-    gathered = shards.gather(np.arange(count))
+def features(count: int) -> dict[str, np.ndarray]:
+    """Features `[count, 10, D]` per stream, of few digits."""
+    random = np.random.default_rng(0)
+    return {
+        name: random.integers(-20, 20, (count, 10, dim)).astype(np.float32) / 8
+        for name, dim in {"audio": 1024, "visual": 1280}.items()
+    }
+
+
+def records_of(streams: dict[str, np.ndarray]) -> Records:
+    count = len(streams["audio"])
     return [
-        {"id": shards.id(n), **{name: array[n].tolist() for name, array in gathered.items()}}
+        {"id": f"clip {n}", **{name: rows[n].tolist() for name, rows in streams.items()}}
         for n in range(count)
     ]
 
 
+def frame_prob(answer: dict[str, Any], classes: Sequence[str]) -> np.ndarray:
+    """Probabilities of an answer, `[N, 2, C]`."""
+    both = [
+        [answer["probabilities"][name][label] for label in classes] for name in ("audio", "visual")
+    ]
+    return np.transpose(both, (2, 0, 1))
+
+
 @pytest.mark.launch
-def test_a_server_answers_what_evaluation_predicts(
-    address: str, parser_model: Path, packed: dict[str, ShardSet]
-) -> None:
-    records = records_of(packed["val"], 5)
+def test_a_server_answers_what_evaluation_predicts(address: str, parser_model: Path) -> None:
+    streams = features(5)
+    records = records_of(streams)
     del records[3]["id"]
     status, body = post(address, {"dataframe_records": records})
     assert status == 200
     parser, spec = load_parser(export_in(parser_model))
-    expected = predict(parser, packed["val"], np.arange(5), single_rank())
+    tensors = {name: torch.from_numpy(rows) for name, rows in streams.items()}
+    expected = Predictions(("",) * 5, *probabilities(parser.eval(), tensors))
     decided = expected.decided("video", 0.5)
     heard_and_seen = 0
     for number, answer in enumerate(body["predictions"]):
-        assert answer["id"] == (None if number == 3 else packed["val"].id(number))
-        probabilities = [
-            [answer["probabilities"][modality][name] for name in spec.classes]
-            for modality in ("audio", "visual")
-        ]
+        assert answer["id"] == (None if number == 3 else f"clip {number}")
         np.testing.assert_allclose(
-            np.transpose(probabilities, (2, 0, 1)), expected.frame_prob[number], rtol=0, atol=1e-6
+            frame_prob(answer, spec.classes), expected.frame_prob[number], rtol=0, atol=1e-6
         )
         mask = np.zeros_like(decided[number])
         for event in answer["events"]:
@@ -142,31 +158,75 @@ def test_a_server_answers_what_evaluation_predicts(
     assert heard_and_seen, "no event was compared"
 
 
+@pytest.mark.launch
+def test_a_server_parses_a_video_as_parse_video_does(
+    address: str, parser_model: Path, videos: Path, tmp_path: Path
+) -> None:
+    """The server's processes decode and describe by what travels with the model."""
+    some = tmp_path / "videos"
+    some.mkdir()
+    for name in ("long.mkv", "sound.wav"):
+        (some / name).symlink_to(videos / name)
+    timeline_of = timelines(parser_model, tmp_path / "out", some, [])
+    asked = [
+        {"id": "long", "video": sent(videos / "long.mkv")},
+        {"id": "sound", "path": "sound.wav"},
+    ]
+    for record in asked:
+        status, body = post(address, {"dataframe_records": [record]})
+        assert status == 200, body
+        (answer,) = body["predictions"]
+        expected = timeline_of[answer["id"]]
+        assert answer["missing"] == expected.missing
+        spans = [(one["modality"], one["label"], one["onset"]) for one in answer["events"]]
+        assert spans == [(one.modality, one.label, one.onset) for one in expected.events]
+        np.testing.assert_allclose(
+            frame_prob(answer, expected.classes), expected.frame_prob, rtol=0, atol=2e-6
+        )
+
+
 def changed(records: Records, **columns: Any) -> dict[str, Any]:
     return {"dataframe_records": [{**records[0], **columns}, *records[1:]]}
+
+
+NOTHING = {"audio": None, "visual": None}
 
 
 @pytest.mark.launch
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
+        ({"video": "c2VjcmV0"}, "record 0 has video, audio, visual: give audio, visual, or one of"),
+        ({**NOTHING, "video": "c2VjcmV0"}, "record 0: video is no media file, or damaged: Invalid"),
+        ({**NOTHING, "video": 7}, "record 0: video is no string"),
+        ({**NOTHING, "video": ["c2VjcmV0"]}, "record 0: video is no string"),
+        ({**NOTHING, "path": "/c2VjcmV0"}, "record 0: path is no file inside AVVP_MEDIA_ROOT"),
         ({"visual": None}, "visual is missing"),
-        ({"colour": 3}, "unknown columns; known are id, audio, visual"),
-        ({"audio": [[0.5] * 12] * 9}, "record 0: audio is 9 x 12, expected 10 snippets x 12"),
-        ({"audio": [[0.5] * 12] * 11}, "record 0: audio is 11 x 12, expected 10 snippets x 12"),
-        ({"audio": [[0.5] * 13] * 10}, "record 0: audio is 10 x 13, expected 10 snippets x 12"),
-        ({"audio": [[0.5] * 12] * 9 + [[0.5]]}, "record 0: audio is no list of equally long lists"),
-        ({"audio": [[0.5] * 12] * 9 + [[float("nan")] * 12]}, "audio is not finite in snippet 9"),
-        ({"audio": [[1e39] * 12] * 10}, "record 0: audio is not finite in snippet 0"),
+        ({"colour": 3}, "unknown columns; known are id, video, path, audio, visual"),
+        ({"audio": [[0.5] * 1024] * 9}, "record 0: audio is 9 x 1024, expected 10 snippets x 1024"),
+        (
+            {"audio": [[0.5] * 1024] * 11},
+            "record 0: audio is 11 x 1024, expected 10 snippets x 1024",
+        ),
+        ({"audio": [[0.5] * 13] * 10}, "record 0: audio is 10 x 13, expected 10 snippets x 1024"),
+        (
+            {"audio": [[0.5] * 1024] * 9 + [[0.5]]},
+            "record 0: audio is no list of equally long lists",
+        ),
+        (
+            {"audio": [[0.5] * 1024] * 9 + [[float("nan")] * 1024]},
+            "audio is not finite in snippet 9",
+        ),
+        ({"audio": [[1e39] * 1024] * 10}, "record 0: audio is not finite in snippet 0"),
         ({"audio": "c2VjcmV0" * 400}, "audio"),
         ({"audio": {"secret": 1}}, "audio"),
         ({"id": 7}, "record 0: id is no string"),
     ],
 )
 def test_a_wrong_record_is_refused_in_one_short_line(
-    address: str, packed: dict[str, ShardSet], columns: dict[str, Any], said: str
+    address: str, columns: dict[str, Any], said: str
 ) -> None:
-    status, body = post(address, changed(records_of(packed["val"], 2), **columns))
+    status, body = post(address, changed(records_of(features(2)), **columns))
     assert (status, "\n" in body["message"], len(body["message"]) < 250) == (400, False, True)
     assert said in body["message"]
     assert "0.5" not in body["message"] and "c2VjcmV0" not in body["message"]

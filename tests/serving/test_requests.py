@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from mlflow.pyfunc.context import Context, set_prediction_context
 
-from avvp_dist.serving.requests import RequestError, RequestReader
+from avvp_dist.serving.requests import ClipRequest, MediaRequest, RequestError, RequestReader
 
 READER = RequestReader({"audio": 2, "visual": 3}, 1, 4)
 CLIP = {"audio": [[0.5, 1]] * 4, "visual": [[1, 2, 3]] * 4}
@@ -19,6 +19,7 @@ CLIP = {"audio": [[0.5, 1]] * 4, "visual": [[1, 2, 3]] * 4}
 def test_lists_and_arrays_of_any_numbers_become_float32() -> None:
     rows = np.array(CLIP["visual"], np.uint8)
     lists, arrays = READER.read(pd.DataFrame([{"id": "a", **CLIP}, {**CLIP, "visual": rows}]))
+    assert isinstance(lists, ClipRequest) and isinstance(arrays, ClipRequest)
     assert (lists.id, arrays.id) == ("a", None)
     for stream in ("audio", "visual"):
         assert lists.streams[stream].dtype == np.float32
@@ -38,12 +39,34 @@ def test_lists_and_arrays_of_any_numbers_become_float32() -> None:
         ({**CLIP, "audio": [[0, 1]] * 3}, "record 1: streams have different lengths"),
         ({**CLIP, "audio": [[0, float("inf")]] * 4}, "record 1: audio is not finite in snippet 0"),
         ({**CLIP, "id": ["a"]}, "record 1: id is no string"),
-        ({**CLIP, "colour": 1}, "a record has unknown columns; known are id, audio, visual"),
+        ({"video": b"a"}, "record 1: video is no string"),
+        ({"video": "a", "path": "a"}, "record 1 has video, path: give audio, visual, or one of vi"),
+        ({**CLIP, "path": "a"}, "record 1 has path, audio, visual: give audio, visual, or one of"),
+        ({}, "record 1 has nothing: give audio, visual, or one of video, path"),
+        (
+            {**CLIP, "colour": 1},
+            "a record has unknown columns; known are id, video, path, audio, visual",
+        ),
     ],
 )
 def test_a_wrong_record_is_named(record: dict[str, object], said: str) -> None:
     with pytest.raises(RequestError, match=f"^{said}"):
         READER.read(pd.DataFrame([CLIP, record]))
+
+
+def test_a_record_gives_a_media_file_or_features() -> None:
+    video, path, clip = READER.read(
+        pd.DataFrame([{"id": "a", "video": "c2VjcmV0"}, {"path": "b.mp4"}, CLIP])
+    )
+    assert video == MediaRequest("a", "record 0: video", "video", "c2VjcmV0")
+    assert path == MediaRequest(None, "record 1: path", "path", "b.mp4")
+    assert isinstance(clip, ClipRequest) and clip.seconds == 4
+
+
+def test_a_stream_may_have_the_name_of_a_media_column() -> None:
+    reader = RequestReader({"audio": 2, "video": 3}, 1, 4)
+    (clip,) = reader.read(pd.DataFrame([{"audio": CLIP["audio"], "video": CLIP["visual"]}]))
+    assert isinstance(clip, ClipRequest) and set(clip.streams) == {"audio", "video"}
 
 
 def test_a_request_without_records_is_refused() -> None:

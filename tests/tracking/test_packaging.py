@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 
 from avvp_dist.commit import folder_digest
 from avvp_dist.errors import CheckpointError
+from avvp_dist.features.backbones.registry import BACKBONES
 from avvp_dist.models.export import build_parser, load_spec, save_model
 from avvp_dist.models.specification import ParserSpec
 from avvp_dist.tracking.packaging import REQUIREMENTS, export_in, package, signature, zeros
@@ -43,8 +44,10 @@ def test_nothing_in_it_is_a_pickle(model: Path) -> None:
 def test_the_modules_in_it_are_few_and_enough(model: Path) -> None:
     names = {path.relative_to(model / "code").as_posix() for path in model.rglob("code/**/*.py")}
     rooms = {name.split("/")[1] for name in names if name.count("/") > 1}
-    assert rooms >= {"config", "evaluation", "models", "serving"}
-    assert rooms.isdisjoint({"training", "tasks", "packing", "grounding", "runtime"})
+    assert rooms >= {"config", "evaluation", "features", "models", "parsing", "serving"}
+    assert rooms.isdisjoint({"training", "tasks", "packing", "extraction", "grounding"})
+    backbones = {place.partition(":")[0].replace(".", "/") + ".py" for place in BACKBONES.values()}
+    assert backbones <= names
 
 
 def test_it_says_what_it_reads_and_answers(model: Path) -> None:
@@ -58,11 +61,13 @@ def test_it_says_what_it_reads_and_answers(model: Path) -> None:
     }
     assert inputs == {
         "id": ("DataType.string", False),
+        "video": ("DataType.string", False),
+        "path": ("DataType.string", False),
         "audio": ("Array(Array(double))", False),
         "visual": ("Array(Array(double))", False),
     }
-    assert signature(PARSER).outputs.input_names() == ["id", "events", "probabilities"]
-    assert signature(ENCODER).outputs.input_names() == ["id", "representations"]
+    assert signature(PARSER).outputs.input_names() == ["id", "events", "probabilities", "missing"]
+    assert signature(ENCODER).outputs.input_names() == ["id", "representations", "missing"]
     example = loaded.load_input_example(str(model))
     assert example.to_dict("records") == [{"id": "clip", **zeros(PARSER)}]
 
