@@ -102,7 +102,10 @@ def opened(file: MediaFile, name: str, bounds: Bounds) -> Iterator[tuple[InputCo
     options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
     source = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
     try:
-        with av.open(source, options=options, timeout=bounds.timeout) as container:
+        # Tags may be in any encoding, and none is read.
+        with av.open(
+            source, options=options, metadata_errors="replace", timeout=bounds.timeout
+        ) as container:
             yield container, _streams(container, name, bounds)
     except av.error.ExitError:
         raise timed_out(name, bounds) from None

@@ -24,6 +24,15 @@ def test_the_clock_begins_with_the_first_stream(tmp_path: Path) -> None:
         assert streams.start == pytest.approx(5.0, abs=0.01)
 
 
+def test_tags_of_any_encoding_do_no_harm(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.wav", length=1, pictures=False)
+    title = b"INFOINAM\x06\0\0\0caf\xe9s\0"
+    content = path.read_bytes() + b"LIST" + len(title).to_bytes(4, "little") + title
+    path.write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
+    with opened(path, "clip", Bounds()) as (container, _):
+        assert "caf" in container.metadata["title"]
+
+
 BROKEN: dict[str, tuple[Any, Reason]] = {
     "nothing": (lambda data: b"", Reason.UNREADABLE),
     "text": (lambda data: b"this is no video\n", Reason.UNREADABLE),
