@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from avvp_dist.errors import AvvpError, ConfigError
-from avvp_dist.features.backbones.backbone import Backbone, package_missing
+from avvp_dist.errors import AvvpError, ConfigError, first_line
+from avvp_dist.features.backbones.backbone import Backbone
 from avvp_dist.features.backbones.registry import backbones_of, dims_of, open_backbones
 from avvp_dist.features.description import describe
 from avvp_dist.features.media import Bounds, MediaError, MediaFile, Reason
@@ -24,7 +24,7 @@ from avvp_dist.tracking.packaging import VIDEO
 ROOT = "AVVP_MEDIA_ROOT"
 """Variable that names the folder whose files a request may name. Without it, none may be."""
 BOUNDS = Bounds(max_pixels=4096 * 2304, max_seconds=600.0, timeout=50.0)
-"""Limits of a file: an answer comes within the 60 s that MLflow's server waits for it."""
+"""Limits of a file. MLflow's server waits 60 s for an answer."""
 SENT_BYTES = 64 << 20
 """Maximum size of a file inside a request."""
 
@@ -78,7 +78,9 @@ class MediaReader:
         try:
             import av  # noqa: F401
         except ImportError as error:
-            raise package_missing("decoding", "av", error) from None
+            raise ConfigError(
+                f"decoding needs av: {first_line(error)}", remedy="pip install av"
+            ) from None
         return open_backbones(names, {})
 
     def _clip(self, request: MediaRequest, file: MediaFile) -> ClipRequest:

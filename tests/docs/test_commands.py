@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -94,6 +95,8 @@ def check(words: Sequence[str]) -> None:
             check_served(rest)
         case ["curl", address, "--json", file]:
             assert address.endswith("/invocations") and file.startswith("@")
+        case ["printf", template, _, ">", "request.json"]:
+            assert set(json.loads(template)) == {"dataframe_records"}
         case ["podman" | "kubectl", *rest]:
             files = [rest[n + 1] for n, word in enumerate(rest) if word == "-f"]
             assert all((ROOT / file).is_file() for file in files)

@@ -20,6 +20,7 @@ from avvp_dist.serving import media
 from avvp_dist.serving.media import MediaReader
 from avvp_dist.serving.requests import MediaRequest, RequestError
 from avvp_dist.tracking.packaging import export_in
+from tests.extraction.small_backbones import Light
 from tests.serving.conftest import SMALL
 
 pytestmark = pytest.mark.usefixtures("small_backbones")
@@ -167,6 +168,14 @@ def test_a_file_beyond_the_bounds_is_refused(
         ask(served, {"video": sent(videos / "mute.mp4")})
 
 
+def test_a_failure_while_decoding_is_one_line_too(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Light, "features", lambda self, pictures: 1 / 0)
+    with pytest.raises(RequestError, match=r"^record 0: path cannot be decoded: ZeroDivision.*"):
+        ask(served, {"path": "mute.mp4"})
+
+
 def refused(dims: dict[str, int], extractor: str) -> str:
     """Message for a file that would fail if it were decoded."""
     reader = MediaReader(dims, extractor)
@@ -191,4 +200,5 @@ def test_what_the_server_lacks_is_said_before_anything_is_decoded(
     yamnet = refused({"audio": 1024}, "yamnet cf149c90; decoding 1")
     assert yamnet.endswith("pip install onnx onnxruntime")
     monkeypatch.setitem(sys.modules, "av", None)
-    assert refused({"audio": 3, "visual": 4}, small).endswith("pip install av")
+    av = refused({"audio": 3, "visual": 4}, small)
+    assert "video: decoding needs av: " in av and av.endswith(". pip install av")
