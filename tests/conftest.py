@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from tests.tracking.servers import Server, free_port
 from tests.warm_workers import WarmWorkers
 
 ROOT = Path(__file__).resolve().parents[1]
+gc.set_threshold(50_000)  # as in tests/startup: little of what tests import and make is garbage
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

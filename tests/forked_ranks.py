@@ -8,6 +8,7 @@ exit code.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -93,6 +94,7 @@ def fork_server() -> multiprocessing.context.ForkServerContext:
 
 def _launch(words: list[str], variables: dict[str, str], ranks: int, printed: list[str]) -> None:
     """Fork the ranks and end as the first one that fails."""
+    gc.freeze()  # or each rank would copy all that was imported, to look for garbage in it
     for descriptor, file in enumerate(printed, start=1):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)

@@ -10,6 +10,7 @@ Python forks a driver, if its script lies in `tools/`.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -67,6 +68,7 @@ class WarmWorkers:
 
 def _serve(listener: socket.socket) -> None:
     """Fork a process for each connection, until killed."""
+    gc.freeze()  # as for ranks
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     while True:
         connection, _ = listener.accept()
