@@ -174,8 +174,9 @@ def connect(hang_seconds: float = 0) -> Ranks:
     accelerator = get_accelerator()
     local_rank = int(os.environ["LOCAL_RANK"])
     if accelerator.device_name() == "cpu":
-        # Only inference uses this op, and its first use compiles it for minutes in silence.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # Only inference uses the one op that is looked up here, and its first use compiles it for
+        # minutes in silence. To ask which ops can be compiled would run the compiler in each rank.
+        deepspeed.ops.__compatible_ops__ = {}
     else:
         accelerator.set_device(local_rank)
     try:
