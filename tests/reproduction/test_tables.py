@@ -251,9 +251,9 @@ def test_a_killed_command_goes_on_and_keeps_what_was_done(
 ) -> None:
     found = Reproduction(tmp_path, packed, features, warm_workers.variables)
     shutil.copy(empty_store, found.database)
-    keys = ["seeds=1", "rows=[ma]", "finetune=[trainer.epochs=8,parser.width=16]"]
+    keys = ["seeds=1", "rows=[ma]", "finetune=[trainer.epochs=2,parser.width=16]"]
     keys.append("tracking.figures=false")
-    process = found.start(*keys)
+    process = found.start(*keys, python=warm_workers.variables["WARM_PYTHON"])
     family: list[psutil.Process] = []
     try:
         wait_for(lambda: len(done(found, "ma")) > 0, 120, process)

@@ -29,7 +29,7 @@ TINY = [
     "rules=[or]",
     "false_link_rates=[0.05]",
     "groupings=[components]",
-    "pretrain=[trainer.epochs=1,trainer.max_steps=2,trainer.batch_size=32]",
+    "pretrain=[trainer.epochs=1,trainer.max_steps=2,trainer.batch_size=32,encoder.size=tiny]",
     "finetune=[trainer.epochs=1,trainer.max_steps=2,trainer.batch_size=32,parser.width=16]",
 ]
 
