@@ -19,14 +19,14 @@ from tests.tracking.servers import Server, wait_for
 
 pytestmark = pytest.mark.launch
 
-STEPS = 60
+STEPS = 40
 KEYS = (
     "encoder.size=tiny",
     f"trainer.max_steps={STEPS}",
     "trainer.epochs=1000",
     "trainer.batch_size=16",
     "trainer.log_every=1",
-    "trainer.checkpoint_every=20",
+    "trainer.checkpoint_every=10",
     "trainer.resume=auto",
     "data.heldout=0.1",
     "tracking.figures=false",
