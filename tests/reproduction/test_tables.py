@@ -318,7 +318,7 @@ def llp(shared: Path, tmp_path: Path) -> Iterator[Path]:
         (csvs / path.name).write_text("".join(lines[: 1921 if path.stem == "AVVP_train" else None]))
     simulate(
         SimulateConfig(
-            out=str(source), annotations=str(csvs), audio_dim=512, visual_dim=1024, noise=0.5
+            out=str(source), annotations=str(csvs), audio_dim=256, visual_dim=256, noise=0.2
         )
     )
     for split in ("train", "val", "test"):
