@@ -25,7 +25,7 @@ from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.parsing_figures import class_figure
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.evaluation.scores import score_per_class
-from avvp_dist.extraction.files import media_items
+from avvp_dist.extraction.files import item_of, media_files, media_items
 from avvp_dist.packing.sources import labels_of
 from avvp_dist.reproduction.jobs import Command, Job, run_missing
 from avvp_dist.reproduction.table_format import markdown_table, mean_cell
@@ -156,7 +156,7 @@ def _parsed(config: DemoConfig, out: Path) -> list[str]:
     """Keys of the last stage: test videos, and the parser of the table's last row."""
     parser = out / "parsers" / f"{_chosen(config)[-1]}-seed1" / "model"
     names = labels_of(config.videos, "test", True)
-    items = media_items(Path(config.videos), names)[:_PARSED]
+    items = media_items([item_of(one) for one in media_files(Path(config.videos))], names)[:_PARSED]
     videos = ",".join(one.path for one in items)
     return [f"videos=[{videos}]", f"parser={parser}", f"out={_timelines(out)}"]
 

@@ -27,7 +27,17 @@ class MediaConfig:
 class ExtractConfig(MediaConfig):
     """Keys of `avvp extract`: videos or sounds into a shard set."""
 
-    source: str = option("", "folder of media files, or a list of their paths", required=True)
+    source: str = option(
+        "",
+        "folder of media files or tars, a list of paths or URLs, or tars: DIR/a-{000..127}.tar; "
+        "also at a URL",
+        required=True,
+    )
+    cut: str = option(
+        "none",
+        "part of a file that is a clip: none: all of it; json: start to end of its sample's JSON; "
+        "FILE.csv: AudioSet's table of segments, clips FILE_START_END",
+    )
     out: str = option("", "folder of the shard set", required=True)
     backbones: list[str] = option(
         ["yamnet", "efficientnet-lite0"],

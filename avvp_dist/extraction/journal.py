@@ -26,7 +26,8 @@ class MediaRecord:
     id: str
     source: str
     state: str
-    """`begun` beside others, `alone` if begun without others, `done` or `failed`."""
+    """`begun` beside others, `alone` if begun without others, `done` or `failed`. In journals also
+    `unread`: the job stopped for another reason, such as a server that could not be read."""
     reason: str = ""
     seconds: int = 0
     clips: int = 0
@@ -34,6 +35,10 @@ class MediaRecord:
     packet_errors: int = 0
     decode_seconds: float = 0.0
     compute_seconds: float = 0.0
+    write_seconds: float = 0.0
+    """Time that the writing of the shard's tar took, divided by the files that are in it."""
+    shard: str = ""
+    """Name of the tar that holds its clips; in the ledger only, as the time before."""
     message: str = ""
 
 

@@ -16,7 +16,8 @@ from avvp_dist.features.backbones.backbone import Backbone
 from avvp_dist.features.backbones.registry import open_backbones
 from avvp_dist.features.description import Decoding, Description, described
 from avvp_dist.features.media import Bounds, MediaError, MediaFile, Reason
-from avvp_dist.shards.schema import Clip
+from avvp_dist.shards.remote import is_url
+from avvp_dist.shards.schema import Clip, tar_key
 
 _TRIES = 2
 """Ends of the process after which a file is left out, if it was alone in one of them. Of several
@@ -42,7 +43,9 @@ class MediaPart:
     """File of the records, one JSON object a line."""
 
     def files(self) -> Sequence[Path]:
-        return [Path(item.path) for item in self.items]
+        places = (place for item in self.items for place in item.opened_places)
+        # Files at URLs are told apart by the versions that their places hold.
+        return [Path(one) for one in sorted({x.address for x in places if not is_url(x.address)})]
 
     def __iter__(self) -> Iterator[Clip | DataError]:
         backbones = _loaded(self.backbones, self.weights)
@@ -54,11 +57,12 @@ class MediaPart:
                     item.path,
                     backbones,
                     self.bounds,
+                    item.span,
                 )
                 for item in items
             ]
-            with _one_thread():
-                made = described(decodings, backbones, threads=self.threads, batch=self.batch)
+            made = described(decodings, backbones, threads=self.threads, batch=self.batch)
+            with _one_thread(), self._not_charged(items, tries):
                 for item, one in zip(items, made, strict=True):
                     yield from self._outcome(item, one)
 
@@ -73,6 +77,20 @@ class MediaPart:
             together = []
         yield from filter(None, [together])
 
+    @contextmanager
+    def _not_charged(
+        self, items: Sequence[MediaItem], tries: Mapping[str, Attempts]
+    ) -> Iterator[None]:
+        """Take an error that ends the task, such as a server's, as no attempt at the files."""
+        try:
+            yield
+        except Exception:
+            now = attempts(Path(self.journal))
+            for item in items:
+                if now[item.path].number > tries[item.path].number:
+                    self._write(MediaRecord(item.id, item.path, "unread"))
+            raise
+
     def _begin(self, item: MediaItem, tried: Attempts, alone: bool) -> MediaFile:
         """The file, as its decoding begins.
 
@@ -84,7 +102,7 @@ class MediaPart:
         if tried.number >= _TRIES and tried.alone:
             raise MediaError(Reason.CRASHED, f"{item.path} ends the process")
         self._write(MediaRecord(item.id, item.path, "alone" if alone else "begun"))
-        return Path(item.path)
+        return item.open(self.bounds)
 
     def _outcome(
         self, item: MediaItem, made: Description | MediaError
@@ -109,14 +127,20 @@ class MediaPart:
             )
         spans = windows(made.seconds, self.window, self.long)
         whole = len(spans) == 1 and spans[0] == (0, made.seconds)
+        names = [item.id if whole else f"{item.id}_{start}_{end}" for start, end in spans]
+        for name in names:
+            try:
+                tar_key(name, made.streams)
+            except DataError as error:  # it would end the writing of the whole shard
+                raise MediaError(Reason.UNSUPPORTED, str(error)) from None
         return [
             Clip(
-                item.id if whole else f"{item.id}_{start}_{end}",
-                {name: array[start:end] for name, array in made.streams.items()},
+                name,
+                {stream: array[start:end] for stream, array in made.streams.items()},
                 item.labels,
                 end - start,
             )
-            for start, end in spans
+            for name, (start, end) in zip(names, spans, strict=True)
         ]
 
     def _failed(self, item: MediaItem, error: MediaError) -> DataError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import tee
-from math import ceil, floor
+from math import ceil, floor, inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from avvp_dist.features.media import (
     Bounds,
+    FilePair,
     MediaError,
     MediaFile,
     Reason,
+    SingleFile,
     Stopwatch,
     check_pixels,
     opened,
@@ -78,24 +80,31 @@ def seconds_of(
     pictures: Sequence[View] = (),
     sound: Sequence[int] = (),
     counts: Counts | None = None,
+    span: tuple[float, float] | None = None,
 ) -> Iterator[Second]:
     """Decode a file: N seconds, where N is its length in seconds, rounded half up.
+
+    Everything before a span is decoded too, because a decoder that starts in the middle of a file
+    gives other values.
 
     Args:
         name: of the file, for errors.
         pictures: views, all of which are made of the frames of one decoding.
         sound: rates in samples a second, all made of one decoding.
         counts: is filled while seconds are read.
+        span: start and end of the part that is wanted, in seconds of the clip's clock. Second 0
+            begins with it. None: the whole file.
 
     Raises:
         MediaError: for a file that cannot be read within `bounds`.
     """
-    counts = counts or Counts()
+    files = (file.pictures, file.sound) if isinstance(file, FilePair) else (file,)
     stopwatch = Stopwatch(name, bounds)
-    reading = _Reading(file, name, bounds, stopwatch, counts)
-    tracks: list[_Pictures | _Sound] = [_Pictures(reading, pictures)] if pictures else []
-    frames = tee(reading.frames("audio"), len(sound))
-    tracks += [_Sound(rate, own) for rate, own in zip(sound, frames, strict=True)]
+    how = name, bounds, stopwatch, counts or Counts(), *(span or (0.0, inf))
+    readings = [_Reading(one, *how) for one in files]
+    tracks: list[_Pictures | _Sound] = [_Pictures(readings[0], pictures)] if pictures else []
+    frames = tee(readings[-1].frames("audio"), len(sound))
+    tracks += [_Sound(readings[-1], *pair) for pair in zip(sound, frames, strict=True)]
     held: Second | None = None
     number = 0
     running = [iter(track) for track in tracks]
@@ -109,11 +118,12 @@ def seconds_of(
             yield held
         held = Second(parts.pop(0) if pictures else None, parts)
         number += 1
+    for reading in readings:
+        reading.check_length([track.end for track in tracks if track.reading is reading])
     end = max((track.end for track in tracks), default=0.0)
-    length = floor(end + 0.5)
-    reading.check_span(end)
+    length = floor(max(end, 0.0) + 0.5)
     if length == 0:
-        raise MediaError(Reason.TOO_SHORT, f"{name} lasts {end:.2f} s")
+        raise MediaError(Reason.TOO_SHORT, f"{name} lasts {max(end, 0.0):.2f} s")
     if held is not None and number <= length:
         yield held
 
@@ -123,18 +133,27 @@ _END = object()
 
 @dataclass
 class _Reading:
-    """One file that several tracks read, each on its own."""
+    """One file that several tracks read, each on its own. Times are those of the span."""
 
-    file: MediaFile
+    file: SingleFile
     name: str
     bounds: Bounds
     stopwatch: Stopwatch
     counts: Counts
+    first: float
+    """Second of the clip's clock at which the span begins."""
+    last: float
+    """Second at which it ends; infinity: it ends with the file."""
     declared: float = 0.0
     start: float = 0.0
+    passed: set[str] = field(default_factory=set)
+    """Kinds of streams that go on after the span."""
 
     def frames(self, kind: str) -> Iterator[tuple[float, VideoFrame | AudioFrame]]:
-        """Frames of the video or audio stream with their times, in order; none without one."""
+        """Frames of the video or audio stream with their times, in order; none without one.
+
+        Those before the span have negative times.
+        """
         with opened(self.file, self.name, self.bounds) as (container, streams):
             self.declared, self.start = streams.declared, streams.start
             stream = streams.video if kind == "video" else streams.audio
@@ -146,12 +165,24 @@ class _Reading:
                 at = float(frame.pts * frame.time_base) - streams.start
                 if at > self.bounds.max_seconds:
                     raise too_long(self.name, at, self.bounds)
-                yield at, frame
+                if at >= self.last:
+                    self.passed.add(kind)
+                    return
+                yield at - self.first, frame
 
-    def check_span(self, end: float) -> None:
-        """Raise `MediaError` if much less could be decoded than the file says it holds."""
+    def check_length(self, ends: Sequence[float]) -> None:
+        """Raise `MediaError` if much less could be decoded than the file says it holds.
+
+        Args:
+            ends: last time of each track.
+        """
+        end = max(ends, default=0.0) + self.first
         # Some files count from their own 0. One that says it is too short is not damaged.
-        if self.declared >= 0.5 and max(end, end + self.start) < 0.9 * self.declared:
+        if (
+            not self.passed
+            and self.declared >= 0.5
+            and max(end, end + self.start) < 0.9 * self.declared
+        ):
             raise MediaError(
                 Reason.DAMAGED,
                 f"{self.name}: {end:.1f} s of {self.declared:.1f} s can be decoded",
@@ -182,7 +213,7 @@ class _Pictures:
     """Views of each second of a file, or None; then `end` is the last picture's."""
 
     def __init__(self, reading: _Reading, views: Sequence[View]) -> None:
-        self._reading, self._views = reading, views
+        self.reading, self._views = reading, views
         slots = [_Slot(i, rate, n) for n, (rate, _) in enumerate(views) for i in range(rate)]
         self._slots = sorted(slots, key=lambda slot: slot.at(0))
         self.end = 0.0
@@ -206,7 +237,9 @@ class _Pictures:
                 shown = _Shown(time, frame)
         if shown is None:
             return
-        self.end = shown.time + _duration(shown.frame)
+        span = self.reading.last - self.reading.first
+        passed = "video" in self.reading.passed
+        self.end = span if passed else min(span, shown.time + _duration(shown.frame))
         while at < max(ceil(self.end), floor(shown.time) + 1):
             made.append(shown.picture(resize))
             at, resize = next(times)
@@ -215,7 +248,7 @@ class _Pictures:
                 made = []
 
     def _frames(self) -> Iterator[tuple[float, VideoFrame]]:
-        reading = self._reading
+        reading = self.reading
         for time, frame in reading.frames("video"):
             check_pixels(frame.width, frame.height, reading.name, reading.bounds)
             reading.counts.frames += 1
@@ -277,13 +310,17 @@ def _duration(frame: VideoFrame) -> float:
 class _Sound:
     """Samples of each second of a file, `[rate]` or None; then `end` is the last one's time."""
 
-    def __init__(self, rate: int, frames: Iterator[tuple[float, AudioFrame]]) -> None:
-        self._rate, self._frames = rate, frames
+    def __init__(
+        self, reading: _Reading, rate: int, frames: Iterator[tuple[float, AudioFrame]]
+    ) -> None:
+        self.reading, self._rate, self._frames = reading, rate, frames
         self.end = 0.0
 
     def __iter__(self) -> Iterator[NDArray[np.float32] | None]:
         second, buffer, filled = 0, np.zeros(self._rate, np.float32), False
+        span = (self.reading.last - self.reading.first) * self._rate
         for position, samples in self._chunks():
+            samples = samples[: max(0, round(min(span, position + len(samples))) - position)]
             start = max(0, second * self._rate - position)  # what overlaps is heard once
             position, samples = position + start, samples[start:]
             while len(samples):

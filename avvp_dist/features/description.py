@@ -51,15 +51,17 @@ class Decoding:
         name: str,
         backbones: Sequence[Backbone],
         bounds: Bounds,
+        span: tuple[float, float] | None = None,
     ) -> None:
         """
         Args:
             find: gives the file once its turn has come.
             name: of the file, for errors.
             backbones: each of another stream. They may want pictures and sound of different rates.
+            span: start and end of the part that is described, in seconds; None: all of it.
         """
         self.counts, self.wall_seconds = Counts(), 0.0
-        self._find, self._name, self._bounds = find, name, bounds
+        self._find, self._name, self._bounds, self._span = find, name, bounds, span
         self._views = [(eye.rate, eye.picture) for eye in _eyes(backbones)]
         self._rates = _rates(backbones)
 
@@ -86,6 +88,7 @@ class Decoding:
             pictures=self._views,
             sound=self._rates,
             counts=self.counts,
+            span=self._span,
         )
 
 

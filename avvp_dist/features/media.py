@@ -18,8 +18,20 @@ if TYPE_CHECKING:
     import av
     from av.container import InputContainer
 
-MediaFile = Path | bytes
+SingleFile = Path | bytes
 """A file on a disk, or the content of one."""
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """Two files of one clip, each on its own clock: one has the pictures, the other the sound."""
+
+    pictures: SingleFile
+    sound: SingleFile
+
+
+MediaFile = SingleFile | FilePair
+"""Media of one clip."""
 
 _UNITS_PER_SECOND = 1_000_000
 """Units of a container's duration, AV_TIME_BASE of FFmpeg."""
@@ -87,7 +99,7 @@ class Streams:
 
 
 @contextmanager
-def opened(file: MediaFile, name: str, bounds: Bounds) -> Iterator[tuple[InputContainer, Streams]]:
+def opened(file: SingleFile, name: str, bounds: Bounds) -> Iterator[tuple[InputContainer, Streams]]:
     """Open a media file; nothing but the file itself is ever read.
 
     Raises:
@@ -96,9 +108,7 @@ def opened(file: MediaFile, name: str, bounds: Bounds) -> Iterator[tuple[InputCo
     """
     import av
 
-    size = len(file) if isinstance(file, bytes) else _size(file, name)
-    if size > bounds.max_bytes:
-        raise MediaError(Reason.TOO_LARGE, f"{name} has {size:,} bytes, over {bounds.max_bytes:,}")
+    check_bytes(len(file) if isinstance(file, bytes) else _size(file, name), name, bounds)
     options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
     source = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
     try:
@@ -167,6 +177,12 @@ def _streams(container: InputContainer, name: str, bounds: Bounds) -> Streams:
     if declared > bounds.max_seconds:
         raise too_long(name, declared, bounds)
     return Streams(video, audio, min(starts, default=0.0), declared)
+
+
+def check_bytes(size: int, name: str, bounds: Bounds) -> None:
+    """Raise `MediaError` for a file of too many bytes, before it is read."""
+    if size > bounds.max_bytes:
+        raise MediaError(Reason.TOO_LARGE, f"{name} has {size:,} bytes, over {bounds.max_bytes:,}")
 
 
 def check_pixels(width: int, height: int, name: str, bounds: Bounds) -> None:

@@ -183,12 +183,16 @@ def _context(record: bytes, file: Path) -> _Context:
         for entry in _fields(_only(record, 1), 1):
             features[_only(entry, 1).decode()] = _only(entry, 2)
         video = _bytes_list(features["video_id"])[0].decode()
-        start, end = (
-            _seconds(_float_list(features[f"{name}_time_seconds"])[0]) for name in ("start", "end")
-        )
-        return _Context(f"{video}_{start}_{end}", _integer_list(features.get("labels", b"")))
+        start, end = (_float_list(features[f"{name}_time_seconds"])[0] for name in ("start", "end"))
+        clip = clip_name(video, start, end)
+        return _Context(clip, _integer_list(features.get("labels", b"")))
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise DataError(f"{file}: a record is no SequenceExample: {error!r}") from None
+
+
+def clip_name(video: str, start: float, end: float) -> str:
+    """Id of a clip in the form of LLP, `VIDEO_START_END` in seconds."""
+    return f"{video}_{_seconds(start)}_{_seconds(end)}"
 
 
 def _seconds(time: float) -> str:

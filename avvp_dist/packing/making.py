@@ -20,22 +20,22 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from avvp_dist.commit import MANIFEST, digest, write_json
-from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.errors import ConfigError, DataError, StorageError
 from avvp_dist.packing.shard_tasks import (
     LeftOut,
+    PackedShard,
     ShardTask,
     finished_shard,
     pack_shard,
     stat_of,
 )
-from avvp_dist.packing.sources import Source, SourcePart
+from avvp_dist.packing.sources import Source, SourceFile, SourcePart
 from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.exclusion import EXCLUDED
 from avvp_dist.shards.indexing import PLAN, write_manifest
-from avvp_dist.shards.remote import is_url
+from avvp_dist.shards.remote import RemoteFile, is_url
 from avvp_dist.shards.schema import check_stream_names
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.shards.tars import Scan
 from avvp_dist.tracking.run import TrackedConfig, stage_run
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Recipe:
     """Its clips, for the progress bar."""
     origin: Mapping[str, object]
     """Keys that clips depend on: a finished set of other ones is refused."""
-    files: Callable[[], Sequence[Path]]
+    files: Callable[[], Sequence[SourceFile]]
     """Lists the files that clips are read from, without a look into them."""
     source: Callable[[], Source]
     """Opens the source."""
@@ -84,8 +84,8 @@ class Recipe:
     """CPUs of each task."""
     gpus: float = 0.0
     """GPUs of each task, if the cluster has any."""
-    finish: Callable[[Path], None] = lambda out: None
-    """Is called with the set's folder before the ledger is removed."""
+    finish: Callable[[Path, Sequence[PackedShard]], None] = lambda out, shards: None
+    """Is called with the set's folder and all shards before the ledger is removed."""
 
 
 def make_set(config: SetConfig, recipe: Recipe) -> ShardSet:
@@ -130,13 +130,14 @@ def _make(config: SetConfig, recipe: Recipe, out: Path) -> ShardSet:
             for task in tqdm(tasks, "looking at the files", unit=" shards", leave=False)
         ]
         left_out = _write_shards(config, recipe, tasks, made_from, len(source.ids)).counts()
-        scans = list(_scans(out, tasks, made_from))
+        shards = list(_packed(out, tasks, made_from))
+        scans = [shard.scan for shard in shards if shard.scan is not None]
         if not scans:
             raise DataError(f"no clips to write into {out}")
         write_json(out / ORIGIN, origin)
         kept = {**recipe.kept, "left_out": left_out}
         write_manifest(out, scans, extractor=extractor, source=kept)
-        recipe.finish(out)
+        recipe.finish(out, shards)
         shutil.rmtree(out / PLAN)
         made = ShardSet(out)
         run.log(0, clips=len(made), shards=len(made.shards), **left_out)
@@ -262,11 +263,11 @@ def _dims(parts: list[SourcePart]) -> dict[str, int]:
     raise errors[0] if errors else DataError("the source has no clips")
 
 
-def _scans(out: Path, tasks: list[ShardTask], made_from: list[str]) -> Iterator[Scan]:
-    """Scans of the shards that hold clips.
+def _packed(out: Path, tasks: list[ShardTask], made_from: list[str]) -> Iterator[PackedShard]:
+    """Records of all shards, in order.
 
     Raises:
-        DataError: if a record was lost during the job.
+        DataError: if one was lost during the job.
     """
     for task, key in zip(tasks, made_from, strict=True):
         packed = finished_shard(task.tar, key)
@@ -275,24 +276,32 @@ def _scans(out: Path, tasks: list[ShardTask], made_from: list[str]) -> Iterator[
                 f"{out}: {task.tar.name} was changed during the job",
                 remedy="Run the same command again: it goes on with what is missing",
             )
-        if packed.scan is not None:
-            yield packed.scan
+        yield packed
 
 
 def _files(recipe: Recipe) -> tuple[int, str]:
-    """Number of the source's files that are there, and a hash of their sizes and times."""
+    """Number of the source's files that are there, and a hash of their sizes and times.
+
+    The hash is empty if a server does not tell whether its files have changed.
+    """
     try:
         files = recipe.files()
+    except StorageError:  # a server cannot be reached now
+        return 0, ""
     except DataError:  # the list of its clips is gone
         files = []
-    stats = {str(file.absolute()): stat_of(file) for file in files}
+    if any(isinstance(file, RemoteFile) and not file.version for file in files):
+        return len(files), ""
+    stats = {
+        str(file.absolute() if isinstance(file, Path) else file): stat_of(file) for file in files
+    }
     return sum(map(bool, stats.values())), digest(stats)
 
 
 def _state_of_files(before: object, now: tuple[int, str]) -> str:
     """Change of the source's files since a set was packed; empty if there was none."""
     match before:
-        case [int(count), str(content)]:
+        case [int(count), str(content)] if content and now[1]:
             if (count, content) == now:
                 return ""
             return "gone" if now[0] < count else "changed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 from avvp_dist.commit import digest
 from avvp_dist.errors import DataError
 from avvp_dist.ledger import Ledger
-from avvp_dist.packing.sources import SourcePart
+from avvp_dist.packing.sources import SourceFile, SourcePart
 from avvp_dist.shards.indexing import PLAN
 from avvp_dist.shards.manifest import FORMAT
+from avvp_dist.shards.remote import RemoteFile
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.tars import Scan, write_tar
 
@@ -46,13 +48,16 @@ class PackedShard:
     scan: Scan | None
     """Contents of its tar; None if no clip was left to write."""
     left_out: LeftOut
+    write_seconds: float = 0.0
+    """Wall time that the writing of its tar took."""
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> PackedShard | None:
         """Record from its JSON form; None if it is damaged."""
         try:
             scan = record["scan"]
-            return cls(None if scan is None else Scan(**scan), LeftOut(**record["left_out"]))
+            left_out = LeftOut(**record["left_out"])
+            return cls(None if scan is None else Scan(**scan), left_out, record["write_seconds"])
         except (KeyError, TypeError):
             return None
 
@@ -97,7 +102,9 @@ def pack_shard(task: ShardTask, made_from: str) -> LeftOut:
             clips.append(clip)
         else:
             left_out.short.append(f"clip {clip.id} has {clip.length} of {task.snippets} snippets")
-    packed = PackedShard(write_tar(clips, task.tar) if clips else None, left_out)
+    started = time.monotonic()
+    scan = write_tar(clips, task.tar) if clips else None
+    packed = PackedShard(scan, left_out, round(time.monotonic() - started, 4))
     shard_ledger(task.tar.parent).finish(task.tar.stem, made_from, **asdict(packed))
     return left_out
 
@@ -118,8 +125,10 @@ def shard_ledger(out: Path) -> Ledger:
     return Ledger(out / PLAN)
 
 
-def stat_of(file: Path) -> list[int]:
-    """Size and time of a file; empty if there is none."""
+def stat_of(file: SourceFile) -> list[int | str]:
+    """Size and time of a file, or its version at a URL; empty if it is not there or not known."""
+    if isinstance(file, RemoteFile):
+        return [file.bytes or 0, file.version] if file.version else []
     try:
         stat = file.stat()
     except OSError:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from avvp_dist.annotations.llp import WEAK_FILES, read_annotations
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.packing.rates import check_same_length, check_usual_rows, snippets_of, to_snippets
+from avvp_dist.shards.remote import RemoteFile
 from avvp_dist.shards.schema import HAN_EXTRACTOR, Clip
 
 log = logging.getLogger(__name__)
@@ -40,13 +41,16 @@ _HAN_RATES = {"audio": 1.0, "visual": 8.0, "motion": 1.0}
 Labels = tuple[str, ...] | None
 """Weak labels of a clip; None where they are not known."""
 
+SourceFile = Path | RemoteFile
+"""A file that clips are read from."""
+
 
 class SourcePart(Protocol):
     """Some consecutive clips of a source: a picklable dataclass of plain values."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def files(self) -> Sequence[Path]:
+    def files(self) -> Sequence[SourceFile]:
         """Files that the clips are read from; their sizes and times tell whether they changed."""
 
     def __iter__(self) -> Iterator[Clip | DataError]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from avvp_dist.features import logmel
 from avvp_dist.features.decoding import Picture, Second, seconds_of
-from avvp_dist.features.media import Bounds, MediaError, MediaFile, opened
+from avvp_dist.features.media import Bounds, MediaError, SingleFile, opened
 from avvp_dist.parsing.formats.media import Media
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _THUMBNAILS, _THUMBNAIL_HEIGHT = 10, 90
 _MEL_COLUMNS, _OFFSET = 1200, 0.01
 
 
-def preview(file: MediaFile, name: str, seconds: int, bounds: Bounds, max_mib: float) -> Media:
+def preview(file: SingleFile, name: str, seconds: int, bounds: Bounds, max_mib: float) -> Media:
     """Transcode a file of `seconds` to H.264 and AAC, with thumbnails and a spectrogram.
 
     Args:
@@ -58,7 +58,7 @@ def preview(file: MediaFile, name: str, seconds: int, bounds: Bounds, max_mib: f
     return Media(player, kind, strips.thumbnails(), strips.spectrogram())
 
 
-def _first(file: MediaFile, name: str, bounds: Bounds, fit: _Fit) -> Picture | None:
+def _first(file: SingleFile, name: str, bounds: Bounds, fit: _Fit) -> Picture | None:
     """The first picture, whose size all have; None if there is none."""
     try:
         decoded = seconds_of(file, name, bounds, pictures=[(_RATE, fit)])

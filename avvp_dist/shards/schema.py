@@ -190,6 +190,18 @@ def encode_key(clip_id: str) -> str:
     return re.sub(rb"[^A-Za-z0-9_-]", lambda m: b"=%02X" % m.group()[0], clip_id.encode()).decode()
 
 
+def tar_key(clip_id: str, streams: Iterable[str]) -> str:
+    """Encode a clip id as the key of its members, `KEY.STREAM.npy`.
+
+    Raises:
+        DataError: if a member's name would be longer than the 100 bytes that a tar has for it.
+    """
+    key = encode_key(clip_id)
+    if len(key) + max(map(len, streams)) + len("..npy") > 100:
+        raise DataError(f"clip {clip_id}: its id is too long for a tar")
+    return key
+
+
 def decode_key(key: str) -> str:
     """Clip id of a key that `encode_key` made."""
     return re.sub(rb"=([0-9A-F]{2})", lambda m: bytes([int(m.group(1), 16)]), key.encode()).decode()

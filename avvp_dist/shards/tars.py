@@ -20,13 +20,13 @@ import numpy as np
 
 from avvp_dist.commit import sha256, staged
 from avvp_dist.errors import DataError
-from avvp_dist.shards.schema import DTYPES, Clip, decode_key, encode_key, finite
+from avvp_dist.shards.schema import DTYPES, Clip, decode_key, encode_key, finite, tar_key
 
 _PICKLES = ("pyd", "pkl", "pickle", "pth", "pt", "npz")
 _MAXIMUM_JSON = 1 << 20
 _END = 2 * tarfile.BLOCKSIZE
 """Minimum number of zero bytes at the end of a tar."""
-_REMEDY = "Copy it again, or pack the shard set again"
+_REMEDY = "Copy it again, or make it again"
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,7 @@ def write_tar(clips: list[Clip], path: Path) -> Scan:
 
 def _record(clip: Clip, dims: dict[str, int], meta: bytes) -> tuple[bytes, list[int]]:
     """Bytes of a clip's members, and the offset in them of each stream's numbers."""
-    key = encode_key(clip.id)
-    if len(key) + max(map(len, dims)) + len("..npy") > 100:
-        raise DataError(f"clip {clip.id}: its id is too long for a tar")
+    key = tar_key(clip.id, dims)
     parts: list[bytes] = []
     starts = []
     for name in dims:
@@ -185,13 +183,13 @@ def scan_tar(path: Path, *, skip_incomplete: bool = False) -> Scan:
     """
     clips: dict[str, _Members] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in _plain_files(tar, path):
                 folder, slash, base = member.name.removeprefix("./").rpartition("/")
                 stem, _, suffix = base.partition(".")
                 key = folder + slash + stem
                 _add(tar, member, path, clips.setdefault(key, _Members()), key, suffix)
-            _check_end(path, tar.offset)
+            check_end(file, path, tar.offset)
     except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}", remedy=_REMEDY) from None
     clips = {key: clip for key, clip in clips.items() if clip.arrays or clip.meta}
@@ -227,7 +225,7 @@ def _plain_files(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
     size = path.stat().st_size
     for member in tar:
         name = member.name
-        if member.isdir() or _is_of_a_file_manager(name):
+        if member.isdir() or is_of_a_file_manager(name):
             continue
         if not member.isreg() or member.issparse():
             raise DataError(f"{path}: {name} is not a plain file but a link or a device")
@@ -240,7 +238,7 @@ def _plain_files(tar: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def _is_of_a_file_manager(name: str) -> bool:
+def is_of_a_file_manager(name: str) -> bool:
     """Whether macOS has put the member beside those of the clips."""
     folder, _, base = name.rpartition("/")
     return base.startswith("._") or base == ".DS_Store" or "__MACOSX" in folder.split("/")
@@ -307,16 +305,15 @@ def _file(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     return file
 
 
-def _check_end(path: Path, offset: int) -> None:
+def check_end(file: IO[bytes], name: Path | str, offset: int) -> None:
     """Raise `DataError` unless only zeros follow, because tarfile stops silently at bad headers."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        if len(rest := file.read(_END)) < _END:
-            raise DataError(f"{path} is cut off: it has no end", remedy=_REMEDY)
-        while rest:
-            if rest.count(0) != len(rest):
-                raise DataError(f"{path} is damaged: no header at byte {offset}", remedy=_REMEDY)
-            rest = file.read(1 << 20)
+    file.seek(offset)
+    if len(rest := file.read(_END)) < _END:
+        raise DataError(f"{name} is cut off: it has no end", remedy=_REMEDY)
+    while rest:
+        if rest.count(0) != len(rest):
+            raise DataError(f"{name} is damaged: no header at byte {offset}", remedy=_REMEDY)
+        rest = file.read(1 << 20)
 
 
 def _scan(path: Path, clips: dict[str, _Members]) -> Scan:

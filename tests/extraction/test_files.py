@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from avvp_dist.errors import DataError
-from avvp_dist.extraction.files import media_files, media_id, media_items, windows
+from avvp_dist.extraction.files import (
+    MediaItem,
+    item_of,
+    media_files,
+    media_id,
+    media_items,
+    windows,
+)
+from avvp_dist.features.media import Bounds, MediaError
+from avvp_dist.packing.sources import SourceFile
+from avvp_dist.shards.remote import RemoteFile
 
 
 def test_a_folder_is_read_with_those_in_it(tmp_path: Path) -> None:
@@ -37,7 +48,7 @@ def test_a_list_names_paths_from_its_own_folder(name: str, text: str, tmp_path: 
         ("empty.txt", b"", "names no files"),
         ("utf16.txt", "a.mp4".encode("utf-16"), "cannot be read"),
         ("gone.txt", None, "cannot be read"),
-        ("a.json", b"[]", "is no folder and no list"),
+        ("a.json", b"[]", "is no folder, no tar and no list"),
     ],
 )
 def test_a_list_that_is_none_is_named(
@@ -54,17 +65,35 @@ def test_a_folder_without_media_is_named(tmp_path: Path) -> None:
         media_files(tmp_path)
 
 
-def test_annotated_clips_are_taken_and_found_by_their_names_or_videos(tmp_path: Path) -> None:
-    names = ("abcdefghij-_0_10.mp4", "01234567890.mkv", "other.mp4")
-    for name in names:
-        (tmp_path / name).write_bytes(b"")
+def test_annotated_clips_are_taken_and_found_by_their_names_or_videos() -> None:
+    names = ("abcdefghij-_0_10", "in/a/tar/01234567890", "other")
+    items = [MediaItem(name, f"/{name}", ("Bird",)) for name in names]
     labels = {"01234567890_30_40": ["Dog"], "abcdefghij-_0_10": ["Cat"], "ABCDEFGHIJK_0_10": []}
-    items = media_items(tmp_path, labels)
-    assert [(one.id, Path(one.path).name, one.labels) for one in items] == [
-        ("01234567890_30_40", "01234567890.mkv", ("Dog",)),
-        ("abcdefghij-_0_10", "abcdefghij-_0_10.mp4", ("Cat",)),
+    found = media_items(items, labels)
+    assert [(one.id, one.path, one.labels) for one in found] == [
+        ("01234567890_30_40", "/in/a/tar/01234567890", ("Dog",)),
+        ("abcdefghij-_0_10", "/abcdefghij-_0_10", ("Cat",)),
         ("ABCDEFGHIJK_0_10", "ABCDEFGHIJK_0_10", ()),
     ]
+    with pytest.raises(MediaError, match="no file has this name, or the name ABCDEFGHIJK"):
+        found[-1].open(Bounds())
+
+
+def test_the_later_item_of_an_id_names_the_first_one() -> None:
+    items = [MediaItem("a", "/1"), MediaItem("b", "/2"), MediaItem("a", "/3"), MediaItem("a", "/3")]
+    assert [one.other for one in media_items(items, None)] == ["", "", "/1", "/1"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "path"),
+    [
+        (RemoteFile("https://a.invalid/b/x%20y.1.mp4?k=a/c.wav"), "x y.1", None),
+        (RemoteFile("s3://bucket/a%20?#.mkv"), "a%20?#", None),
+        (Path("/a/b.c.wav"), "b.c", "/a/b.c.wav"),
+    ],
+)
+def test_an_id_is_the_name_without_its_ending(file: SourceFile, name: str, path: Any) -> None:
+    assert (item_of(file).id, item_of(file).path) == (name, path or str(file))
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ import pytest
 
 from avvp_dist.config import ExtractConfig, TrackingConfig
 from avvp_dist.errors import ConfigError, DataError
-from avvp_dist.extraction.job import LEDGER, extract
+from avvp_dist.extraction.job import INDEXED, LEDGER, extract
 from avvp_dist.shards.shard_set import ShardSet
+from tests.extraction.made_tars import make_tar
 from tests.extraction.small_backbones import FRAGILE, LIGHT, LOUDNESS
 from tests.features.made import SECONDS, make
+from tests.shards.origins import Origin
 from tests.warm_workers import WarmWorkers
 
 OFF = TrackingConfig(enabled=False)
@@ -43,9 +45,9 @@ def videos(made: Path, tmp_path: Path) -> Path:
 
 
 def run(videos: Path, **keys: Any) -> ShardSet:
-    out = str(videos.parent / "out")
-    given = {"backbones": [LIGHT, LOUDNESS], "workers": 1, "clips_per_shard": 2, **keys}
-    return extract(ExtractConfig(source=str(videos), out=out, tracking=OFF, **given))
+    given = {"backbones": [LIGHT, LOUDNESS], "workers": 1, "clips_per_shard": 2}
+    places = {"source": str(videos), "out": str(videos.parent / "out")}
+    return extract(ExtractConfig(tracking=OFF, **{**given, **places, **keys}))
 
 
 def ledger(shards: ShardSet) -> list[dict[str, Any]]:
@@ -53,7 +55,8 @@ def ledger(shards: ShardSet) -> list[dict[str, Any]]:
 
 
 def loud(shards: ShardSet, clip: int, stream: str) -> list[int]:
-    values = shards.gather(np.array([clip]))[stream][0, :, 0].astype(float)
+    length = shards.lengths[clip]
+    values = shards.gather(np.array([clip]))[stream][0, :length, 0].astype(float)
     return np.flatnonzero(values > values.min() * 3).tolist()
 
 
@@ -73,6 +76,8 @@ def test_videos_become_clips(videos: Path) -> None:
         ("x_101.8_111.8", "done", 10, 1),
     ]
     assert files[1]["frames"] == 250 and files[1]["decode_seconds"] > 0
+    assert [one["shard"] for one in files] == [*["shard-000000.tar"] * 2, "shard-000001.tar"]
+    assert files[0]["write_seconds"] == files[1]["write_seconds"] > 0
     assert summary == {"files": 3, "done": 3, "failed": {}, "examples": {}}
 
 
@@ -245,6 +250,106 @@ def test_backbones_that_cannot_be_used_together_are_named(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         run(videos, backbones=names)
+
+
+def test_samples_of_tars_become_clips(videos: Path) -> None:
+    mute, sound = (make(videos / name, **how) for name, how in TWO.items())
+    members: list[tuple[str, Any]] = [
+        ("in/plain.mp4", videos / "plain.mp4"),
+        ("pair.ts", mute),
+        ("twice.mp4", b""),
+        ("twice.webm", b""),
+        ("x_101.8_111.8.mkv", videos / "x_101.8_111.8.mkv"),
+        ("in/plain.json", {"id": "plain", "tag": ["Dog"]}),
+        ("pair.flac", sound),
+    ]
+    first = make_tar(videos / "a-0.tar", members)
+    second = make_tar(videos / "a-1.tar", [("plain.mp4", videos / "plain.mp4")])
+    keys: dict[str, Any] = {"max_bad_fraction": 0.5, "out": str(videos / "out")}
+    with pytest.raises(DataError, match=r"1 of 5 clips .*a-0.tar#twice.mp4\+twice.webm"):
+        run(videos / "a-{0..1}.tar", **{**keys, "max_bad_fraction": 0.1})
+    shards = run(videos / "a-{0..1}.tar", **keys)
+    assert [(one, shards.labels[n]) for n, one in enumerate(shards.ids)] == [
+        ("plain", ("Dog",)),
+        ("pair", None),
+        ("x_101.8_111.8", None),
+    ]
+    found = [[loud(shards, clip, stream) for stream in ("audio", "visual")] for clip in range(3)]
+    assert found == [[[*SECONDS], [*SECONDS]], [[1, 4], [4, 8]], [[*SECONDS], [*SECONDS]]]
+    lines = {one["source"]: one for one in ledger(shards)[:-1]}
+    assert lines[f"{first}#pair.ts+pair.flac"]["state"] == "done"
+    assert lines[f"{first}#twice.mp4+twice.webm"]["reason"] == "unsupported"
+    duplicate = lines[f"{second}#plain.mp4"]
+    assert duplicate["reason"] == "duplicate_id"
+    assert f"has the same id as {first}#in/plain.mp4" in duplicate["message"]
+    assert not (videos / "out" / INDEXED).exists()
+
+
+TWO: dict[str, dict[str, Any]] = {
+    "pair.ts": {"sound": False, "seconds": (4, 8), "start": 5.0},
+    "pair.flac": {"pictures": False, "seconds": (1, 4)},
+}
+
+
+def test_a_tar_that_is_cut_off_stops_the_command_before_anything_is_decoded(videos: Path) -> None:
+    tar = make_tar(videos / "a.tar", [("plain.mp4", videos / "plain.mp4"), ("b.mp4", b"")])
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 10240 * 10240 - 10240])
+    with pytest.raises(DataError, match=r"a\.tar is .*\. Copy it again"):
+        run(tar)
+    assert not list((videos / "out").glob(".pack/*"))
+
+
+def test_files_are_cut_by_a_table(videos: Path) -> None:
+    (videos / "cuts.csv").write_text(
+        "# AudioSet's\nlong, 0.25, 4, a\nlong, 10, 22, b\nlong,40,50,c"
+    )
+    shards = run(videos, cut=str(videos / "cuts.csv"), max_bad_fraction=0.5)
+    assert shards.ids == ["long_0.25_4", "long_10_22_0_10", "long_10_22_10_12"]
+    assert shards.labels == [("a",), ("b",), ("b",)]
+    for stream in shards.dims:
+        assert [loud(shards, clip, stream) for clip in range(3)] == [[1], [2], [1]]
+    reasons = [(one["source"][-15:], one["reason"]) for one in ledger(shards)[:-1]]
+    assert reasons[1:] == [("ong.mp4#t=10,22", ""), ("ong.mp4#t=40,50", "too_short")]
+
+
+def test_samples_are_cut_by_their_json(videos: Path) -> None:
+    members = [("a.mp4", videos / "long.mp4"), ("a.json", {"start": 11.25, "end": 16.25})]
+    tar = make_tar(videos / "a.tar", members)
+    whole, cut = run(tar), run(tar, cut="json", out=str(videos / "cut"))
+    assert (whole.ids, cut.ids) == (["a_0_10", "a_10_20", "a_20_23"], ["a"])
+    assert cut.lengths.tolist() == [5] and loud(cut, 0, "audio") == [1] == loud(cut, 0, "visual")
+    with pytest.raises(ConfigError, match=r"cut=jsn is no file, and neither none nor json"):
+        run(tar, cut="jsn")
+
+
+@pytest.mark.usefixtures("quick")
+def test_media_at_urls_give_the_bytes_of_local_ones(
+    videos: Path, s3_origin: Origin, http_origin: Origin, capsys: Any
+) -> None:
+    names = ["plain.mp4", "x_101.8_111.8.mkv"]
+    tar = make_tar(videos / "a.tar", [(name, videos / name) for name in names])
+    s3_origin.put("tars/a.tar", tar.read_bytes())
+    for name in names:
+        s3_origin.put(f"media/{name}", (videos / name).read_bytes())
+        http_origin.put(name, (videos / name).read_bytes())
+    listed = videos / "list.txt"
+    listed.write_text("\n".join([*(f"{http_origin.root}/{name}" for name in names), "gone.mp4"]))
+    sources = [f"{s3_origin.root}/tars/a.tar", f"{s3_origin.root}/media", str(listed)]
+    made = [
+        run(videos, source=source, out=str(videos / f"out{number}"), max_bad_fraction=0.5)
+        for number, source in enumerate([str(tar), *sources])
+    ]
+    assert len({one.digest for one in made[:3]}) == 1 and made[3].ids == made[0].ids
+    assert made[3].hashes.tolist() == made[0].hashes.tolist()
+    assert ledger(made[1])[0]["source"] == f"{s3_origin.root}/tars/a.tar#plain.mp4"
+    assert ledger(made[3])[0]["source"] == f"{http_origin.root}/plain.mp4"
+    capsys.readouterr()
+    run(videos, source=str(listed), out=str(videos / "out3"))
+    assert "whether its files have changed since is not known" in capsys.readouterr().out
+    s3_origin.put("media/plain.mp4", (videos / "long.mp4").read_bytes())
+    again = run(videos, source=sources[1], out=str(videos / "out2"))
+    assert "its files have changed since" in capsys.readouterr().out
+    assert again.ids == ["plain_0_10", "plain_10_20", "plain_20_23", "x_101.8_111.8"]
 
 
 @pytest.mark.shared

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avvp_dist.errors import DataError
+from avvp_dist.errors import DataError, StorageError
 from avvp_dist.extraction.files import MediaItem
 from avvp_dist.extraction.journal import read_journal
 from avvp_dist.extraction.part import MediaPart
+from avvp_dist.extraction.places import Place
 from avvp_dist.features.media import Bounds
 from avvp_dist.shards.schema import Clip
 from tests.extraction.small_backbones import LIGHT, LOUDNESS, Light
 from tests.features.made import make
+from tests.shards.origins import ALWAYS, Origin
 
 BRITTLE = f"{__name__}:Brittle"
 
@@ -73,6 +75,26 @@ def test_a_file_that_ended_the_process_twice_is_not_tried_again(
     Path(part.journal).write_text(attempts * f"{begun}\n")
     failed = [item for item in part if isinstance(item, DataError) and "crashed" in str(item)]
     assert len(failed) == left_out
+
+
+def test_an_id_that_is_too_long_for_a_tar_costs_no_other_one(part: MediaPart) -> None:
+    long = replace(part.items[0], id="a b" * 20)
+    first, *others = replace(part, items=(long, part.items[0]))
+    assert "its id is too long for a tar (unsupported)" in str(first) and len(others) == 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_that_fails_is_no_attempt_at_a_file(part: MediaPart, http_origin: Origin) -> None:
+    http_origin.put("a.mp4", Path(part.items[0].path).read_bytes())
+    url = f"{http_origin.root}/a.mp4"
+    far = replace(part, items=(MediaItem("a", url, places=(Place(url),)),))
+    http_origin.server.fail("500", "a.mp4", ALWAYS)
+    for _ in range(3):
+        with pytest.raises(StorageError, match="could not be read"):
+            list(far)
+    http_origin.server.mend()
+    assert [clip.id for clip in far if isinstance(clip, Clip)] == ["a_0_2", "a_2_4", "a_4_5"]
+    assert [one.state for one in read_journal(Path(part.journal))][-2:] == ["alone", "done"]
 
 
 def test_of_files_under_way_together_the_one_that_ends_the_process_is_found(

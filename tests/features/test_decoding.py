@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from avvp_dist.features.decoding import Counts, Second, seconds_of
-from avvp_dist.features.media import Bounds, MediaError, Reason
+from avvp_dist.features.media import Bounds, FilePair, MediaError, MediaFile, Reason
 from tests.features.made import SECONDS, beeps, flashes, make
 
 RATE, SOUND = 8, 16000
@@ -23,8 +23,10 @@ def resize(frame: av.VideoFrame) -> np.ndarray:
     return frame.reformat(48, 32, "rgb24").to_ndarray()
 
 
-def decoded(file: Path | bytes, bounds: Bounds | None = None) -> list[Second]:
-    how = {"pictures": [(RATE, resize)], "sound": [SOUND]}
+def decoded(
+    file: MediaFile, bounds: Bounds | None = None, span: tuple[float, float] | None = None
+) -> list[Second]:
+    how: dict[str, Any] = {"pictures": [(RATE, resize)], "sound": [SOUND], "span": span}
     return list(seconds_of(file, "clip", bounds or Bounds(), **how))
 
 
@@ -153,6 +155,73 @@ def test_less_than_half_a_second_is_too_short(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"lasts 0\.4\d s") as caught:
         decoded(make(tmp_path / "a.mkv", length=0.4))
     assert caught.value.reason is Reason.TOO_SHORT
+
+
+SPANS: list[tuple[tuple[float, float], int, list[int]]] = [
+    ((3, 10), 7, [1, 5]),
+    ((0.25, 8.25), 8, [1, 4]),  # the last flash is from 8.4 s on
+    ((4.0, 4.6), 1, [0]),
+    ((6, 99), 4, [2]),  # it ends with the file
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("a.mp4", {"b_frames": 3}), ("a.ts", {"start": 5.0}), ("a.mkv", {"every": 5})]
+)
+def test_a_span_has_its_own_clock(name: str, how: dict[str, Any], tmp_path: Path) -> None:
+    path = make(tmp_path / name, **how)
+    for span, length, events in SPANS:
+        seconds = decoded(path, span=span)
+        assert (len(seconds), flashes(seconds), beeps(seconds)) == (length, events, events), span
+
+
+def test_a_span_of_whole_seconds_equals_these_seconds(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", b_frames=3)
+    for one, other in zip(decoded(path)[2:6], decoded(path, span=(2, 6)), strict=True):
+        np.testing.assert_array_equal(one.pictures, other.pictures)
+        np.testing.assert_array_equal(one.sound, other.sound)
+
+
+def test_a_fractional_span_moves_pictures_and_sound_by_its_start(tmp_path: Path) -> None:
+    """The flash from 4.4 to 4.6 s is from 0.65 to 0.85 s of a span from 3.75 s."""
+    second = decoded(make(tmp_path / "a.mkv", fps=40), span=(3.75, 5.75))[0]
+    light = [picture.mean() > 100 for picture in second.pictures or []]
+    assert light == [False] * 5 + [True, True, False]
+    wave = decoded(make(tmp_path / "a.wav", pictures=False), span=(3.75, 4.5))[0].sound
+    assert wave is not None
+    heard = np.flatnonzero(np.abs(wave) > 0.05) / SOUND
+    assert heard[0] == pytest.approx(0.65, abs=1e-3)
+    assert heard[-1] == pytest.approx(0.75, abs=1e-3)  # where the span ends
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.wav"])
+def test_a_span_beyond_the_end_is_too_short(name: str, tmp_path: Path) -> None:
+    path = make(tmp_path / name, pictures=name == "a.mkv", fps=10)
+    for span in ((10, 20), (40, 50), (9.8, 12), (3.0, 3.4)):
+        with pytest.raises(MediaError, match="clip lasts 0") as caught:
+            decoded(path, span=span)
+        assert caught.value.reason is Reason.TOO_SHORT
+
+
+def test_a_span_beyond_a_cut_off_file_is_damaged(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mkv")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    assert beeps(decoded(path, span=(1, 4))) == [0]
+    with pytest.raises(MediaError, match="can be decoded") as caught:
+        decoded(path, span=(5, 9))
+    assert caught.value.reason is Reason.DAMAGED
+
+
+def test_pictures_and_sound_may_be_of_two_files(tmp_path: Path) -> None:
+    """Each on its own clock; the longer one is the length."""
+    mute = make(tmp_path / "a.ts", length=6, start=5.0, sound=False)
+    sound = make(tmp_path / "a.flac", pictures=False)
+    other = make(tmp_path / "b.mp4", length=6, seconds=(2,))
+    for pictures in (mute, other):
+        seconds = decoded(FilePair(pictures, sound.read_bytes()))
+        assert (len(seconds), beeps(seconds)) == (10, [*SECONDS])
+        assert flashes(seconds) == ([1, 4] if pictures == mute else [2])
+    assert beeps(decoded(FilePair(mute, sound), span=(4, 9))) == [0, 4]
 
 
 ODD = {

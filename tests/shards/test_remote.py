@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
@@ -17,7 +18,7 @@ from avvp_dist.errors import DataError
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.shards import remote
 from avvp_dist.shards.cache import Cache
-from avvp_dist.shards.remote import is_url, read_url
+from avvp_dist.shards.remote import RemoteFile, find_url, is_url, open_url, read_url, stat_url
 from avvp_dist.shards.shard_set import ShardSet
 from tests.shards.origins import (
     ALWAYS,
@@ -66,6 +67,38 @@ def test_without_a_folder_the_users_cache_is_taken(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert_same(ShardSet(http_origin.upload(local.folder, "set")), local)
     assert "index.npy" in kept(tmp_path / "home/avvp_dist")
+
+
+def test_a_file_at_a_url_is_listed_and_read_in_parts(origin: Origin) -> None:
+    body = bytes(range(256)) * 4096
+    origin.put("a/b/c", body)
+    url = f"{origin.root}/a/b/c"
+    file = stat_url(url)
+    assert (file.url, file.bytes) == (url, len(body))
+    listed = find_url(f"{origin.root}/a")
+    assert listed == (None if url.startswith("http") else [file])
+    with open_url(file) as opened:
+        origin.server.asked.clear()
+        assert opened.seek(-3, io.SEEK_END) == len(body) - 3 and opened.read(9) == body[-3:]
+        opened.seek(1000)
+        assert opened.read(2000) == body[1000:3000]
+        opened.seek(5000)
+        assert opened.read(10) == body[5000:5010]
+    assert origin.server.times_asked("c") == 2  # what lies within a block is asked for once
+    origin.remove("a/b/c")
+    with pytest.raises(FileNotFoundError):
+        read_url(url)
+
+
+def test_a_server_that_ignores_ranges_is_named(http_origin: Origin) -> None:
+    http_origin.put("a", bytes(5000))
+    http_origin.server.fail("whole", "a", ALWAYS)
+    with (
+        open_url(RemoteFile(f"{http_origin.root}/a", 5000)) as opened,
+        pytest.raises(DataError, match="/a: its server does not send the part"),
+    ):
+        opened.seek(1000)
+        opened.read(10)
 
 
 # What cannot be had
