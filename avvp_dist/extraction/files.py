@@ -23,6 +23,7 @@ ENDINGS = (*VIDEO, *SOUND)
 LISTS = (".txt", ".lst", ".csv", ".tsv")
 """Endings of lists of paths."""
 TAR = ".tar"
+_WINDOW_ID = re.compile(r"(.+)_\d+_\d+")
 _VIDEO_ID = 11
 """Letters of a YouTube id."""
 
@@ -37,6 +38,8 @@ class MediaItem:
     labels: Labels = None
     other: str = ""
     """Path of an item before it that has the same id: then this one is left out."""
+    taken: tuple[str, ...] = ()
+    """Ids of other items that windows of this one might have too."""
     places: tuple[Place, ...] = ()
     """Where its bytes are: of pictures, then of sound if that is another file. Empty: at `path`."""
     span: tuple[float, float] | None = None
@@ -158,7 +161,11 @@ def _marked(items: Sequence[MediaItem]) -> list[MediaItem]:
     for item in items:
         marked.append(replace(item, other=first.get(item.id, "")))
         first.setdefault(item.id, item.path)
-    return marked
+    taken: dict[str, list[str]] = {}
+    for name in first:
+        if (window := _WINDOW_ID.fullmatch(name)) and window[1] in first:
+            taken.setdefault(window[1], []).append(name)
+    return [replace(one, taken=tuple(taken.get(one.id, ()))) for one in marked]
 
 
 def media_id(path: Path) -> str:

@@ -129,6 +129,10 @@ class MediaPart:
         whole = len(spans) == 1 and spans[0] == (0, made.seconds)
         names = [item.id if whole else f"{item.id}_{start}_{end}" for start, end in spans]
         for name in names:
+            if name in item.taken:
+                raise MediaError(
+                    Reason.DUPLICATE_ID, f"{item.path}: its window {name} has the id of a file"
+                )
             try:
                 tar_key(name, made.streams)
             except DataError as error:  # it would end the writing of the whole shard

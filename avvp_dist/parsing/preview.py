@@ -38,9 +38,10 @@ def preview(file: SingleFile, name: str, seconds: int, bounds: Bounds, max_mib: 
     Raises:
         MediaError: for a file that cannot be read within `bounds`.
     """
-    fit, strips = _Fit(), _Strips(seconds)
+    strips = _Strips(seconds)
     with opened(file, name, bounds) as (_, streams):
         heard = streams.audio is not None
+        fit = _Fit(float((streams.video and streams.video.sample_aspect_ratio) or 1))
         first = None if streams.video is None else _first(file, name, bounds, fit)
     decoded = seconds_of(
         file,
@@ -68,16 +69,22 @@ def _first(file: SingleFile, name: str, bounds: Bounds, fit: _Fit) -> Picture | 
 
 
 class _Fit:
-    """Scales frames to the size of a player, which the first frame decides."""
+    """Scales frames to the size of a player, which the first frame decides.
 
-    def __init__(self) -> None:
+    Args:
+        aspect: width of a pixel by its height; those of the player are square.
+    """
+
+    def __init__(self, aspect: float) -> None:
+        self._aspect = aspect
         self._size: tuple[int, int] | None = None
 
     def __call__(self, frame: VideoFrame) -> Picture:
         if self._size is None:
-            short, long = sorted((frame.width, frame.height))
+            shown = frame.width * self._aspect
+            short, long = sorted((shown, frame.height))
             scale = min(1.0, _SIDE / short, _LENGTH / long)
-            self._size = (_even(frame.width * scale), _even(frame.height * scale))
+            self._size = (_even(shown * scale), _even(frame.height * scale))
         width, height = self._size
         return np.asarray(frame.reformat(width, height, "rgb24").to_ndarray())
 

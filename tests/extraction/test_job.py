@@ -230,6 +230,14 @@ def test_the_second_video_of_a_name_is_left_out(videos: Path) -> None:
     assert ("plain.mp4", "") in reasons and ("plain.mkv", "duplicate_id") in reasons
 
 
+def test_a_window_that_has_the_id_of_a_file_costs_its_video_alone(videos: Path) -> None:
+    shutil.copy(videos / "plain.mp4", videos / "long_10_20.mp4")
+    shards = run(videos, max_bad_fraction=0.25)
+    assert shards.ids == ["long_10_20", "plain", "x_101.8_111.8"]
+    (failed,) = [one for one in ledger(shards)[:-1] if one["state"] == "failed"]
+    assert (failed["id"], failed["reason"]) == ("long", "duplicate_id")
+
+
 def test_a_listed_file_that_is_not_there_is_left_out(videos: Path) -> None:
     (videos / "list.txt").write_text("plain.mp4\nnone.mp4\n")
     shards = run(videos / "list.txt", max_bad_fraction=0.5)

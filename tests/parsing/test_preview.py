@@ -42,17 +42,24 @@ def test_flashes_and_beeps_are_played_in_their_seconds(
     assert b"moov" in media.player[:100]  # in front of the data
 
 
-def test_a_large_picture_becomes_small_and_keeps_its_shape(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stored", "aspect", "shown"),
+    [((720, 1280), 1, (360, 640)), ((180, 320), 2, (360, 320)), ((180, 640), 2, (360, 640))],
+)
+def test_a_large_picture_becomes_small_and_keeps_its_shape(
+    stored: tuple[int, int], aspect: int, shown: tuple[int, int], tmp_path: Path
+) -> None:
     path = tmp_path / "large.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 720, 1280, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = *stored, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = aspect
         for _ in range(10):
-            container.mux(stream.encode(av.VideoFrame(720, 1280, "yuv420p")))
+            container.mux(stream.encode(av.VideoFrame(*stored, "yuv420p")))
         container.mux(stream.encode(None))
     with av.open(BytesIO(preview(path, "large", 2, Bounds(), 64).player)) as container:
         (stream,) = container.streams.video
-        assert (stream.width, stream.height) == (360, 640)
+        assert (stream.width, stream.height) == shown
 
 
 def test_thumbnails_and_the_spectrogram_are_pictures_of_the_whole_clip(tmp_path: Path) -> None:

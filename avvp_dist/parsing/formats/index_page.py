@@ -37,7 +37,7 @@ def render(clips: Mapping[str, ParsedClip]) -> bytes:
 
 
 def _row(clip_id: str, clip: ParsedClip) -> str:
-    name = f"<bdi>{text(clip_id)}</bdi>"
+    name = f"<bdi>{text(clip_id).replace('_', '_<wbr>')}</bdi>"  # a long one breaks there
     for file in clip.files:
         if file.endswith(".html"):
             name = f'<a href="{quote(file)}">{name}</a>'
