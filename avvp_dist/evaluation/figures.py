@@ -61,6 +61,7 @@ def curves_figure(
                 label=label,
             )
         axes.set(title=panel, xlabel=xlabel, ylabel=ylabel)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)  # steps are whole
         plain_axes(axes)
         axes.legend(frameon=False)
     return save_figure(figure, path, title)
