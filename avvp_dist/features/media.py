@@ -111,11 +111,10 @@ def opened(file: SingleFile, name: str, bounds: Bounds) -> Iterator[tuple[InputC
     check_bytes(len(file) if isinstance(file, bytes) else _size(file, name), name, bounds)
     options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
     source = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
+    # Tags may be in any encoding, and none is read. From version 19 on PyAV takes them all.
+    tags = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
-        # Tags may be in any encoding, and none is read.
-        with av.open(
-            source, options=options, metadata_errors="replace", timeout=bounds.timeout
-        ) as container:
+        with av.open(source, options=options, timeout=bounds.timeout, **tags) as container:
             yield container, _streams(container, name, bounds)
     except av.error.ExitError:
         raise timed_out(name, bounds) from None
