@@ -92,7 +92,7 @@ def read_cuts(table: Path) -> Iterator[Cut]:
     classes is beside the file.
 
     Raises:
-        DataError: naming file and line, for a broken row.
+        DataError: naming the table, and the row that is broken.
     """
     names = _display_names(table.parent / CLASSES)
     try:

@@ -109,9 +109,7 @@ def _found(config: ExtractConfig, files: Sequence[SourceFile]) -> list[MediaItem
     if tars and not any(samples.values()):
         raise DataError(f"{tars[0]} and the other tars hold no media", remedy=_KNOWN)
     return [
-        one
-        for file in files
-        for one in samples.get(file) or ([] if file in samples else [item_of(file)])
+        one for file in files for one in (samples[file] if file in samples else [item_of(file)])
     ]
 
 

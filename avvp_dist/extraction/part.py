@@ -84,7 +84,7 @@ class MediaPart:
         """Take an error that ends the task, such as a server's, as no attempt at the files."""
         try:
             yield
-        except Exception:
+        except Exception:  # it is raised again; only the end of the process is held against files
             now = attempts(Path(self.journal))
             for item in items:
                 if now[item.path].number > tries[item.path].number:

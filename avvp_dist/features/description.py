@@ -34,7 +34,7 @@ class Description:
     counts: Counts = field(default_factory=Counts)
     decode_seconds: float = 0.0
     compute_seconds: float = 0.0
-    """Its share of the batches that its seconds were in."""
+    """Wall time of the backbones. Files that share a batch share its time by their seconds."""
 
     @property
     def seconds(self) -> int:

@@ -259,9 +259,9 @@ def _check_fits(cpus: int, gpus: float, what: str) -> None:
     if not any(host.get("CPU", 0) >= cpus and host.get("GPU", 0) >= gpus for host in hosts):
         most = max(hosts, key=lambda host: (host.get("GPU", 0), host.get("CPU", 0)))
         raise ClusterError(
-            f"{what} takes {cpus} cores and {gpus:g} GPUs, and no host has so many "
-            f"({most.get('CPU', 0):g} and {most.get('GPU', 0):g} at most)",
-            remedy="Ask for fewer",
+            f"{what} needs {cpus} cores and {gpus:g} GPUs on one host; the largest host has "
+            f"{most.get('CPU', 0):g} and {most.get('GPU', 0):g}",
+            remedy="Ask for fewer, or add a larger host",
         )
 
 

@@ -10,6 +10,7 @@ import os
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from avvp_dist.errors import AvvpError, ConfigError, first_line
@@ -76,7 +77,7 @@ class MediaReader:
                 remedy=f"Give {', '.join(self._dims)}",
             )
         try:
-            import av  # noqa: F401
+            import_module("av")
         except ImportError as error:
             raise ConfigError(
                 f"decoding needs av: {first_line(error)}", remedy="pip install av"

@@ -85,10 +85,9 @@ def list_url(url: str) -> dict[str, int] | None:
     Raises:
         StorageError: naming the URL, if it cannot be read.
     """
-    if re.match("https?:", url):
+    if not (folder := _folder(url)):
         return None
-    filesystem, path = _filesystem(url)
-    filesystem.invalidate_cache()
+    filesystem, path = folder
     entries = _insist(url, lambda: list(filesystem.ls(path, detail=True)))
     return {
         entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0)
@@ -103,10 +102,9 @@ def find_url(url: str) -> list[RemoteFile] | None:
     Raises:
         StorageError: naming the URL, if it cannot be read.
     """
-    if re.match("https?:", url):
+    if not (folder := _folder(url)):
         return None
-    filesystem, path = _filesystem(url)
-    filesystem.invalidate_cache()
+    filesystem, path = folder
     found = _insist(url, lambda: dict(filesystem.find(path, detail=True)))
     return [
         RemoteFile.of(filesystem.unstrip_protocol(name), entry)
@@ -158,6 +156,15 @@ class _Ranges(io.RawIOBase):
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+def _folder(url: str) -> tuple[Any, str] | None:
+    """File system and path of a folder, to be listed anew; None over HTTP."""
+    if re.match("https?:", url):
+        return None
+    filesystem, path = _filesystem(url)
+    filesystem.invalidate_cache()
+    return filesystem, path
 
 
 def _insist(url: str, request: Callable[[], T]) -> T:

@@ -101,7 +101,7 @@ def test_the_cores_are_as_many_as_asked_for(remote: Any) -> None:
 
 
 def test_a_task_that_fits_no_host_is_refused(remote: Any) -> None:
-    with pytest.raises(ClusterError, match=f"naming takes 99 cores .*{CORES:g} and 0 at most"):
+    with pytest.raises(ClusterError, match=f"naming needs 99 cores .*has {CORES:g} and 0"):
         list(map_tasks(str, [(1,), (2,)], 0, "naming", cpus=99))
 
 
