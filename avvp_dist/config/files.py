@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import yaml
 from omegaconf import OmegaConf
@@ -20,6 +20,14 @@ T = TypeVar("T")
 
 _COMMAND_LINE = "command line"
 _MERGE = "tag:yaml.org,2002:merge"
+
+
+@runtime_checkable
+class Conflicting(Protocol):
+    """A section that has keys which may not go together."""
+
+    def conflicts(self) -> list[str]:
+        """Faults of such keys, each naming them and what to do."""
 
 
 def load(
@@ -61,9 +69,16 @@ def load(
             OmegaConf.update(config, name, before)
     for key in keys.values():
         faults += key.faults(_plain(config, key))
+    if not faults:
+        made: T = OmegaConf.to_object(config)  # type: ignore[assignment]
+        faults += [
+            fault
+            for section in vars(made).values()
+            if isinstance(section, Conflicting)
+            for fault in section.conflicts()
+        ]
     if faults:
         raise ConfigError("; ".join(faults), remedy="--help lists the keys")
-    made: T = OmegaConf.to_object(config)  # type: ignore[assignment]
     return made
 
 

@@ -38,7 +38,10 @@ class TrainerConfig:
     batch_size: int = option(64, "clips per step, over all ranks", minimum=1)
     gradient_accumulation: int = option(1, "micro-batches per step on each rank", minimum=1)
     precision: str = option(
-        "fp32", "precision of weights and activations", choices=("fp32", "bf16")
+        "fp32",
+        "precision of the layers: fp32; tf32: float32 with products in TF32; bf16: products in "
+        "bfloat16 over float32 weights, from ZeRO stage 1 on bfloat16 weights too",
+        choices=("fp32", "tf32", "bf16"),
     )
     zero_stage: int = option(0, "DeepSpeed ZeRO stage", minimum=0, maximum=3)
     deepspeed: str = option(
@@ -48,7 +51,7 @@ class TrainerConfig:
     activation_checkpointing: bool = option(
         False, "recompute the activations of a layer for its gradient, which saves memory"
     )
-    compile: bool = option(False, "apply torch.compile to the encoder's layers")
+    compile: bool = option(False, "apply torch.compile to the encoder")
     seed: int = option(1, "seed of weights, clip order and dropout", minimum=0)
     log_every: int = option(10, "steps between two records", minimum=1)
     checkpoint_every: int = option(
@@ -84,3 +87,19 @@ class TrainerConfig:
         "start from scratch if there is none",
         choices=("auto", "never"),
     )
+
+    def conflicts(self) -> list[str]:
+        """Faults of keys that do not go together."""
+        faults = []
+        if self.compile and self.zero_stage == 3:
+            faults.append(
+                "trainer.compile=true, trainer.zero_stage=3: stage 3 gathers the weights of each "
+                "layer between its operations, which cannot be compiled; take stage 0, 1 or 2"
+            )
+        if self.precision == "bf16" and self.zero_stage == 1 and self.gradient_accumulation > 1:
+            faults.append(
+                f"trainer.gradient_accumulation={self.gradient_accumulation}, "
+                "trainer.precision=bf16, trainer.zero_stage=1: gradients would be summed in "
+                "bfloat16; take stage 0, 2 or 3"
+            )
+        return faults

@@ -7,8 +7,9 @@ import queue
 import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from avvp_dist.loading.stream import EMPTY, ClipStream
 from avvp_dist.shards.layout import Layout
 
 _SECONDS_TO_STOP = 5.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,6 @@ class ClipBatch:
     def streams(self) -> dict[str, Tensor]:
         """Features by stream, `[B, T, D]`, as views of the buffer."""
         return self.layout.views(self.buffer)
-
-    def to(self, device: torch.device) -> dict[str, Tensor]:
-        """The streams on a device, in the dtype in which they are stored, in one transfer."""
-        return self.layout.views(self.buffer.to(device, non_blocking=True))
 
 
 def read_clips(
@@ -95,8 +93,20 @@ class Loader:
         Raises:
             DataError: for more unreadable clips than `data.max_bad_fraction` allows.
         """
-        batches = self._read_in_turn(first, end)
-        ready: queue.SimpleQueue[list[ClipBatch] | BaseException | None] = queue.SimpleQueue()
+        return self.prepared(first, end, lambda _, clips: clips)
+
+    def prepared(
+        self, first: int, end: int, prepare: Callable[[int, list[ClipBatch]], T]
+    ) -> Iterator[T]:
+        """What `prepare` makes of each step and its micro-batches, in the thread that reads them.
+
+        Raises:
+            DataError: as `steps` does.
+        """
+        batches = (
+            prepare(step, clips) for step, clips in enumerate(self._read_in_turn(first, end), first)
+        )
+        ready: queue.SimpleQueue[T | BaseException | None] = queue.SimpleQueue()
         slots, stop = threading.Semaphore(self.config.prefetch), threading.Event()
 
         def work() -> None:

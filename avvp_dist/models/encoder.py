@@ -119,10 +119,10 @@ class Encoder(nn.Module):
         if lengths is not None:
             real = torch.arange(snippets, device=device) < lengths[:, None]
             masks.append(real.repeat(1, len(self.groups))[:, None, None])
-        hidden_groups = [set(names) <= set(hidden) for names in self.groups.values()]
-        if any(hidden_groups):
-            visible = ~torch.tensor(hidden_groups, device=device).repeat_interleave(snippets)
-            masks.append(visible[None, None, None])
+        visible = [not set(names) <= set(hidden) for names in self.groups.values()]
+        if not all(visible):
+            seen = [torch.full((snippets,), one, device=device) for one in visible]
+            masks.append(torch.cat(seen)[None, None, None])
         if not self.joint:
             group_modality = torch.arange(len(self.groups), device=device).clamp(max=1)
             modality = group_modality.repeat_interleave(snippets)

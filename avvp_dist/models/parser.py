@@ -99,7 +99,7 @@ class Parser(nn.Module):
         The gradient that returns to the parser is reversed and multiplied by `scale`.
         """
         features = F.relu(reverse_gradient(output.features, scale)).flatten(0, 1)
-        truth = torch.tensor([0.0, 1.0], device=features.device).expand(len(features), 2)
+        truth = torch.arange(2.0, device=features.device).expand(len(features), 2)
         return self.discriminator(features.flatten(0, 1)), truth.flatten()
 
     def train(self, mode: bool = True) -> Parser:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from avvp_dist.config import ParsingLossConfig
+from avvp_dist.models.autocast import autocast
 from avvp_dist.models.parser import Parser
 from avvp_dist.objectives.parsing import ParserOutput, parsing_loss, reversal_ramp
 
@@ -16,7 +17,7 @@ class ParsingBatch:
     """A micro-batch of B weakly labelled clips."""
 
     streams: dict[str, Tensor]
-    """Features `[B, T, D]` per stream."""
+    """Features as they are stored, `[B, T, D]` per stream."""
     weak: Tensor
     """Video-level labels `[B, C]`, 0 or 1."""
     kept: Tensor | None
@@ -26,17 +27,24 @@ class ParsingBatch:
 
 
 class ParsingModel(nn.Module):
-    """The parser under equation (3): a batch to its loss."""
+    """The parser under equation (3): a batch to its loss.
 
-    def __init__(self, parser: Parser, loss: ParsingLossConfig) -> None:
+    Args:
+        autocast: multiply in bfloat16 in the parser's layers, over float32 weights.
+    """
+
+    def __init__(self, parser: Parser, loss: ParsingLossConfig, *, autocast: bool = False) -> None:
         super().__init__()
-        self.parser, self.loss = parser, loss
+        self.parser, self.loss, self.autocast = parser, loss, autocast
 
     def forward(self, batch: ParsingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the batch and its detached parts, see `parsing_loss`."""
-        output: ParserOutput = self.parser(batch.streams)
-        discrimination = None
-        if self.parser.config.discriminator:
-            scale = reversal_ramp(batch.progress) if self.loss.ramp else 1.0
-            discrimination = self.parser.discriminate(output, scale)
+        dtype = self.parser.prob.weight.dtype
+        streams = {name: x.to(dtype).contiguous() for name, x in batch.streams.items()}
+        with autocast(batch.weak.device, self.autocast):
+            output: ParserOutput = self.parser(streams)
+            discrimination = None
+            if self.parser.config.discriminator:
+                scale = reversal_ramp(batch.progress) if self.loss.ramp else 1.0
+                discrimination = self.parser.discriminate(output, scale)
         return parsing_loss(output, batch.weak, self.loss, batch.kept, discrimination)

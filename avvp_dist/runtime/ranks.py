@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,13 +73,14 @@ class Ranks:
             value /= self.size
         return value
 
-    def all_reduce_any(self, *flags: bool) -> tuple[bool, ...]:
-        """Whether each flag is set on any rank, on every rank."""
-        if self.size == 1:
-            return flags
-        raised = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        dist.all_reduce(raised, dist.ReduceOp.MAX)
-        return tuple(map(bool, raised.tolist()))
+    def maximum(self, numbers: Sequence[float]) -> torch.Tensor:
+        """Maximum of each number over the ranks, float32 `[n]` on the device, without waiting."""
+        values = torch.tensor(numbers, dtype=torch.float32)
+        if self.device.type != "cpu":
+            values = values.pin_memory().to(self.device, non_blocking=True)
+        if self.size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
 
     def union(self, numbers: set[int]) -> set[int]:
         """Numbers that any rank has, on every rank."""

@@ -32,7 +32,8 @@ from avvp_dist.tasks.prediction import match_clips, predict
 from avvp_dist.tracking.promotion import VALIDATED_ON
 from avvp_dist.tracking.registry import PREFIX, Model, resolve
 from avvp_dist.training.dry_run import print_plan
-from avvp_dist.training.engine import ParameterGroup, model_dtype, parameter_groups
+from avvp_dist.training.engine import ParameterGroup, parameter_groups
+from avvp_dist.training.precision import autocasts, model_dtype
 from avvp_dist.training.runner import run_training
 from avvp_dist.training.task import Panels, StepInfo
 
@@ -155,7 +156,9 @@ class ParsingTask:
         }
         with self.ranks.init_device:
             self.parser = build_parser(self._spec(0, {}), encoder)
-            self.module: nn.Module = ParsingModel(self.parser, config.loss)
+            self.module: nn.Module = ParsingModel(
+                self.parser, config.loss, autocast=autocasts(config.trainer)
+            )
         self.tokens = 2.0 * self.train.snippets
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -170,12 +173,10 @@ class ParsingTask:
         ]
 
     def make_batch(self, clips: ClipBatch, info: StepInfo) -> ParsingBatch:
-        device = self.ranks.device
-        stored = clips.to(device)
         return ParsingBatch(
-            streams={name: x.to(self.dtype).contiguous() for name, x in stored.items()},
-            weak=self.weak[clips.clips].to(device),
-            kept=None if self.kept is None else self.kept[clips.clips].to(device),
+            streams=clips.streams,
+            weak=self.weak[clips.clips],
+            kept=None if self.kept is None else self.kept[clips.clips],
             progress=info.progress,
         )
 

@@ -10,24 +10,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from avvp_dist.commit import digest
 from avvp_dist.config import SIZES, ObjectiveConfig, PretrainConfig
 from avvp_dist.decontamination.contamination import contamination
 from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.evaluation.collapse import collapsed, spread_and_rank
 from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.heldout import training_clips, validation_clips
 from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
+from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.models.grounding_model import (
-    GroundingBatch,
-    GroundingModel,
-    compared_representations,
-)
+from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
 from avvp_dist.models.specification import EncoderSpec
 from avvp_dist.objectives.grounding import clip_losses, pair_masks, unit
 from avvp_dist.objectives.negatives import LinkRule
@@ -35,9 +33,9 @@ from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.runtime.ranks import Ranks, single_rank
 from avvp_dist.shards.schema import AUDIO, PADDING
 from avvp_dist.tracking.promotion import VALIDATED_ON
-from avvp_dist.training.collapse import collapsed, spread_and_rank
 from avvp_dist.training.dry_run import print_plan
-from avvp_dist.training.engine import ParameterGroup, model_dtype, parameter_groups
+from avvp_dist.training.engine import ParameterGroup, parameter_groups
+from avvp_dist.training.precision import autocasts
 from avvp_dist.training.runner import run_training
 from avvp_dist.training.task import Panels, StepInfo
 
@@ -131,7 +129,6 @@ class PretrainingTask:
     ) -> None:
         self.config, self.data = config, data
         self.ranks = ranks = ranks or single_rank()
-        self.dtype = model_dtype(config.trainer)
         _check_hidden(config.data.hidden_streams, data)
         versions = [grounding.version for grounding in groundings]
         self.manifest, self.grounding = "+".join(data.digests), "+".join(versions)
@@ -147,7 +144,7 @@ class PretrainingTask:
         self.components = np.concatenate([grounding.components for grounding in groundings])
         self.link_rules = _link_rules(groundings, config.objective)
         self.encoder = self._build_encoder()
-        self.module: nn.Module = GroundingModel(
+        self.module = self.model = GroundingModel(
             self.encoder,
             config.objective,
             hidden_streams=config.data.hidden_streams,
@@ -155,6 +152,7 @@ class PretrainingTask:
             clips_per_rank=self._clips_per_rank(),
             link_rules=self.link_rules,
             ranks=ranks,
+            autocast=autocasts(config.trainer),
         )
         trained = training_clips(data, config.data.heldout)
         self.pools = data.pools(trained)
@@ -174,24 +172,20 @@ class PretrainingTask:
         return parameter_groups(self.module.parameters(), optimizer.lr, optimizer.weight_decay)
 
     def make_batch(self, clips: ClipBatch, info: StepInfo) -> GroundingBatch:
-        device = self.ranks.device
         components = torch.from_numpy(self.components[clips.clips])
         if not clips.count:  # the stand-in for an empty batch is no negative of other clips
             components.fill_(PADDING)
-        stored = clips.to(device)
         lengths = self.lengths[clips.clips].astype(np.int64)
         whole = bool((lengths == self.data.snippets).all())
         rules = self.data.owners(clips.clips) if self.link_rules else None
         return GroundingBatch(
-            streams={name: x.to(self.dtype).contiguous() for name, x in stored.items()},
-            lengths=None if whole else torch.from_numpy(lengths).to(device),
-            components=components.to(device),
+            streams=clips.streams,
+            lengths=None if whole else torch.from_numpy(lengths),
+            components=components,
             clips=torch.from_numpy(clips.clips),
             step=info.step,
             epoch=info.epoch,
-            # As they are stored: thresholds are finer than bfloat16.
-            features={name: stored[name] for name in _compared_streams(self.link_rules)},
-            rule_index=None if rules is None else torch.from_numpy(rules).to(device),
+            rule_index=None if rules is None else torch.from_numpy(rules),
         )
 
     def validate(self) -> dict[str, float]:
@@ -278,8 +272,8 @@ class PretrainingTask:
         clip_batch, good = read_clips(self.data, clips)
         batch = self.make_batch(clip_batch, StepInfo(0, 0, 0.0))
         batch.components[torch.from_numpy(~good)] = PADDING
-        hidden = self.config.data.hidden_streams
-        x = unit(*compared_representations(self.encoder, batch.streams, batch.lengths, hidden))
+        batch = to_device(batch, self.ranks.device)
+        x = unit(*self.model.representations(batch))
         losses = clip_losses(x, batch.components, self.config.objective)
         cosines = [x[:, i] @ x[:, j].transpose(1, 2) for i, j in ((0, 0), (1, 1), (0, 1))]
         # One position in every clip: positions alone must not look like a spread.
@@ -319,11 +313,7 @@ def _link_rules(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> 
     if not objective.other_clips or objective.false_negatives == "keep":
         return []
     rules = [LinkRule(grounding.thresholds, grounding.rule) for grounding in groundings]
-    return rules if _compared_streams(rules) else []
-
-
-def _compared_streams(link_rules: Sequence[LinkRule]) -> list[str]:
-    return sorted({name for rule in link_rules for name in rule.thresholds})
+    return rules if any(rule.thresholds for rule in rules) else []
 
 
 def _contamination(data: Mixture, allowed: bool) -> dict[str, str]:

@@ -18,6 +18,7 @@ from avvp_dist.errors import AvvpError, CheckpointError, StorageError, first_lin
 from avvp_dist.models.export import write_tensors
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.engine import Engine
+from avvp_dist.training.precision import stored_precision
 from avvp_dist.training.universal_checkpoint import convert_to_universal, restore
 
 CHECKPOINTS = "checkpoints"
@@ -51,6 +52,7 @@ class Checkpoint:
     world_size: int
     zero_stage: int
     precision: str
+    """Of the weights in DeepSpeed's files: `bf16` beside float32 ones, or `fp32`."""
     score: float | None
     """Validation score of its weights; None where they were not validated."""
 
@@ -59,7 +61,7 @@ class Checkpoint:
 
         Files saved without ZeRO load on any number of ranks.
         """
-        same = (self.zero_stage, self.precision) == (trainer.zero_stage, trainer.precision)
+        same = (self.zero_stage, self.precision) == (trainer.zero_stage, stored_precision(trainer))
         return same and (self.zero_stage == 0 or self.world_size == ranks.size)
 
     @property
@@ -125,7 +127,7 @@ def save_checkpoint(
                 "step": state.step,
                 "world_size": ranks.size,
                 "zero_stage": trainer.zero_stage,
-                "precision": trainer.precision,
+                "precision": stored_precision(trainer),
                 "score": score,
             }
             commit_folder(temporary, folder / name, meta, files)
@@ -205,7 +207,7 @@ def load_checkpoint(
                 print(
                     f"{checkpoint.folder}: {checkpoint.world_size} ranks, ZeRO "
                     f"{checkpoint.zero_stage}, {checkpoint.precision} turn into {ranks.size} "
-                    f"ranks, ZeRO {trainer.zero_stage}, {trainer.precision}"
+                    f"ranks, ZeRO {trainer.zero_stage}, {stored_precision(trainer)}"
                 )
                 convert_to_universal(saved, universal, checkpoint.zero_stage, state.parameters)
             ranks.barrier()

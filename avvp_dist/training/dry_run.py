@@ -20,19 +20,22 @@ import torch
 from avvp_dist.config import TrainerConfig
 from avvp_dist.loading.loader import ClipBatch, Loader
 from avvp_dist.loading.stream import ClipStream
+from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.training.checkpoint import check_unclaimed
-from avvp_dist.training.engine import check_zero, model_dtype, parameter_names
+from avvp_dist.training.engine import check_zero, parameter_names
 from avvp_dist.training.footprint import (
     PlannedRanks,
     StepCost,
     Weights,
     checkpoint_bytes,
+    imitate_autocast,
     measure,
     memory,
 )
+from avvp_dist.training.precision import autocasts, model_dtype
 from avvp_dist.training.task import ConfigT, OpenTask, StepInfo, Task, TrainingConfig
 from avvp_dist.training.trainer import check_same, latest_checkpoint, stream_of, total_steps
 
@@ -71,6 +74,8 @@ def _plan(task: Task, config: TrainingConfig, ranks: PlannedRanks) -> Rows:
     start = _start(task, config, stream, ranks)
     weights = Weights.of(task.module)
     task.module.to(model_dtype(trainer))
+    if autocasts(trainer):
+        imitate_autocast(task.module)
     micro = trainer.batch_size // (ranks.size * trainer.gradient_accumulation)
     steps = total_steps(stream, config)
     yield from _data_rows(task, stream, ranks.size)
@@ -103,8 +108,9 @@ def _batch(task: Task, clips: int) -> object:
     numbers = np.resize(np.concatenate([pool.clips for pool in task.pools]), clips)
     layout = task.data.layout
     dtype = getattr(torch, layout.dtype)
-    buffer = torch.empty(clips, layout.width, dtype=dtype, device=task.ranks.device)
-    return task.make_batch(ClipBatch(numbers, buffer, layout, clips), StepInfo(0, 0, 0.0))
+    buffer = torch.empty(clips, layout.width, dtype=dtype)  # no page of it is touched
+    batch = task.make_batch(ClipBatch(numbers, buffer, layout, clips), StepInfo(0, 0, 0.0))
+    return to_device(batch, task.ranks.device)
 
 
 def _start(task: Task, config: TrainingConfig, stream: ClipStream, ranks: PlannedRanks) -> str:

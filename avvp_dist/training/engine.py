@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from avvp_dist.config import OptimizerConfig, TrainerConfig
 from avvp_dist.config.files import read_config
 from avvp_dist.errors import ConfigError, first_line
-from avvp_dist.models.encoder import EncoderLayer
+from avvp_dist.models.encoder import Encoder
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.footprint import BUCKET
+from avvp_dist.training.precision import set_product_precision, stores_bf16
 
 _EXTRA = ("zero_optimization", "communication_data_type", "comms_logger", "flops_profiler")
 """Top-level DeepSpeed keys that `trainer.deepspeed` may add. Results depend on none of them."""
@@ -33,6 +34,9 @@ _OURS = {
     "scheduler": "optimizer.schedule",
 }
 
+
+_GRAPHS = 2 * 2 * 3
+"""Maximum number of graphs of a compiled encoder."""
 
 Engine: TypeAlias = Any
 """A `deepspeed.DeepSpeedEngine`, which is untyped."""
@@ -63,10 +67,8 @@ def make_engine(
     # Imported late: it looks for an accelerator at once, and `connect` tells it about the CPU.
     import deepspeed
 
-    fused = ranks.device.type in ("cpu", "cuda")
-    adam = torch.optim.AdamW([{**vars(group)} for group in groups], lr=optimizer.lr, fused=fused)
-    # Beside layers in bf16, TF32 is precise enough for what is compared in float32.
-    torch.set_float32_matmul_precision("high" if trainer.precision == "bf16" else "highest")
+    adam = torch.optim.AdamW([{**vars(group)} for group in groups], lr=optimizer.lr, fused=True)
+    set_product_precision(trainer)
     config = engine_config(optimizer, trainer, ranks.size)
     with _naming_the_key(trainer):
         engine, *_ = deepspeed.initialize(model=module, optimizer=adam, config=config)
@@ -103,26 +105,36 @@ def engine_config(
         "train_micro_batch_size_per_gpu": trainer.batch_size
         // (world_size * trainer.gradient_accumulation),
         "gradient_accumulation_steps": trainer.gradient_accumulation,
-        # Without ZeRO and bf16 DeepSpeed clips but hides the norm: `update` does both.
-        "gradient_clipping": 0.0 if clips_itself(trainer) else optimizer.max_grad_norm,
-        "bf16": {"enabled": trainer.precision == "bf16", "check_grad_overflow": True},
+        # Without ZeRO DeepSpeed clips but hides the norm: `update` does both.
+        "gradient_clipping": optimizer.max_grad_norm if trainer.zero_stage else 0.0,
+        "bf16": {"enabled": stores_bf16(trainer), "check_grad_overflow": True},
         "fp16": {"enabled": False},
+        # DeepSpeed sums the gradients of several micro-batches in bf16 by default.
+        "data_types": {"grad_accum_dtype": "fp32" if trainer.gradient_accumulation > 1 else None},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
+        # It would wait for the device twice a step.
+        "timers": {"throughput": {"enabled": False, "synchronized": False}},
         **extra,
         "zero_optimization": zero,
     }
 
 
-def compile_layers(module: nn.Module) -> None:
-    """Compile every encoder layer; the code around the layers would break graphs."""
-    for layer in module.modules():
-        if isinstance(layer, EncoderLayer):
-            layer.compile()
+def compile_encoder(module: nn.Module, backend: str | Callable[..., object] = "inductor") -> None:
+    """Compile the encoder as one graph without a break; what is around it stays as it is.
+
+    There is a graph for whole clips and one for masked ones, in training and in validation, and of
+    each at most one for the first number of clips, for a single clip, and for all other numbers.
+    """
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _GRAPHS)
+    for part in module.modules():
+        if isinstance(part, Encoder):
+            part.compile(fullgraph=True, backend=backend)
 
 
 def check_zero(optimizer: OptimizerConfig, trainer: TrainerConfig, world_size: int) -> None:
@@ -149,34 +161,31 @@ def _naming_the_key(trainer: TrainerConfig) -> Iterator[None]:
         ) from None
 
 
-def clips_itself(trainer: TrainerConfig) -> bool:
-    """Whether `update` clips and checks gradients itself, instead of DeepSpeed."""
-    return trainer.zero_stage == 0 and trainer.precision == "fp32"
-
-
-def update(
-    engine: Engine, optimizer: OptimizerConfig, trainer: TrainerConfig
-) -> tuple[float, bool]:
+def update(engine: Engine, optimizer: OptimizerConfig, trainer: TrainerConfig) -> Tensor:
     """One optimiser step over the accumulated gradients; none if a gradient is not finite.
 
+    Without ZeRO nothing here waits for the device: AdamW itself looks at a flag beside the
+    gradients and leaves out the step.
+
     Returns:
-        Norm of the gradients before clipping, and whether the step was made; equal on all ranks.
+        Norm of the gradients before clipping, a float32 scalar that is equal on all ranks and not
+        finite if the step was left out.
     """
-    if not clips_itself(trainer):
+    if trainer.zero_stage:
         engine.step()
-        norm = engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm), engine.was_step_applied()
+        norm = engine.get_global_grad_norm() if engine.was_step_applied() else math.nan
+        return torch.as_tensor(norm, dtype=torch.float32)
     gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    finite = bool(torch.isfinite(norm))
-    if not finite:
-        engine.optimizer.zero_grad(set_to_none=True)  # AdamW skips parameters without a gradient
-    elif optimizer.max_grad_norm:
+    total = torch.nn.utils.get_total_norm(gradients)
+    # The names by which torch's gradient scaler tells fused optimisers the same.
+    engine.optimizer.grad_scale = None
+    engine.optimizer.found_inf = (~torch.isfinite(total)).float()
+    if optimizer.max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(
-            engine.module.parameters(), optimizer.max_grad_norm, norm
+            engine.module.parameters(), optimizer.max_grad_norm, total
         )
     engine.step()
-    return float(norm), finite
+    return total
 
 
 def parameter_groups(
@@ -197,11 +206,6 @@ def parameter_names(module: nn.Module, groups: Sequence[ParameterGroup]) -> list
     return [names[parameter] for group in groups for parameter in group.params]
 
 
-def model_dtype(trainer: TrainerConfig) -> torch.dtype:
-    """Data type of weights and activations."""
-    return torch.bfloat16 if trainer.precision == "bf16" else torch.float32
-
-
 def lr_factor(optimizer: OptimizerConfig, step: int, steps: int, steps_per_epoch: int) -> float:
     """Learning rate of a step relative to its peak: linear warm-up, then the schedule."""
     warmup = round(optimizer.warmup * steps)
@@ -214,16 +218,33 @@ def lr_factor(optimizer: OptimizerConfig, step: int, steps: int, steps_per_epoch
     return 1.0
 
 
-def full_state(engine: Engine) -> dict[str, Tensor]:
-    """The whole state dict of the module in float32, under any ZeRO stage; a collective."""
+def frozen_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the weights that are not trained, on the CPU, before an engine takes the module.
+
+    The engine rounds them under bf16 and splits them among the ranks at ZeRO stage 3.
+    """
+    return {
+        name: p.detach().cpu().clone()
+        for name, p in module.named_parameters()
+        if not p.requires_grad
+    }
+
+
+def full_state(engine: Engine, frozen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The whole state dict of the module in float32, under any ZeRO stage; a collective.
+
+    Args:
+        frozen: `frozen_weights` of the module.
+    """
     from deepspeed.utils import safe_get_full_fp32_param
 
     state = {name: t.detach().float() for name, t in engine.module.named_buffers() if t.ndim}
     counters = {name: t.detach() for name, t in engine.module.named_buffers() if not t.ndim}
     for name, parameter in engine.module.named_parameters():
-        full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-        state[name] = (parameter.detach() if full is None else full).float().clone()
-    return state | counters
+        if name not in frozen:
+            full = safe_get_full_fp32_param(parameter)
+            state[name] = (parameter.detach() if full is None else full).float().clone()
+    return state | counters | dict(frozen)
 
 
 def _extra_keys(path: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from avvp_dist.config import TrainerConfig
 from avvp_dist.runtime.ranks import Ranks
+from avvp_dist.training.precision import autocasts, stores_bf16
 
 T = TypeVar("T")
 
@@ -75,25 +76,24 @@ def memory(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, fl
 
     | ZeRO | weights | gradients | AdamW | buffers of messages |
     |---|---|---|---|---|
-    | 0, fp32 | b(P+F) | bP | 8P | bP on several ranks (flattened) |
-    | 0, bf16 | b(P+F) | bP + 4P (fp32, in the update) | 12P | the same |
+    | 0 | 4(P+F), bf16: 6(P+F) | 4P | 8P | 4P on several ranks (flattened) |
     | 1 | b(P+F) | bP + 4P/N | 12P/N | two buckets |
     | 2 | b(P+F) | bP/N + 4P/N | 12P/N | two buckets |
     | 3 | b(P+F)(1 + 1/N) | bP/N + 4P/N | 12P/N | one bucket |
 
-    ZeRO keeps a float32 copy of its part of the weights, in fp32 too. Stage 3 gathers parameters
+    In bf16 without ZeRO, autocast copies the weights of a pass. ZeRO keeps a float32 copy of its
+    part of the weights, in fp32 too. Stage 3 gathers parameters
     when it needs them and, below some 500 million, keeps them until the step ends.
     """
-    b = 2 if trainer.precision == "bf16" else 4
+    b = 2 if stores_bf16(trainer) else 4
     trained, all_of_it = weights.trained, weights.trained + weights.frozen + weights.buffers
     bucket = b * BUCKET
     if trainer.zero_stage == 0:
-        mixed = b == 2
         return {
-            "weights": b * all_of_it,
-            "gradients": (b + 4 * mixed) * trained,
-            "optimiser": (12 if mixed else 8) * trained,
-            "messages": b * min(trained, FLAT) if ranks > 1 else 0,
+            "weights": (6 if autocasts(trainer) else 4) * all_of_it,
+            "gradients": 4 * trained,
+            "optimiser": 8 * trained,
+            "messages": 4 * min(trained, FLAT) if ranks > 1 else 0,
         }
     whole = trainer.zero_stage == 1
     return {
@@ -107,14 +107,13 @@ def memory(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, fl
 def checkpoint_bytes(weights: Weights, trainer: TrainerConfig) -> int:
     """Bytes of one checkpoint of all ranks.
 
-    It holds the module's weights and the two moments of each trained parameter; in bf16 or under
-    ZeRO also its float32 value.
+    It holds the module's weights and the two moments of each trained parameter; under ZeRO also its
+    float32 value.
     """
-    b = 2 if trainer.precision == "bf16" else 4
-    alone = trainer.zero_stage == 0 and b == 4
+    b = 2 if stores_bf16(trainer) else 4
     # Stage 3 has the module's weights only as parts, which are those of the optimiser.
     held = weights.frozen if trainer.zero_stage == 3 else weights.trained + weights.frozen
-    return b * held + 2 * 4 * weights.buffers + (8 if alone else 12) * weights.trained
+    return b * held + 2 * 4 * weights.buffers + (12 if trainer.zero_stage else 8) * weights.trained
 
 
 def messages(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, float]:
@@ -123,7 +122,7 @@ def messages(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, 
     An all-reduce of S bytes sends 2 S (N-1)/N, an all-gather or a reduce-scatter S (N-1)/N. ZeRO 1
     and 2 reduce by all-reduce, since the parts of a bucket belong to several ranks.
     """
-    b = 2 if trainer.precision == "bf16" else 4
+    b = 2 if stores_bf16(trainer) else 4
     part = b * weights.trained * (ranks - 1) / ranks
     frozen = b * weights.frozen * (ranks - 1) / ranks
     return {
@@ -184,6 +183,18 @@ def measure(module: nn.Module, batch: Callable[[], object]) -> StepCost:
     for hook in hooks:
         hook.remove()
     return StepCost(3 * counter.get_total_flops(), alive.maximum)
+
+
+def imitate_autocast(module: nn.Module) -> None:
+    """Give a module on the meta device the data types that autocast to bfloat16 has elsewhere.
+
+    Linear layers take and give bfloat16. What lies between them keeps float32, and so do the sums
+    of the residual connections.
+    """
+    for layer in module.modules():
+        if type(layer) is nn.Linear:
+            layer.to(torch.bfloat16)
+            layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].to(torch.bfloat16),))
 
 
 class _Alive(TorchDispatchMode):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from avvp_dist.errors import NumericsError
 from avvp_dist.loading.loader import ClipBatch
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.runtime.ranks import Ranks
+from avvp_dist.training.outcome import StepLosses
 
 _NAMED = 8
 """Clips that a message names."""
@@ -33,13 +33,10 @@ class NonfiniteSteps:
         self,
         step: int,
         applied: bool,
-        losses: Mapping[str, Tensor],
+        losses: StepLosses,
         micro_batches: Sequence[ClipBatch],
     ) -> None:
         """Count a step; all ranks agree on whether it was `applied`.
-
-        Args:
-            losses: the loss and its parts, by name.
 
         Raises:
             NumericsError: after more than `maximum` skipped steps in a row, naming the clips of the
@@ -49,7 +46,7 @@ class NonfiniteSteps:
             self._in_a_row = 0
             return
         self.total, self._in_a_row = self.total + 1, self._in_a_row + 1
-        wrong = [name for name, loss in losses.items() if not torch.isfinite(loss).all()]
+        wrong = losses.nonfinite()
         suspects = _suspects(micro_batches) if wrong else []
         by_rank = self.ranks.all_gather_object((wrong, suspects))
         names = list(dict.fromkeys(n for names, _ in by_rank for n in names)) or ["the gradient"]

@@ -1,13 +1,8 @@
-"""Reports of a training: losses averaged over ranks, the files of the run, curves."""
+"""Reports of a training: the files of the run, a line for slow hashing, curves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from avvp_dist.commit import write_json
 from avvp_dist.config.files import to_yaml
@@ -20,34 +15,6 @@ from avvp_dist.training.task import Panels, TrainingConfig
 
 _GIB_WORTH_A_LINE = 10.0
 """Shard sets from this size on take minutes to hash."""
-
-
-@dataclass
-class StepLosses:
-    """The loss of one step and its parts on this rank, summed over weighted micro-batches."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    weight: float = 0.0
-    """Sum of the weights: 1 where no clip is missing, on the mean over ranks."""
-
-    def add(self, parts: Mapping[str, Tensor], weight: float) -> None:
-        """Add the detached loss and parts of a micro-batch."""
-        for name, part in parts.items():
-            self.sums[name] = self.sums.get(name, 0) + part * weight
-        self.weight += weight
-
-    def means(self, ranks: Ranks) -> dict[str, float]:
-        """`train/NAME` of the loss and its parts, over the clips of all ranks; a collective.
-
-        The stand-in for an empty micro-batch has weight 0 and does not count.
-        """
-        weight = torch.tensor(self.weight, device=ranks.device)
-        stacked = torch.stack([*self.sums.values(), weight])
-        *values, total = ranks.all_reduce_mean(stacked).tolist()
-        return {
-            f"train/{name}": value / (total or 1)
-            for name, value in zip(self.sums, values, strict=True)
-        }
 
 
 def write_run_files(config: TrainingConfig, run: Run, ranks: Ranks) -> None:

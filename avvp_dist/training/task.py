@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,6 +13,8 @@ from avvp_dist.config import FinetuneConfig, PretrainConfig
 from avvp_dist.loading.loader import ClipBatch
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.loading.order import ClipPool
+from avvp_dist.models.grounding_model import GroundingBatch
+from avvp_dist.models.parsing_model import ParsingBatch
 from avvp_dist.models.specification import Spec
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.engine import ParameterGroup
@@ -23,6 +25,9 @@ Panels = Sequence[tuple[str, Sequence[str], str]]
 TrainingConfig = PretrainConfig | FinetuneConfig
 
 ConfigT = TypeVar("ConfigT", bound=TrainingConfig)
+TaskBatch: TypeAlias = GroundingBatch | ParsingBatch
+"""A micro-batch as a task's module takes it."""
+
 _ConfigT = TypeVar("_ConfigT", bound=TrainingConfig, contravariant=True)
 
 
@@ -40,8 +45,6 @@ class Task(Protocol):
     """A model with its data: how it is trained, validated and exported."""
 
     ranks: Ranks
-    module: nn.Module
-    """`forward(batch)` gives the loss and its detached parts."""
     data: Mixture
     """The shard sets that are read."""
     pools: list[ClipPool]
@@ -62,11 +65,15 @@ class Task(Protocol):
     tokens: float
     """Mean number of tokens in a clip that are not padding."""
 
+    @property
+    def module(self) -> nn.Module:
+        """Module whose `forward(batch)` gives the loss and its detached parts."""
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """The trainable parameters."""
 
-    def make_batch(self, clips: ClipBatch, info: StepInfo) -> object:
-        """The argument of `module.forward`, on the device of `ranks`."""
+    def make_batch(self, clips: ClipBatch, info: StepInfo) -> TaskBatch:
+        """The argument of `module.forward`, in host memory; called in the loader's thread."""
 
     def validate(self) -> dict[str, float]:
         """Metrics on held-out clips, equal on every rank; a collective."""

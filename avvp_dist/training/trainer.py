@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from avvp_dist.errors import CheckpointError, Preempted
 from avvp_dist.loading.loader import ClipBatch, Loader
 from avvp_dist.loading.stream import ClipStream
+from avvp_dist.loading.transfer import Sent, Transfer, to_device
 from avvp_dist.models.export import save_model
 from avvp_dist.runtime.preemption import Preemption
 from avvp_dist.runtime.ranks import Ranks
@@ -27,22 +30,19 @@ from avvp_dist.training.checkpoint import (
     save_checkpoint,
 )
 from avvp_dist.training.engine import (
-    compile_layers,
+    compile_encoder,
+    frozen_weights,
     full_state,
     lr_factor,
     make_engine,
-    model_dtype,
     parameter_names,
     update,
 )
 from avvp_dist.training.nonfinite import NonfiniteSteps
-from avvp_dist.training.reporting import (
-    StepLosses,
-    announce_hashing,
-    draw_curves,
-    write_run_files,
-)
-from avvp_dist.training.task import StepInfo, Task, TrainingConfig
+from avvp_dist.training.outcome import StepLosses, StepOutcome
+from avvp_dist.training.precision import product_dtype
+from avvp_dist.training.reporting import announce_hashing, draw_curves, write_run_files
+from avvp_dist.training.task import StepInfo, Task, TaskBatch, TrainingConfig
 from avvp_dist.training.throughput import Throughput, flops_per_clip, peak_flops
 
 
@@ -56,6 +56,12 @@ class LoopState:
     started: float = field(default_factory=time.monotonic)
     """Seconds on the monotonic clock."""
     last_save: float = field(default_factory=time.monotonic)
+    outcome: StepOutcome | None = None
+    """Of the last step; it is read when the next one is queued."""
+    stop: bool = False
+    """Whether any rank was asked to save and end."""
+    overdue: bool = False
+    """Whether the time between two checkpoints is over on any rank."""
 
 
 class Trainer:
@@ -81,10 +87,12 @@ class Trainer:
         self.out = Path(self.config.out)
         self.stream = stream_of(task, config, self.ranks)
         self.loader = Loader(task.data, self.stream, config.data, self.ranks.device)
+        self.transfer = Transfer(self.ranks.device)
         self.steps_per_epoch = self.stream.steps_per_epoch
         self.steps = total_steps(self.stream, config)
         groups = task.parameter_groups()
         self.parameters = parameter_names(task.module, groups)
+        self.frozen = frozen_weights(task.module)
         self.engine = make_engine(task.module, groups, self.optimizer, self.config, self.ranks)
         self.peaks = [group["lr"] for group in self.engine.optimizer.param_groups]
         self.step, self.best = 0, float("-inf")
@@ -106,31 +114,20 @@ class Trainer:
         with Preemption() as preemption, self._progress_bar() as bar:
             loop = LoopState(preemption, self._throughput(), bar)
             if self.config.compile:  # after the FLOP count: under its counter nothing is compiled
-                compile_layers(self.engine.module)
-            batches = self.loader.steps(self.step, self.steps)
-            for micro_batches in loop.throughput.waits(batches):
+                compile_encoder(self.engine.module)
+            batches = self.loader.prepared(self.step, self.steps, self._prepare)
+            for clips, sent in loop.throughput.waits(batches):
                 self.beat(self.step, "updating")
                 self._set_learning_rate()
-                self.engine.train()
-                losses = StepLosses()
-                for number, clips in enumerate(micro_batches):
-                    # Dropout as a function of step and rank: nothing of it has to be saved to
-                    # resume.
-                    torch.manual_seed(_seed(self.config.seed, self.step, number, self.ranks.rank))
-                    weight = self._weight(clips, len(micro_batches))
-                    loss, parts = self.engine(self._batch(clips))
-                    self.engine.backward(loss if weight == 1 else loss * weight)
-                    losses.add({"loss": loss.detach(), **parts}, weight / len(micro_batches))
-                    if number + 1 < len(micro_batches):
-                        self.engine.step()  # counts the micro-batch, updates nothing yet
-                norm, applied = update(self.engine, self.optimizer, self.config)
-                self.skips.note(self.step, applied, losses.sums, micro_batches)
+                losses = self._accumulate(clips, sent)
+                norm = update(self.engine, self.optimizer, self.config)
                 loop.throughput.count(self.stream.planned(self.step))
+                outcome = self._send_outcome(loop, clips, losses, norm)
                 self.step += 1
                 bar.update()
                 self.beat(self.step, "reading")
-                if self.step % self.config.log_every == 0 or self.step == self.steps:
-                    self._log(losses, norm, loop)
+                self._take_outcome(loop)
+                loop.outcome = outcome
                 if self._epoch_ends():
                     self._validate(loop)
                 self._save_if_due(loop)
@@ -138,6 +135,27 @@ class Trainer:
             print(self.out / "model")
             if self.run.draws_figures:
                 print(draw_curves(self.out, self.run, self.task.panels))
+
+    def _prepare(
+        self, step: int, clips: list[ClipBatch]
+    ) -> tuple[list[ClipBatch], list[Sent[TaskBatch]]]:
+        """Begin to bring the micro-batches of a step to the device, while earlier ones train."""
+        return clips, [self.transfer.send(self._batch(step, one)) for one in clips]
+
+    def _accumulate(self, clips: list[ClipBatch], sent: list[Sent[TaskBatch]]) -> StepLosses:
+        """Sum the gradients of a step's micro-batches."""
+        self.engine.train()
+        losses = StepLosses()
+        for number, (one, batch) in enumerate(zip(clips, sent, strict=True)):
+            # Dropout as a function of step and rank: nothing of it has to be saved to resume.
+            torch.manual_seed(_seed(self.config.seed, self.step, number, self.ranks.rank))
+            weight = self._weight(one, len(clips))
+            loss, parts = self.engine(batch.receive())
+            self.engine.backward(loss if weight == 1 else loss * weight)
+            losses.add({"loss": loss.detach(), **parts}, weight / len(clips))
+            if number + 1 < len(clips):
+                self.engine.step()  # counts the micro-batch, updates nothing yet
+        return losses
 
     def clips_seen(self, step: int) -> int:
         """Clips trained on before a step; a clip counts each time an epoch takes it."""
@@ -158,29 +176,53 @@ class Trainer:
         """
         return clips.count * self.ranks.size * micro_batches / self.stream.planned(self.step)
 
-    def _batch(self, clips: ClipBatch) -> object:
-        epoch, progress = self.step // self.steps_per_epoch, self.step / self.steps
-        return self.task.make_batch(clips, StepInfo(self.step, epoch, progress))
+    def _batch(self, step: int, clips: ClipBatch) -> TaskBatch:
+        epoch, progress = step // self.steps_per_epoch, step / self.steps
+        return self.task.make_batch(clips, StepInfo(step, epoch, progress))
 
-    def _log(self, losses: StepLosses, norm: float, loop: LoopState) -> None:
-        means = losses.means(self.ranks)
+    def _send_outcome(
+        self, loop: LoopState, clips: list[ClipBatch], losses: StepLosses, norm: Tensor
+    ) -> StepOutcome:
+        """What this step leaves to be read when the next one is queued."""
+        now, done = time.monotonic(), self.step + 1
+        minutes, limit = self.config.checkpoint_minutes, self.config.max_minutes
+        # Signals and clocks differ between ranks: one rank's word is enough for all.
+        flags = {
+            "stop": bool(loop.preemption.asked) or 0 < 60 * limit < now - loop.started,
+            "overdue": 0 < 60 * minutes < now - loop.last_save,
+        }
+        known: dict[str, float] = {}
+        if done % self.config.log_every == 0 or done == self.steps:
+            lr = self.engine.optimizer.param_groups[0]["lr"]
+            known = {"train/lr": lr, **loop.throughput.rates()}
+        return StepOutcome.send(self.step, clips, losses, norm, flags, known, self.ranks)
+
+    def _take_outcome(self, loop: LoopState) -> None:
+        """Read the outcome that is waiting, if there is one: count, log, and note what is asked."""
+        if (outcome := loop.outcome) is None:
+            return
+        loop.outcome = None
+        numbers = outcome.read()
+        norm, stop, overdue = (numbers.pop(name) for name in ("norm", "stop", "overdue"))
+        self.skips.note(outcome.step, math.isfinite(norm), outcome.losses, outcome.clips)
+        loop.stop, loop.overdue = loop.stop or bool(stop), bool(overdue)
+        if outcome.known:
+            values = {f"train/{name}": value for name, value in numbers.items()}
+            values |= {"train/grad_norm": norm, "train/skipped_steps": self.skips.total}
+            self._log(outcome.step + 1, {**values, **outcome.known}, loop)
+
+    def _log(self, step: int, values: dict[str, float], loop: LoopState) -> None:
         if self.whole_config.data.max_bad_fraction:
             # All ranks know all clips that cannot be read, and stop together at too many.
             damage = self.task.data.damage
             damage.merge(self.ranks.union(set(damage.numbers)))
-            means["train/bad_clips"] = len(damage.numbers)
-        values = {
-            **means,
-            "train/lr": self.engine.optimizer.param_groups[0]["lr"],
-            "train/grad_norm": norm,
-            "train/skipped_steps": self.skips.total,
-            **loop.throughput.rates(),
-        }
-        self.run.log(self.step, **values)
-        loop.bar.set_postfix(loss=f"{means['train/loss']:.4f}")
+            values["train/bad_clips"] = len(damage.numbers)
+        self.run.log(step, **values)
+        loop.bar.set_postfix(loss=f"{values['train/loss']:.4f}")
 
     def _validate(self, loop: LoopState) -> None:
         """Validate the weights, and export them if they are the best, or the last, so far."""
+        self._take_outcome(loop)
         self.beat(self.step, "validating")
         self.engine.eval()
         metrics = self.task.validate()
@@ -199,21 +241,15 @@ class Trainer:
         loop.throughput.restart()
 
     def _export(self, metrics: Mapping[str, float]) -> None:
-        state = full_state(self.engine)
+        state = full_state(self.engine, self.frozen)
         if self.ranks.is_main:
             validated = {name: float(value) for name, value in metrics.items()}
             save_model(self.out / "model", *self.task.export(state, self.step, validated))
 
     def _save_if_due(self, loop: LoopState) -> None:
-        now = time.monotonic()
-        minutes, limit = self.config.checkpoint_minutes, self.config.max_minutes
-        # Signals and clocks differ between ranks: one rank's word is enough for all.
-        asked, overdue = self.ranks.all_reduce_any(
-            bool(loop.preemption.asked) or 0 < 60 * limit < now - loop.started,
-            0 < 60 * minutes < now - loop.last_save,
-        )
-        stop = asked and self.step < self.steps
-        if stop or overdue or self._checkpoint_due():
+        stop = loop.stop and self.step < self.steps
+        if stop or loop.overdue or self._checkpoint_due():
+            self._take_outcome(loop)
             self._save(loop)
         if stop:
             reason = loop.preemption.asked or "a signal to another rank or trainer.max_minutes"
@@ -235,7 +271,7 @@ class Trainer:
             run=self.run.key,
         )
         save_checkpoint(self.engine, self.out, state, self.config, self.ranks, self.score)
-        loop.last_save, self.score = time.monotonic(), None
+        loop.last_save, loop.overdue, self.score = time.monotonic(), False, None
         self.run.log(self.step, **{"train/checkpoint_seconds": loop.last_save - started})
         loop.throughput.restart()
 
@@ -257,8 +293,9 @@ class Trainer:
         clips = self.loader.read(self.step)[0]
         numbers, buffer = clips.clips[:4], clips.buffer[:4]
         few = replace(clips, clips=numbers, buffer=buffer, count=min(4, clips.count))
-        flops = flops_per_clip(self.engine.module, self._batch(few), len(few.clips))
-        peak = peak_flops(self.ranks.device, model_dtype(self.config))
+        batch = to_device(self._batch(self.step, few), self.ranks.device)
+        flops = flops_per_clip(self.engine.module, batch, len(few.clips))
+        peak = peak_flops(self.ranks.device, product_dtype(self.config))
         return Throughput(flops, self.task.tokens, peak, self.ranks.size)
 
     def _progress_bar(self) -> tqdm[None]:

@@ -12,11 +12,7 @@ import torch
 from avvp_dist.config import EncoderConfig, ObjectiveConfig
 from avvp_dist.hashing import hash_uniform
 from avvp_dist.models.encoder import Encoder
-from avvp_dist.models.grounding_model import (
-    GroundingBatch,
-    GroundingModel,
-    compared_representations,
-)
+from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
 from avvp_dist.objectives.grounding import grounding_loss
 from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.runtime.ranks import single_rank
@@ -125,29 +121,38 @@ def test_a_batch_without_components_has_no_negatives() -> None:
 
 @torch.no_grad()
 def test_snippets_that_the_link_rules_link_are_no_negatives() -> None:
-    objective = replace(OWN, other_clips=1.0, negatives=0)
-    model = model_of(objective, link_rules=[LinkRule({"audio": 0.9}, "or")])
-    batch = batch_of()
-    for features, left_out in (
-        (torch.eye(CLIPS * SNIPPETS).unflatten(0, (CLIPS, SNIPPETS)), 0.0),
-        (torch.ones(CLIPS, SNIPPETS, 3), 1.0),
-    ):
-        parts = model(replace(batch, features={"audio": features.half()}))[1]
-        assert float(parts["left_out"]) == left_out
-    both = [LinkRule({"audio": 0.9}, "or"), LinkRule({}, "or")]
-    ones = {"audio": torch.ones(CLIPS, SNIPPETS, 3).half()}
-    mixed = replace(batch, features=ones, rule_index=torch.arange(CLIPS) // 3)
-    parts = model_of(objective, link_rules=both)(mixed)[1]
+    objective, rule = replace(OWN, other_clips=1.0, negatives=0), LinkRule({"audio": 0.999}, "or")
+    model, batch = model_of(objective, link_rules=[rule]), batch_of()
+    alike = replace(
+        batch, streams={**batch.streams, "audio": torch.ones(CLIPS, SNIPPETS, 4).half()}
+    )
+    assert float(model(batch)[1]["left_out"]) == 0.0
+    assert float(model(alike)[1]["left_out"]) == 1.0
+    mixed = replace(alike, rule_index=torch.arange(CLIPS) // 3)
+    parts = model_of(objective, link_rules=[rule, LinkRule({}, "or")])(mixed)[1]
     assert 0 < float(parts["left_out"]) < 1
 
 
 @torch.no_grad()
 def test_the_visual_representation_is_the_mean_of_the_visible_tokens() -> None:
-    model, batch = encoder("separate").eval(), batch_of()
-    streams, lengths = batch.streams, batch.lengths
-    audio, visual, motion = model(streams, lengths)
-    compared = compared_representations(model, streams, lengths, [])
-    torch.testing.assert_close(compared, (audio, (visual + motion) / 2))
-    audio, visual, _ = model(streams, lengths, ["motion"])
-    compared = compared_representations(model, streams, lengths, ["motion"])
-    torch.testing.assert_close(compared, (audio, visual))
+    model, batch = model_of(OWN, "separate"), batch_of()
+    audio, visual, motion = model.encoder(batch.streams, batch.lengths)
+    torch.testing.assert_close(model.representations(batch), (audio, (visual + motion) / 2))
+    model = model_of(OWN, "separate", hidden_streams=["motion"])
+    audio, visual, _ = model.encoder(batch.streams, batch.lengths, ["motion"])
+    torch.testing.assert_close(model.representations(batch), (audio, visual))
+
+
+@torch.no_grad()
+def test_autocast_multiplies_in_bfloat16_in_the_layers_alone() -> None:
+    objective = replace(OWN, other_clips=1.0)
+    exact, cast = (model_of(objective, autocast=on)(batch_of()) for on in (False, True))
+    assert cast[0].dtype == torch.float32
+    assert 0 < abs(float(cast[0] - exact[0])) < 0.01 * float(exact[0])
+    model = model_of(objective, autocast=True)
+    seen = []
+    for layer in (model.encoder.embed["audio"], model.encoder.layers[0].contract):
+        layer.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    model(batch_of())
+    assert seen == [torch.bfloat16, torch.bfloat16]
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -327,9 +327,8 @@ def test_a_batch_knows_whose_its_clips_are_and_what_they_look_like(
     batch = task.make_batch(read, START)
     assert batch.clips.tolist() == [95, 96, 3, 191]
     assert batch.rule_index is not None and batch.rule_index.tolist() == [0, 1, 0, 1]
-    assert {x.dtype for x in batch.streams.values()} == {torch.bfloat16}
-    assert batch.features.keys() == groundings[0].thresholds.keys()
-    for name, stored in batch.features.items():
+    assert task.model.compared == sorted(groundings[0].thresholds)
+    for name, stored in batch.streams.items():
         assert stored.dtype == torch.float16 and torch.equal(stored, read.streams[name])
     empty = task.make_batch(dataclasses.replace(read, count=0), START)
     assert (empty.components == PADDING).all()
@@ -345,7 +344,7 @@ def test_nothing_is_compared_that_is_not_left_out(
     read, _ = read_clips(task.data, np.arange(3))
     assert not task.link_rules
     batch = task.make_batch(read, START)
-    assert (batch.features, batch.rule_index) == ({}, None)
+    assert (task.model.compared, batch.rule_index) == ([], None)
 
 
 def test_the_controls_of_grounding_leave_no_negative_out(

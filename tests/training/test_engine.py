@@ -9,10 +9,24 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from avvp_dist.config import OptimizerConfig, TrainerConfig
+from avvp_dist.config import EncoderConfig, OptimizerConfig, TrainerConfig
 from avvp_dist.errors import ConfigError
-from avvp_dist.training.engine import engine_config, full_state, lr_factor, parameter_groups
+from avvp_dist.models.encoder import Encoder
+from avvp_dist.runtime.ranks import connect
+from avvp_dist.training.engine import (
+    compile_encoder,
+    engine_config,
+    frozen_weights,
+    full_state,
+    lr_factor,
+    make_engine,
+    parameter_groups,
+    update,
+)
+from avvp_dist.training.precision import model_dtype
 
 
 def test_micro_batch_is_the_global_batch_over_ranks_and_accumulation() -> None:
@@ -55,7 +69,7 @@ def test_full_state_keeps_buffers() -> None:
 
     module = Engine.module
     module(torch.randn(8, 2))
-    state = full_state(Engine)
+    state = full_state(Engine, {})
     assert state.keys() == module.state_dict().keys()
     assert torch.equal(state["1.running_mean"], module[1].running_mean)
     assert int(state["1.num_batches_tracked"]) == 1
@@ -90,3 +104,140 @@ def test_more_deepspeed_keys_come_from_a_file(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(ConfigError, match=r"more\.json: Expecting property name"):
         engine_config(OptimizerConfig(), trainer, 1)
+
+
+DIMS = {"audio": 8, "visual": 8}
+WIDTH = 320
+"""Matrices of more than 100,000 numbers, which ZeRO 3 splits."""
+
+
+def stepped(
+    stage: int, precision: str, *, accumulation: int = 1, frozen: bool = True
+) -> tuple[Any, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """An engine after two steps, the weights before them, and the frozen ones."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH))
+    module[0].requires_grad_(not frozen)
+    before = {name: weight.clone() for name, weight in module.state_dict().items()}
+    kept = frozen_weights(module)
+    optimizer = OptimizerConfig(lr=1e-3)
+    trainer = TrainerConfig(
+        "x",
+        batch_size=8 * accumulation,
+        gradient_accumulation=accumulation,
+        precision=precision,
+        zero_stage=stage,
+    )
+    groups = parameter_groups(module.parameters(), optimizer.lr, optimizer.weight_decay)
+    engine = make_engine(module, groups, optimizer, trainer, connect())
+    for _ in range(2):
+        for number in range(accumulation):
+            features = torch.randn(8, WIDTH, dtype=model_dtype(trainer))
+            engine.backward(engine(features).float().pow(2).mean())
+            if number + 1 < accumulation:
+                engine.step()
+        assert torch.isfinite(update(engine, optimizer, trainer))
+    return engine, before, kept
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_exports_hold_frozen_weights_and_float32_ones(
+    stage: int, precision: str, one_rank: None
+) -> None:
+    engine, before, kept = stepped(stage, precision)
+    state = full_state(engine, kept)
+    assert {name: w.shape for name, w in state.items()} == {n: w.shape for n, w in before.items()}
+    assert {w.dtype for w in state.values()} == {torch.float32}
+    assert torch.equal(state["0.weight"], before["0.weight"])
+    trained = state["2.weight"]
+    assert not torch.equal(trained, before["2.weight"])
+    assert not torch.equal(trained, trained.bfloat16().float())  # not rounded
+
+
+@pytest.mark.launch
+def test_gradients_of_micro_batches_are_summed_in_float32(one_rank: None) -> None:
+    sums = []
+    for stage, precision in ((0, "fp32"), (2, "bf16"), (3, "bf16")):
+        engine, before, kept = stepped(stage, precision, accumulation=16, frozen=False)
+        moved = full_state(engine, kept)["2.weight"] - before["2.weight"]
+        sums.append(moved.sign())
+    # AdamW's first steps have the size of the learning rate and the sign of the gradient.
+    for other in sums[1:]:
+        assert float((other == sums[0]).float().mean()) > 0.99
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that a device would run, and the times that the host would wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = self.waits = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: Any = (), kwargs: Any = None
+    ) -> object:
+        name = func._schema.name.removeprefix("aten::")
+        self.waits += name in ("_local_scalar_dense", "is_nonzero", "nonzero", "equal")
+        made = func(*args, **(kwargs or {}))
+        self.kernels += not (func.is_view or name in ("detach", "empty", "empty_like", "set_"))
+        return made
+
+
+@pytest.mark.launch
+def test_the_update_waits_for_nothing_and_costs_as_much_in_bf16(one_rank: None) -> None:
+    optimizer, counted = OptimizerConfig(), {}
+    for precision in ("fp32", "tf32", "bf16"):
+        trainer = TrainerConfig("x", batch_size=8, precision=precision)
+        engine, *_ = stepped(0, precision)
+        engine.backward(engine(torch.randn(8, WIDTH)).mean())
+        with Operations() as operations:
+            update(engine, optimizer, trainer)
+        assert operations.waits == 0
+        counted[precision] = operations.kernels
+    assert 0 < counted["fp32"] == counted["tf32"] == counted["bf16"] < 30
+
+
+@pytest.mark.launch
+def test_an_update_without_finite_gradients_changes_nothing(one_rank: None) -> None:
+    optimizer, trainer = OptimizerConfig(), TrainerConfig("x", batch_size=8)
+    engine, _, kept = stepped(0, "fp32")
+    before = full_state(engine, kept)
+    count = float(engine.optimizer.state[engine.module[2].weight]["step"])
+    engine.backward(engine(torch.full((8, WIDTH), torch.nan)).mean())
+    assert not torch.isfinite(update(engine, optimizer, trainer))
+    after = full_state(engine, kept)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert float(engine.optimizer.state[engine.module[2].weight]["step"]) == count
+    engine.backward(engine(torch.randn(8, WIDTH)).mean())
+    assert torch.isfinite(update(engine, optimizer, trainer))
+    assert not torch.equal(full_state(engine, kept)["2.weight"], after["2.weight"])
+
+
+@pytest.mark.parametrize(("checkpointing", "sizes"), [(False, (6, 5, 7)), (True, (6,))])
+def test_the_encoder_compiles_whole_into_few_graphs(
+    checkpointing: bool, sizes: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(
+        EncoderConfig("tiny", dropout=0.0), DIMS, 10, activation_checkpointing=checkpointing
+    )
+
+    def losses() -> list[float]:
+        torch.manual_seed(1)
+        found = []
+        for clips in sizes:
+            for lengths in (None, torch.full((clips,), 9)):
+                streams = {name: torch.randn(clips, 10, dim) for name, dim in DIMS.items()}
+                loss = torch.stack(encoder(streams, lengths)).pow(2).mean()
+                loss.backward()
+                found.append(float(loss.detach()))
+        return found
+
+    plain, graphs = losses(), CompileCounter()
+    torch._dynamo.reset()
+    compile_encoder(encoder, backend=graphs)
+    assert losses() == pytest.approx(plain, rel=1e-5)
+    # With and without a mask: for the first number of clips, and for all others.
+    assert graphs.frame_count == 2 * min(2, len(sizes))

@@ -44,7 +44,7 @@ def test_planned_ranks_have_the_shapes_of_real_ones() -> None:
 def test_zero_divides_what_it_says_it_divides() -> None:
     weights = Weights(1_000_000, 0, 0)
     for stage, sizes in {
-        0: (2e6, 6e6, 12e6),
+        0: (6e6, 4e6, 8e6),
         1: (2e6, 2e6 + 1e6, 3e6),
         2: (2e6, 0.5e6 + 1e6, 3e6),
         3: (2.5e6, 0.5e6 + 1e6, 3e6),

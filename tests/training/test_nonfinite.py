@@ -14,8 +14,16 @@ from avvp_dist.loading.mixture import Mixture
 from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.training.nonfinite import NonfiniteSteps
+from avvp_dist.training.outcome import StepLosses
 
-GOOD, BAD = torch.tensor(1.0), torch.tensor(float("nan"))
+
+def losses(loss: float = 1.0) -> StepLosses:
+    made = StepLosses()
+    made.add({"loss": torch.tensor(loss), "own": torch.tensor(1.0)}, 1.0)
+    return made
+
+
+BAD = float("nan")
 
 
 def batch_of(data: Mixture, *broken: int) -> ClipBatch:
@@ -41,7 +49,7 @@ def test_the_clips_that_are_not_finite_are_named(
     data: Mixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = NonfiniteSteps(1, data, single_rank())
-    steps.note(7, False, {"loss": BAD, "own": GOOD}, [batch_of(data, 2), batch_of(data, 5)])
+    steps.note(7, False, losses(BAD), [batch_of(data, 2), batch_of(data, 5)])
     named = f"{data.id(22)}, {data.id(25)}"
     assert (
         f"step 7 is skipped: loss not finite on rank [0], clips {named}" in capsys.readouterr().err
@@ -52,12 +60,12 @@ def test_the_clips_that_are_not_finite_are_named(
 def test_too_many_in_a_row_end_the_training(data: Mixture) -> None:
     steps, batches = NonfiniteSteps(2, data, single_rank()), [batch_of(data)]
     for step in range(2):
-        steps.note(step, False, {"loss": GOOD}, batches)
-    steps.note(2, True, {"loss": GOOD}, batches)  # a good step between them begins a new row
+        steps.note(step, False, losses(), batches)
+    steps.note(2, True, losses(), batches)  # a good step between them begins a new row
     for step in (3, 4):
-        steps.note(step, False, {"loss": GOOD}, batches)
+        steps.note(step, False, losses(), batches)
     with pytest.raises(NumericsError, match=r"step 5 .*the gradient not finite; 3 in a row"):
-        steps.note(5, False, {"loss": GOOD}, batches)
+        steps.note(5, False, losses(), batches)
     assert steps.total == 5
 
 
@@ -65,6 +73,6 @@ def test_where_all_features_are_finite_every_clip_is_named(
     data: Mixture, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     steps = NonfiniteSteps(3, data, single_rank())
-    steps.note(0, False, {"loss": BAD}, [batch_of(data)])
+    steps.note(0, False, losses(BAD), [batch_of(data)])
     said = capsys.readouterr().err
     assert all(data.id(clip) in said for clip in range(20, 28))

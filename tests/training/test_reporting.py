@@ -1,44 +1,17 @@
-"""Reports of a training: means over clips, curves of what was recorded, a line for slow hashing."""
+"""Reports of a training: curves of what was recorded, a line for slow hashing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import torch
 
 from avvp_dist.config import CalibrateConfig, TrackingConfig
 from avvp_dist.loading.mixture import Mixture
-from avvp_dist.runtime.ranks import Ranks, single_rank
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tracking.run import Run
 from avvp_dist.training import reporting
-from avvp_dist.training.reporting import StepLosses, announce_hashing, draw_curves
-
-
-def losses(*parts: tuple[float, float]) -> StepLosses:
-    made = StepLosses()
-    for value, weight in parts:
-        made.add({"loss": torch.tensor(value), "own": torch.tensor(2 * value)}, weight)
-    return made
-
-
-def test_means_are_over_the_clips_that_were_read() -> None:
-    assert losses((1.0, 0.5), (4.0, 0.25)).means(single_rank()) == pytest.approx(
-        {"train/loss": 2.0, "train/own": 4.0}
-    )
-    # A step without any clip has no mean, and divides nothing by zero.
-    assert losses((3.0, 0.0)).means(single_rank()) == {"train/loss": 0.0, "train/own": 0.0}
-
-
-def test_means_weigh_ranks_by_their_clips() -> None:
-    class Two(Ranks):
-        def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
-            other = torch.stack([torch.tensor(8.0), torch.tensor(0.0), torch.tensor(1.5)])
-            return (value + other) / 2
-
-    made = losses((4.0, 0.5)).means(Two(0, 2, torch.device("cpu")))
-    assert made["train/loss"] == pytest.approx((4.0 * 0.5 + 8.0) / (0.5 + 1.5))
+from avvp_dist.training.reporting import announce_hashing, draw_curves
 
 
 def test_curves_are_of_what_was_recorded(tmp_path: Path) -> None:

@@ -166,9 +166,9 @@ def test_a_time_limit_preempts_and_the_next_run_goes_on(
     keys = (*KEYS, "tracking.enabled=false", "trainer.resume=auto")
     train_here(grounded, tmp_path / "whole", *keys)
     out = tmp_path / "parts"
-    with pytest.raises(Preempted, match=r"max_minutes, saved at step 1 of 3"):
+    with pytest.raises(Preempted, match=r"max_minutes, saved at step 2 of 3"):
         train_here(grounded, out, *keys, "trainer.max_minutes=1e-6")
-    assert (out / "checkpoints" / "step-00000001").is_dir()
+    assert (out / "checkpoints" / "step-00000002").is_dir()
     train_here(grounded, out, *keys)
     assert read_series(out)["train/loss"] == read_series(tmp_path / "whole")["train/loss"]
     assert load(PretrainConfig, out / "config.yaml").trainer.max_steps == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avvp_dist.training.collapse import collapsed, effective_rank, spread, spread_and_rank
+from avvp_dist.evaluation.collapse import collapsed, effective_rank, spread, spread_and_rank
 
 RNG = np.random.default_rng(0)
 EVEN = RNG.normal(size=(4000, 32))
