@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from avvp_dist.loading import transfer
 from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.loading.transfer import Transfer, to_device
 from avvp_dist.shards.shard_set import ShardSet
+from tests.training.operations import Operations
 
 META = torch.device("meta")
 
@@ -35,37 +34,17 @@ def batch(packed: dict[str, ShardSet]) -> Batch:
     return Batch(read.streams, None, torch.arange(5), torch.ones(5, 2, 3, dtype=torch.bool), 7)
 
 
-class Copies(TorchDispatchMode):
-    """Counts what goes from the host to the device, and its bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes: list[int] = []
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Tensor],
-        types: object,
-        args: tuple[Tensor, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> Tensor:
-        made = func(*args, **(kwargs or {}))
-        if "_to_copy" in str(func) and args[0].device.type == "cpu" and made.is_meta:
-            self.bytes.append(args[0].numel() * args[0].element_size())
-        return made
-
-
 def test_features_travel_once_and_small_tensors_together(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Copies() as copies:
+    with Operations() as copies:
         moved = to_device(batch, META)
-    assert len(copies.bytes) == 1  # all of it is small
+    assert len(copies.copied) == 1  # all of it is small
     monkeypatch.setattr(transfer, "_ALONE", 1000)
-    with Copies() as copies:
+    with Operations() as copies:
         to_device(batch, META)
     stored = next(iter(batch.streams.values())).untyped_storage().nbytes()
-    assert copies.bytes == [stored, 48 + 32]  # in pieces of 16 bytes
+    assert copies.copied == [stored, 48 + 32]  # in pieces of 16 bytes
     assert (moved.lengths, moved.step) == (None, 7)
     for name, stream in batch.streams.items():
         one = moved.streams[name]

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from avvp_dist.config import ParserConfig, ParsingLossConfig
+from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.parser import Parser
 from avvp_dist.models.parsing_model import ParsingBatch, ParsingModel
 from avvp_dist.objectives.parsing import parsing_loss, reversal_ramp
+from tests.training.operations import Operations
 
 SMALL = ParserConfig(width=16, attention="multihead")
 
@@ -67,3 +69,21 @@ def test_a_parser_without_discriminator_has_no_adversarial_term() -> None:
     expected, _ = parsing_loss(model.parser(batch.streams), batch.weak, config, kept)
     assert torch.equal(loss, expected)
     assert not torch.equal(loss, model(batch_of())[0])
+
+
+def test_a_step_takes_nothing_from_the_host_and_waits_for_nothing() -> None:
+    model = model_of(ParsingLossConfig(lambda_contrastive=1.0)).to("meta")
+    batch = to_device(batch_of(kept=torch.ones(2, 2, 3)), torch.device("meta"))
+    with Operations() as operations:  # on the meta device, whatever needs a value is an error
+        loss, _ = model(batch)
+        loss.backward()
+    assert (operations.copied, operations.waits) == ([], 0) and operations.kernels > 50
+
+
+@torch.no_grad()
+def test_autocast_leaves_losses_and_weights_in_float32() -> None:
+    exact = model_of(ParsingLossConfig())
+    cast = ParsingModel(exact.parser, ParsingLossConfig(), autocast=True).eval()
+    loss, parts = cast(batch_of())
+    assert {loss.dtype, *(part.dtype for part in parts.values())} == {torch.float32}
+    assert 0 < abs(float(loss - exact(batch_of())[0])) < 0.01 * float(loss)

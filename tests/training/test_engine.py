@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from avvp_dist.config import EncoderConfig, OptimizerConfig, TrainerConfig
 from avvp_dist.errors import ConfigError
@@ -27,6 +26,7 @@ from avvp_dist.training.engine import (
     update,
 )
 from avvp_dist.training.precision import model_dtype
+from tests.training.operations import Operations
 
 
 def test_micro_batch_is_the_global_batch_over_ranks_and_accumulation() -> None:
@@ -166,23 +166,6 @@ def test_gradients_of_micro_batches_are_summed_in_float32(one_rank: None) -> Non
     # AdamW's first steps have the size of the learning rate and the sign of the gradient.
     for other in sums[1:]:
         assert float((other == sums[0]).float().mean()) > 0.99
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations that a device would run, and the times that the host would wait for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels = self.waits = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: object, args: Any = (), kwargs: Any = None
-    ) -> object:
-        name = func._schema.name.removeprefix("aten::")
-        self.waits += name in ("_local_scalar_dense", "is_nonzero", "nonzero", "equal")
-        made = func(*args, **(kwargs or {}))
-        self.kernels += not (func.is_view or name in ("detach", "empty", "empty_like", "set_"))
-        return made
 
 
 @pytest.mark.launch

@@ -26,7 +26,10 @@ from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.pretraining import PretrainingTask, pretrain
 from avvp_dist.tracking.records import read_series
 from avvp_dist.training.engine import lr_factor
+from avvp_dist.training.outcome import StepLosses, StepOutcome
 from avvp_dist.training.task import StepInfo
+from avvp_dist.training.trainer import Trainer
+from tests.training.operations import Operations
 
 pytestmark = pytest.mark.launch
 
@@ -148,6 +151,34 @@ def test_zero_stages_train_as_plain_torch_does(
     for stage in range(4):
         ours = list(read_series(tmp_path / str(stage))["train/loss"].values())
         assert ours == pytest.approx(losses, rel=1e-6), stage
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_waits_for_the_device_once(
+    grounded: ShardSet, train_here: Any, tmp_path: Path, precision: str, monkeypatch: Any
+) -> None:
+    waits, reads = [], []
+    read, accumulate = StepOutcome.read, Trainer._accumulate
+
+    def counted(trainer: Trainer, *arguments: Any) -> StepLosses:
+        waits.append(operations.waits)
+        return accumulate(trainer, *arguments)
+
+    def noted(outcome: StepOutcome) -> dict[str, float]:
+        reads.append((outcome.step, len(waits)))
+        return read(outcome)
+
+    monkeypatch.setattr(Trainer, "_accumulate", counted)
+    monkeypatch.setattr(StepOutcome, "read", noted)
+    with Operations() as operations:
+        train_here(
+            grounded,
+            tmp_path,
+            *(*KEYS, "tracking.enabled=false", f"trainer.precision={precision}"),
+        )
+    assert waits[0] == waits[-1]  # nothing in a step waits but the reading of an outcome
+    # Each is read when the next step has been queued, and the last one at the end.
+    assert reads == [(0, 2), (1, 3), (2, 3)]
 
 
 def test_how_activations_are_kept_changes_no_loss(
