@@ -98,7 +98,7 @@ class Loader:
     def prepared(
         self, first: int, end: int, prepare: Callable[[int, list[ClipBatch]], T]
     ) -> Iterator[T]:
-        """What `prepare` makes of each step and its micro-batches, in the thread that reads them.
+        """Results of `prepare` for each step and its micro-batches, in the thread that reads them.
 
         Raises:
             DataError: as `steps` does.

@@ -52,7 +52,7 @@ class Checkpoint:
     world_size: int
     zero_stage: int
     precision: str
-    """Of the weights in DeepSpeed's files: `bf16` beside float32 ones, or `fp32`."""
+    """Precision of the weights in DeepSpeed's files: `bf16` beside float32 ones, or `fp32`."""
     score: float | None
     """Validation score of its weights; None where they were not validated."""
 

@@ -57,7 +57,7 @@ class LoopState:
     """Seconds on the monotonic clock."""
     last_save: float = field(default_factory=time.monotonic)
     outcome: StepOutcome | None = None
-    """Of the last step; it is read when the next one is queued."""
+    """Outcome of the last step, which is read when the next one is queued."""
     stop: bool = False
     """Whether any rank was asked to save and end."""
     overdue: bool = False
@@ -183,7 +183,7 @@ class Trainer:
     def _send_outcome(
         self, loop: LoopState, clips: list[ClipBatch], losses: StepLosses, norm: Tensor
     ) -> StepOutcome:
-        """What this step leaves to be read when the next one is queued."""
+        """Send what this step leaves on its way to the host."""
         now, done = time.monotonic(), self.step + 1
         minutes, limit = self.config.checkpoint_minutes, self.config.max_minutes
         # Signals and clocks differ between ranks: one rank's word is enough for all.

@@ -34,7 +34,7 @@ def test_each_training_has_the_papers_schedule_by_default() -> None:
         ("trainer.zero_stage=4", "is above 3"),
         ("trainer.batch_size=0", "is below 1"),
         ("trainer.keep=0", "is below 1"),
-        ("trainer.precision=fp16", "is not one of fp32, bf16"),
+        ("trainer.precision=fp16", "is not one of fp32, tf32, bf16"),
         ("optimizer.warmup=1.5", "is above 1"),
         ("optimizer.lr=nan", "is not a finite number"),
     ],
@@ -42,3 +42,23 @@ def test_each_training_has_the_papers_schedule_by_default() -> None:
 def test_a_training_that_cannot_be_is_refused(override: str, fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         load(PretrainConfig, None, [*KEYS, override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (
+            ("trainer.compile=true", "trainer.zero_stage=3"),
+            r"trainer\.compile=true, trainer\.zero_stage=3: .* take stage 0, 1 or 2",
+        ),
+        (
+            ("trainer.gradient_accumulation=2", "trainer.zero_stage=1", "trainer.precision=bf16"),
+            r"trainer\.gradient_accumulation=2, .* take stage 0, 2 or 3",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(overrides: tuple[str, ...], fault: str) -> None:
+    for left_out in overrides:
+        load(PretrainConfig, None, [*KEYS, *(one for one in overrides if one != left_out)])
+    with pytest.raises(ConfigError, match=fault):
+        load(PretrainConfig, None, [*KEYS, *overrides])
