@@ -29,6 +29,7 @@ from avvp_dist.extraction.files import item_of, media_files, media_items
 from avvp_dist.packing.sources import labels_of
 from avvp_dist.reproduction.jobs import Command, Job, run_missing
 from avvp_dist.reproduction.table_format import markdown_table, mean_cell
+from avvp_dist.runtime.devices import warn_of_cpu
 from avvp_dist.shards.exclusion import EXCLUDED
 from avvp_dist.stages import STAGES
 
@@ -85,6 +86,7 @@ def demo(config: DemoConfig) -> None:
     out = out.absolute()
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{out / 'mlflow.db'}")
     started = time.monotonic()
+    warn_of_cpu()
     job = demo_job(config, out)
     for command in job.commands[: job.finished]:
         print(f"== {command.name}: done before", flush=True)

@@ -51,6 +51,14 @@ class TrainerConfig:
     activation_checkpointing: bool = option(
         False, "recompute the activations of a layer for its gradient, which saves memory"
     )
+    device: str = option(
+        "auto",
+        "auto: the accelerator, or the CPU of a host that has none; cpu: the CPU",
+        choices=("auto", "cpu"),
+    )
+    deterministic: bool = option(
+        False, "use only algorithms that give the same bits each time; slower on a GPU"
+    )
     compile: bool = option(False, "apply torch.compile to the encoder")
     seed: int = option(1, "seed of weights, clip order and dropout", minimum=0)
     log_every: int = option(10, "steps between two records", minimum=1)

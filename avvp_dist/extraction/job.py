@@ -25,6 +25,7 @@ from avvp_dist.ledger import Ledger
 from avvp_dist.packing.making import Recipe, make_set
 from avvp_dist.packing.shard_tasks import PackedShard
 from avvp_dist.packing.sources import SourceFile, labels_of
+from avvp_dist.runtime.devices import warn_of_cpu
 from avvp_dist.shards.indexing import PLAN, UNKNOWN
 from avvp_dist.shards.remote import is_url
 from avvp_dist.shards.shard_set import ShardSet
@@ -49,6 +50,7 @@ def extract(config: ExtractConfig) -> ShardSet:
         backbone_class(name).weights.find(name, config.weights, download=config.download)
     if config.cut not in (NONE, JSON) and not Path(config.cut).is_file():
         raise ConfigError(f"cut={config.cut} is no file, and neither {NONE} nor {JSON}")
+    warn_of_cpu()  # here, because nobody sees what a Ray task prints
     files = cache(lambda: source_files(config.source))
     source = cache(lambda: MediaSource(config, files()))
     return make_set(

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from avvp_dist.commit import MANIFEST, folder_digest
@@ -22,7 +21,7 @@ from avvp_dist.parsing.folder import TimelineFolder
 from avvp_dist.parsing.timeline import ParserModel
 from avvp_dist.parsing.windows import Decision, make_timeline
 from avvp_dist.runtime.progress import Progress
-from avvp_dist.runtime.ranks import Ranks, single_rank
+from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.shards.schema import AUDIO
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.prediction import check_fit, predict
@@ -41,7 +40,7 @@ def parse(config: ParseConfig) -> None:
     timelines = TimelineFolder(out, config.formats)
     parser, spec, model = _load(config, shards)
     decision = Decision(config.rule, read_threshold(config.threshold, len(spec.classes)))
-    ranks = Ranks(0, 1, torch.device("cpu")) if config.device == "cpu" else single_rank()
+    ranks = single_rank(config.device)
     parser.to(ranks.device)
     lineage = {"manifest": shards.digest, "parser": model.version}
     batches = np.split(clips, range(config.batch_size, len(clips), config.batch_size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -9,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib.abc import MetaPathFinder
 from typing import TypeVar
@@ -19,10 +20,24 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.autograd.function import FunctionCtx
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from avvp_dist.errors import ClusterError, first_line
+from avvp_dist.json_values import parse_value
+from avvp_dist.runtime.devices import (
+    CPU,
+    Agreement,
+    Place,
+    accelerator,
+    agree,
+    own_place,
+    warn_of_cpu,
+)
+from avvp_dist.runtime.launched import LOCAL_RANK, launched_local_rank
 from avvp_dist.runtime.slurm import export_slurm_ranks
 
+_PATIENCE = timedelta(minutes=10)
 T = TypeVar("T")
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -138,59 +153,122 @@ class _Sum(torch.autograd.Function):
         return _Sum.forward(ctx, gradients[0])
 
 
-def single_rank() -> Ranks:
-    """One process without peers, on the accelerator if there is one."""
-    found = torch.accelerator.current_accelerator(check_available=True)  # a CUDA build names one
-    return Ranks(0, 1, torch.device(found or "cpu"))
+def single_rank(device: str = "auto") -> Ranks:
+    """One process without peers, on the accelerator if there is one.
+
+    Args:
+        device: `cpu` takes the CPU; `auto` warns if it must take it beside GPUs.
+    """
+    if device == "cpu":
+        return Ranks(0, 1, torch.device("cpu"))
+    warn_of_cpu()
+    return Ranks(0, 1, accelerator() or torch.device("cpu"))
 
 
-def connect(hang_seconds: float = 0) -> Ranks:
+def connect(hang_seconds: float = 0, device: str = "auto") -> Ranks:
     """Join the ranks that `deepspeed`, `torchrun` or `srun` started; alone without a launcher.
+
+    Rank 0 prints the number of ranks and their devices. Each rank gets its part of the host's cores
+    as threads of torch, unless OMP_NUM_THREADS says how many.
 
     Args:
         hang_seconds: timeout for joining the other ranks. Collectives get one minute more, so
-            that the watchdog speaks first. 0: DeepSpeed's own timeout.
+            that the watchdog speaks first. 0: ten minutes.
+        device: `auto` takes an accelerator, or the CPU of a host that has none; `cpu` the CPU.
 
     Raises:
-        ClusterError: if the other ranks cannot be reached.
+        ClusterError: if the other ranks cannot be reached, a GPU is there and cannot be used, or
+            ranks and GPUs do not fit together.
     """
     export_slurm_ranks()
     for key, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")):
         os.environ.setdefault(key, value)
-    size = int(os.environ["WORLD_SIZE"])
-    local_size = int(os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
-    if size == 1:
+    if os.environ["WORLD_SIZE"] == "1":
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", "0")  # a free port, bound at once
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    place = own_place(device, launched_local_rank())
+    chosen = _take(place)
+    if not dist.is_initialized():
+        _meet(place, chosen, timedelta(seconds=hang_seconds + 60) if hang_seconds else _PATIENCE)
     warnings.filterwarnings("ignore", category=FutureWarning)
     with _without_mlflow():
         import deepspeed
-    from deepspeed.accelerator import get_accelerator
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    accelerator = get_accelerator()
-    local_rank = int(os.environ["LOCAL_RANK"])
-    if accelerator.device_name() == "cpu":
+    if chosen.type == "cpu":
         # Only inference uses the one op that is looked up here, and its first use compiles it for
         # minutes in silence. To ask which ops can be compiled would run the compiler in each rank.
         deepspeed.ops.__compatible_ops__ = {}
-    else:
-        accelerator.set_device(local_rank)
+    deepspeed.init_distributed(verbose=False)
+    return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), chosen)
+
+
+def _take(place: Place) -> torch.device:
+    """The device of a place, told to DeepSpeed before that is imported."""
+    found = None if place.device == CPU else accelerator()
+    if found is None:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        return torch.device("cpu")
+    # DeepSpeed takes LOCAL_RANK for the number of the device.
+    os.environ[LOCAL_RANK] = str(place.local_rank)
+    os.environ["LOCAL_RANK"] = str(place.index)
+    return torch.device(found.type, place.index)
+
+
+def _meet(place: Place, device: torch.device, timeout: timedelta) -> None:
+    """Join the process group after all ranks have compared their places.
+
+    The comparison needs no collective, so it names what would make a collective fail or hang.
+    """
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    backend = dist.get_default_backend_for_device(device)
     try:
-        limit = {"timeout": timedelta(seconds=hang_seconds + 60)} if hang_seconds else {}
-        deepspeed.init_distributed(verbose=False, **limit)
+        store, *_ = next(rendezvous("env://", rank, size, timeout=timeout))
+        agreement = _agree(PrefixStore("places", store), rank, size, place, backend)
+        torch.set_num_threads(agreement.threads[rank])
+        dist.init_process_group(
+            backend,
+            store=PrefixStore("default_pg", store),
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" and size > 1 else None,
+        )
+        started = torch.zeros(1, device=device)
+        dist.all_reduce(started)
+        started.item()  # a backend may fail only when it is first used
+    except dist.DistBackendError as error:
+        raise ClusterError(
+            f"rank {rank} of {size}: {backend} does not work on {place.device} of {place.host}: "
+            f"{str(error).strip().splitlines()[-1]}",
+            remedy="NCCL_DEBUG=INFO says more",
+        ) from None
     except (RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"rank {os.environ['RANK']} of {size} could not reach the others at "
+            f"rank {rank} of {size} could not reach the others at "
             f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}: "
             f"{first_line(error)}"
         ) from None
-    device = torch.device(accelerator.current_device_name())
-    return Ranks(int(os.environ["RANK"]), size, device)
+
+
+def _agree(store: Store, rank: int, size: int, place: Place, backend: str) -> Agreement:
+    """Conclusions of rank 0 from the places of all ranks, on every rank; rank 0 prints them.
+
+    Raises:
+        ClusterError: if the ranks cannot train together.
+    """
+    store.set(str(rank), json.dumps(asdict(place)))
+    if rank == 0:
+        places = [parse_value(Place, json.loads(store.get(str(n)))) for n in range(size)]
+        store.set("agreement", json.dumps(asdict(agree(places, backend))))
+    agreement = parse_value(Agreement, json.loads(store.get("agreement")))
+    if agreement.error:
+        raise ClusterError(agreement.error, remedy=agreement.remedy, shared=True)
+    if rank == 0:
+        print(agreement.line, flush=True)
+        if agreement.warning:
+            print(f"warning: {agreement.warning}", file=sys.stderr, flush=True)
+    return agreement
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import threading
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Protocol, SupportsFloat
 from avvp_dist.commit import folder_digest
 from avvp_dist.config import TrackingConfig
 from avvp_dist.errors import Preempted, StorageError
-from avvp_dist.runtime.launched import launched_rank
+from avvp_dist.runtime.launched import launched_local_rank, launched_rank
 from avvp_dist.tracking.mlflow_exporter import MlflowExporter
 from avvp_dist.tracking.nodes import NodeMonitor
 from avvp_dist.tracking.records import (
@@ -84,7 +83,7 @@ class Run:
         if active:
             self._start(stage, config, tags, inputs or {}, resume)
         self._exporter = ExportThread(folder) if active and tracking.enabled else None
-        first_of_node = os.environ.get("LOCAL_RANK", "0") == "0"
+        first_of_node = launched_local_rank() == 0
         self._node = NodeMonitor(folder) if first_of_node and tracking.enabled else None
 
     def _start(

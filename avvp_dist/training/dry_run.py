@@ -117,7 +117,7 @@ def _start(task: Task, config: TrainingConfig, stream: ClipStream, ranks: Planne
     """Where training would begin; no checkpoint is set aside and none is loaded."""
     if config.trainer.resume == "never":
         return "from step 0"
-    checkpoint = latest_checkpoint(Path(config.trainer.out), single_rank(), set_aside=False)
+    checkpoint = latest_checkpoint(Path(config.trainer.out), single_rank("cpu"), set_aside=False)
     if checkpoint is None:
         return "from step 0: there is no checkpoint yet"
     names = parameter_names(task.module, task.parameter_groups())

@@ -1,19 +1,26 @@
-"""Parts of an array over ranks, and how they are joined."""
+"""Parts of an array over ranks, how they are joined, and how ranks meet."""
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
+from avvp_dist.errors import ClusterError
 from avvp_dist.runtime import ranks as module
-from avvp_dist.runtime.ranks import Ranks
+from avvp_dist.runtime.devices import Agreement, Place
+from avvp_dist.runtime.launched import launched_local_rank
+from avvp_dist.runtime.ranks import Ranks, single_rank
 
 CPU = torch.device("cpu")
+HERE = Place("a", 0, (0, 1))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
@@ -36,3 +43,84 @@ def test_mlflow_is_hidden_from_one_thread_for_a_while(monkeypatch: pytest.Monkey
             find_spec("mlflow")
         assert others.submit(find_spec, "mlflow").result()
     assert find_spec("mlflow")
+
+
+def test_one_rank_has_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "accelerator", lambda: torch.device("cuda"))
+    assert (single_rank("cpu").device.type, single_rank().device.type) == ("cpu", "cuda")
+
+
+def test_deepspeed_is_told_the_only_gpu_and_the_local_rank_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "accelerator", lambda: torch.device("cuda"))
+    for name in ("LOCAL_RANK", module.LOCAL_RANK):
+        monkeypatch.setenv(name, "3")
+    place = Place("a", 3, (0,), device="NVIDIA H100", visible=1)
+    assert module._take(place) == torch.device("cuda", 0)
+    assert (os.environ["LOCAL_RANK"], launched_local_rank()) == ("0", 3)
+    assert module._take(replace(place, visible=8)) == torch.device("cuda", 3)
+    assert os.environ["LOCAL_RANK"] == "3"
+
+
+def agreements(*places: Place) -> list[Agreement | ClusterError]:
+    """Outcomes of ranks that meet at a store."""
+    store = torch.distributed.HashStore()
+
+    def one(rank: int) -> Agreement | ClusterError:
+        try:
+            return module._agree(store, rank, len(places), places[rank], "gloo")
+        except ClusterError as error:
+            return error
+
+    with ThreadPoolExecutor(len(places)) as ranks:
+        return list(ranks.map(one, range(len(places))))
+
+
+def test_all_ranks_agree_and_one_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    other = replace(HERE, host="b", reason="torch is built for CPUs", remedy="Install another")
+    first, second = agreements(HERE, other)
+    assert isinstance(first, Agreement) and first == second
+    said = capsys.readouterr()
+    assert said.out == "2 ranks on 2 hosts: CPU, 2 threads each, gloo\n"
+    assert said.err == "warning: rank 1 on b: torch is built for CPUs. Install another\n"
+
+
+def test_a_fault_of_one_rank_ends_all_with_it() -> None:
+    fault = replace(HERE, host="b", reason="no driver", remedy="Install it", expected=True)
+    errors = agreements(HERE, fault)
+    assert {str(error) for error in errors} == {
+        "rank 1 on b: no driver. Install it, or set trainer.device=cpu"
+    }
+    assert all(isinstance(error, ClusterError) and error.shared for error in errors)
+
+
+NCCL = """NCCL error in: ProcessGroupNCCL.cpp:94, invalid usage, NCCL version 2.27.5
+ncclInvalidUsage: This usually reflects invalid usage of NCCL library.
+Last error:
+Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1b000"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (
+            torch.distributed.DistBackendError(NCCL),
+            "rank 0 of 1: gloo does not work on CPU of a: Duplicate GPU detected : rank 1 and "
+            "rank 0 both on CUDA device 1b000. NCCL_DEBUG=INFO says more",
+        ),
+        (RuntimeError("refused\nat ..."), "could not reach the others at 127.0.0.1:0: refused"),
+    ],
+)
+def test_a_first_collective_that_fails_is_an_error_of_the_cluster(
+    raised: Exception, said: str, one_rank: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(tensor: torch.Tensor) -> None:
+        raise raised
+
+    monkeypatch.setattr(module.dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(module.dist, "all_reduce", fail)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    with pytest.raises(ClusterError) as caught:
+        module._meet(HERE, CPU, timedelta(seconds=5))
+    assert said in str(caught.value)

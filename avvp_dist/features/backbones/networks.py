@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avvp_dist.errors import ConfigError
+from avvp_dist.runtime.devices import warn_of_cpu
 
 State = Mapping[str, Tensor]
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -28,7 +29,8 @@ is given back to the system and asked for again."""
 
 
 def device() -> torch.device:
-    """The GPU, if there is one."""
+    """The GPU, if there is one that torch can use."""
+    warn_of_cpu()
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
