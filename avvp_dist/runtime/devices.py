@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 CPU = "CPU"
 _ROOT = Path("/")
-_INSTALL = "uv pip install --torch-backend=auto --reinstall-package torch torch"
+INSTALL = "uv pip install --torch-backend=auto --reinstall-package torch torch"
+"""Command that installs the torch that fits this host's driver."""
 _HIDDEN = ("", "-1", "NoDevFiles")
 """Values of the variables below that hide all GPUs; the last is Slurm's."""
 _VISIBLE = {
@@ -123,7 +124,7 @@ def explain(gpus: HostGpus, build: TorchBuild, variables: Mapping[str, str]) -> 
     start = f"this host has {gpus}, but torch {build.version} "
     if not build.fits(gpus):
         kind = f"CUDA {build.cuda}" if build.cuda else f"ROCm {build.hip}" if build.hip else "CPUs"
-        fitting = f"Install one that fits: {_INSTALL}"
+        fitting = f"Install one that fits: {INSTALL}"
         return UnusedGpus(f"{start}is built for {kind}", fitting, expected=False)
     reason, remedy = _cause(gpus, build, variables)
     return UnusedGpus(f"{start}can use none: {reason}", remedy, expected=True)
@@ -145,7 +146,7 @@ def _cause(gpus: HostGpus, build: TorchBuild, variables: Mapping[str, str]) -> t
         supported = f"{build.driver // 1000}.{build.driver % 1000 // 10}"
         return (
             f"the driver supports CUDA {supported}, and torch is built for {build.cuda}",
-            f"Update the driver, or install a torch that fits it ({_INSTALL})",
+            f"Update the driver, or install a torch that fits it ({INSTALL})",
         )
     for name, value in limits.items():
         return f"{name}={value}: {build.complaint}", f"Correct or unset {name}"

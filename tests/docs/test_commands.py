@@ -14,6 +14,7 @@ import pytest
 from avvp_dist.config.command_line import parse, parse_training
 from avvp_dist.config.option import keys_of
 from avvp_dist.errors import ConfigError
+from avvp_dist.runtime.devices import INSTALL
 from avvp_dist.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,8 @@ def check(words: Sequence[str]) -> None:
             check_served(rest)
         case ["curl", address, "--json", file]:
             assert address.endswith("/invocations") and file.startswith("@")
+        case ["uv", *_]:
+            assert shlex.join(words) == INSTALL
         case ["printf", template, _, ">", "request.json"]:
             assert set(json.loads(template)) == {"dataframe_records"}
         case ["podman" | "kubectl", *rest]:

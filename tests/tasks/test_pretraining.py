@@ -93,6 +93,7 @@ def test_damaged_checkpoints_are_named_and_never_a_fresh_start(
     assert code == 0
     assert err.count(f"checkpoint {newest} is damaged: {file} has") == 1
     assert "resumed at step 16" in out
+    assert out.count("2 ranks on 1 host: CPU, 1 thread each, gloo\n") == 1
     shutil.rmtree(before.parent)
     code, _, err = finish(fork_ranks("launch/pretrain.py", *keys, "trainer.resume=auto"))
     assert code == 4

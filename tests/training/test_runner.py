@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from avvp_dist.config import PretrainConfig
-from avvp_dist.errors import CheckpointError, ClusterError, DataError
+from avvp_dist.config import FinetuneConfig, PretrainConfig
+from avvp_dist.errors import CheckpointError, ClusterError, ConfigError, DataError
 from avvp_dist.runtime.lock import claim
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.tasks.finetuning import open_finetuning
 from avvp_dist.tasks.pretraining import PretrainingTask, open_pretraining
 from avvp_dist.tracking.records import RegisterRecord, read_records
-from avvp_dist.training.runner import run_training
+from avvp_dist.training.runner import deterministic, run_training
 
 
 def config_of(out: Path, shards: ShardSet | None = None) -> PretrainConfig:
@@ -73,3 +77,81 @@ def test_a_folder_of_another_run_is_refused_before_anything_is_opened(tmp_path: 
         run_training("pretrain", config_of(tmp_path), never)
     with claim(tmp_path / "held"), pytest.raises(ClusterError, match="belongs to a running job"):
         run_training("pretrain", config_of(tmp_path / "held"), never)
+
+
+NOT_DETERMINISTIC = {
+    *("avg_pool3d_backward", "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward"),
+    *("adaptive_max_pool2d_backward", "fractional_max_pool2d_backward", "max_unpool2d"),
+    *("upsample_linear1d_backward", "upsample_bilinear2d_backward", "grid_sampler_2d_backward"),
+    *("reflection_pad1d_backward", "reflection_pad2d_backward", "_embedding_bag", "_ctc_loss"),
+    *("nll_loss2d_forward", "put_", "histc", "bincount", "median", "kthvalue", "cumprod"),
+}
+"""Operations without a deterministic algorithm for CUDA, by torch's documentation."""
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations of a training, its backward passes included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "cumsum" and args[0].is_floating_point():
+            name = "cumsum of floats"
+        self.names.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_deterministic_pretraining_repeats_itself_bit_for_bit(
+    grounded: ShardSet, one_rank: None, tmp_path: Path
+) -> None:
+    weights = []
+    for name in ("first", "second"):
+        config = config_of(tmp_path / name, grounded)
+        config.trainer.deterministic, config.tracking.figures = True, False
+        with Operations() as operations:
+            run_training("pretrain", config, open_pretraining)
+        weights.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert {"addmm", "bmm", "_fused_adamw_"} <= operations.names
+    assert not operations.names & (NOT_DETERMINISTIC | {"cumsum of floats"})
+
+
+def test_a_deterministic_finetuning_has_all_its_operations(
+    packed: dict[str, ShardSet], features: Path, one_rank: None, tmp_path: Path
+) -> None:
+    config = FinetuneConfig()
+    config.data.train, config.data.val = (str(packed[s].folder) for s in ("train", "val"))
+    config.data.annotations, config.trainer.out = str(features), str(tmp_path)
+    config.parser.width, config.tracking.enabled = 32, False
+    config.trainer.deterministic, config.trainer.max_steps = True, 1
+    config.tracking.figures = False
+    with Operations() as operations:
+        run_training("finetune", config, open_finetuning)
+    assert load_file(tmp_path / "model" / "model.safetensors")
+    assert {"binary_cross_entropy_backward", "_fused_adamw_"} <= operations.names
+    assert not operations.names & (NOT_DETERMINISTIC | {"cumsum of floats"})
+
+
+def test_what_cannot_be_deterministic_is_an_error_of_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with pytest.raises(ConfigError) as caught, deterministic(True):
+        torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))
+    assert str(caught.value) == (
+        "trainer.deterministic: put_ does not have a deterministic implementation. "
+        "Set trainer.deterministic=false"
+    )
+    with pytest.raises(RuntimeError, match="of another kind"), deterministic(True):
+        raise RuntimeError("of another kind")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ConfigError, match="CUBLAS_WORKSPACE_CONFIG=:0:0"), deterministic(True):
+        raise AssertionError("the training began")
+    with deterministic(False):
+        assert not torch.are_deterministic_algorithms_enabled()
