@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avvp_dist.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 MANIFEST = "manifest.json"
 
@@ -107,6 +113,30 @@ def described(folder: Path, files: list[Path]) -> dict[str, Described]:
         name = file.relative_to(folder).as_posix()
         entries[name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
     return entries
+
+
+class HashingFile(io.BufferedWriter):
+    """A new file that is hashed while it is written.
+
+    Args:
+        given_up: once it is set, writing fails with an `OSError`.
+    """
+
+    def __init__(self, path: Path, given_up: threading.Event) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self._hash, self._given_up = hashlib.sha256(), given_up
+
+    def write(self, data: ReadableBuffer) -> int:
+        if self._given_up.is_set():
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), str(self.name))
+        self._hash.update(data)
+        return super().write(data)
+
+    def finish(self) -> Described:
+        """Sync what was written; returns the manifest entry of the file."""
+        self.flush()
+        os.fsync(self.fileno())
+        return {"bytes": self.tell(), "sha256": self._hash.hexdigest()}
 
 
 def commit_folder(

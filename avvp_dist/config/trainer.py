@@ -62,11 +62,23 @@ class TrainerConfig:
     compile: bool = option(False, "apply torch.compile to the encoder")
     seed: int = option(1, "seed of weights, clip order and dropout", minimum=0)
     log_every: int = option(10, "steps between two records", minimum=1)
+    validate_every: int = option(
+        0,
+        "steps between two validations; 0: one at the end of each epoch. The last step is "
+        "validated in any case",
+        minimum=0,
+    )
     checkpoint_every: int = option(
-        0, "steps between two checkpoints; 0: one at the end of each epoch", minimum=0
+        0,
+        "steps between two checkpoints; 0: one at the end of each epoch, unless "
+        "checkpoint_minutes is set. The last step is saved in any case",
+        minimum=0,
     )
     checkpoint_minutes: float = option(
-        0.0, "minutes after the last checkpoint until one is saved in any case; 0: never", minimum=0
+        0.0,
+        "minutes after the last checkpoint until one is saved, in the middle of an epoch too; "
+        "0: never",
+        minimum=0,
     )
     max_minutes: float = option(
         0.0, "minutes after which to save and end as if preempted; 0: no limit", minimum=0
@@ -79,8 +91,8 @@ class TrainerConfig:
     )
     export: str = option(
         "best",
-        "epoch whose model is exported: the best on held-out clips (of equal ones the later), or "
-        "the last",
+        "validated step whose model is exported: the best on held-out clips (of equal ones the "
+        "later), or the last of the run",
         choices=("best", "last"),
     )
     hang_seconds: float = option(

@@ -1,21 +1,18 @@
-"""Checkpoints to resume from: DeepSpeed's files, committed whole, newest last."""
+"""Checkpoints to resume from: which are whole, which stay, and how one is loaded."""
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-from avvp_dist.commit import MANIFEST, commit_folder, described, files_in, verify_folder, write_json
+from avvp_dist.commit import MANIFEST, verify_folder
 from avvp_dist.config import TrainerConfig
-from avvp_dist.entry import lost_a_peer
-from avvp_dist.errors import AvvpError, CheckpointError, StorageError, first_line
-from avvp_dist.models.export import write_tensors
+from avvp_dist.errors import CheckpointError, first_line
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.engine import Engine
 from avvp_dist.training.precision import stored_precision
@@ -23,7 +20,8 @@ from avvp_dist.training.universal_checkpoint import convert_to_universal, restor
 
 CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints in a run's folder."""
-_TAG, _TRAINER, _BUFFERS = "state", "trainer.json", "buffers.safetensors"
+STATE, TRAINER, BUFFERS = "state", "trainer.json", "buffers.safetensors"
+"""Names in a checkpoint: the folder of DeepSpeed's files, and our two files beside it."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,10 @@ class Checkpoint:
         Raises:
             CheckpointError: if another version saved it.
         """
-        values = json.loads((self.folder / _TRAINER).read_text())
+        values = json.loads((self.folder / TRAINER).read_text())
         names = [item.name for item in fields(TrainerState)]
         if sorted(values) != sorted(names):
-            raise _other_version(self.folder, _TRAINER, set(values) ^ set(names))
+            raise _other_version(self.folder, TRAINER, set(values) ^ set(names))
         return TrainerState(**values)
 
 
@@ -85,64 +83,6 @@ def check_unclaimed(out: Path, resume: str) -> None:
             f"{out} already holds a run",
             remedy="Go on with trainer.resume=auto, or choose another trainer.out",
         )
-
-
-def save_checkpoint(
-    engine: Engine,
-    out: Path,
-    state: TrainerState,
-    trainer: TrainerConfig,
-    ranks: Ranks,
-    score: float | None = None,
-) -> None:
-    """Save the state of all ranks as `OUT/checkpoints/step-NNNNNNNN`, whole or not at all.
-
-    The newest `trainer.keep` checkpoints are kept, and the one with the best `score`.
-
-    Raises:
-        StorageError: if a file cannot be written; older checkpoints are untouched.
-    """
-    folder, name = out / CHECKPOINTS, f"step-{state.step:08d}"
-    temporary = folder / f".{name}.tmp"
-    if ranks.is_main:
-        for torn in folder.glob(".step-*"):
-            shutil.rmtree(torn)
-        temporary.mkdir(parents=True)
-    ranks.barrier()
-    try:
-        engine.save_checkpoint(str(temporary), tag=_TAG, save_latest=False)
-        if ranks.is_main:
-            buffers = {name: t.contiguous() for name, t in engine.module.named_buffers()}
-            write_tensors(temporary / _BUFFERS, buffers)
-            write_json(temporary / _TRAINER, asdict(state))
-        ranks.barrier()
-        mine = files_in(temporary)[ranks.rank :: ranks.size]
-        files = {
-            k: v
-            for part in ranks.all_gather_object(described(temporary, mine))
-            for k, v in part.items()
-        }
-        if ranks.is_main:
-            meta = {
-                "step": state.step,
-                "world_size": ranks.size,
-                "zero_stage": trainer.zero_stage,
-                "precision": stored_precision(trainer),
-                "score": score,
-            }
-            commit_folder(temporary, folder / name, meta, files)
-            _prune(folder, trainer.keep)
-    except (OSError, RuntimeError, AvvpError) as error:
-        # The rank that meets the error ends alone, and the launcher ends the others.
-        reason = _reason(error, folder)  # before the removal below makes room
-        shutil.rmtree(temporary, ignore_errors=True)
-        if lost_a_peer(error):
-            raise
-        raise StorageError(
-            f"checkpoint {folder / name} cannot be written: {reason}",
-            remedy="Make room there; trainer.resume=auto resumes from the checkpoint before",
-        ) from error
-    ranks.barrier()
 
 
 def newest(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | None:
@@ -195,11 +135,11 @@ def load_checkpoint(
         CheckpointError: if it does not load.
     """
     state = checkpoint.state
-    saved = checkpoint.folder / _TAG
+    saved = checkpoint.folder / STATE
     universal = checkpoint.folder.parent / f".step-{checkpoint.step:08d}.universal"
     try:
         if checkpoint.fits(trainer, ranks):
-            path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=_TAG)
+            path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=STATE)
             if path is None:
                 raise CheckpointError(f"checkpoint {checkpoint.folder} holds no state")
         else:
@@ -211,7 +151,7 @@ def load_checkpoint(
                 )
                 convert_to_universal(saved, universal, checkpoint.zero_stage, state.parameters)
             ranks.barrier()
-            buffers = load_file(checkpoint.folder / _BUFFERS)
+            buffers = load_file(checkpoint.folder / BUFFERS)
             restore(engine, universal, buffers, state.step - state.skipped, trainer)
     except Exception as error:
         raise CheckpointError(
@@ -229,6 +169,18 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step-*/{MANIFEST}"))
 
 
+def prune(folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep` and the one with the best score."""
+    saved = [_read(path) for path in checkpoints(folder)]
+    scored = [(one.score, one.step) for one in saved if one.score is not None]
+    best = max(scored, default=None)
+    for old in saved[:-keep]:
+        if (old.score, old.step) != best:
+            # First its manifest: a removal that is cut off must not leave a checkpoint.
+            (old.folder / MANIFEST).unlink()
+            shutil.rmtree(old.folder)
+
+
 def _read(folder: Path) -> Checkpoint:
     meta = json.loads((folder / MANIFEST).read_text())
     names = [item.name for item in fields(Checkpoint) if item.name != "folder"]
@@ -242,24 +194,3 @@ def _other_version(folder: Path, file: str, keys: set[str]) -> CheckpointError:
         f"checkpoint {folder} was saved by another version: {file} differs in {min(keys)}",
         remedy="Resume with the version that saved it, or train into another trainer.out",
     )
-
-
-def _prune(folder: Path, keep: int) -> None:
-    saved = [_read(path) for path in checkpoints(folder)]
-    scored = [(one.score, one.step) for one in saved if one.score is not None]
-    best = max(scored, default=None)
-    for old in saved[:-keep]:
-        if (old.score, old.step) != best:
-            # First its manifest: a removal that is cut off must not leave a checkpoint.
-            (old.folder / MANIFEST).unlink()
-            shutil.rmtree(old.folder)
-
-
-def _reason(error: Exception, folder: Path) -> str:
-    """The reason why a file could not be written."""
-    full = isinstance(error, StorageError) or getattr(error, "errno", 0) == errno.ENOSPC
-    if full or shutil.disk_usage(folder).free < 1 << 20:
-        return "no space left"
-    if "inline_container" in str(error):  # torch's writer gives no other reason
-        return "the disk did not take all of it"
-    return first_line(error)

@@ -27,7 +27,6 @@ from avvp_dist.training.checkpoint import (
     TrainerState,
     load_checkpoint,
     newest,
-    save_checkpoint,
 )
 from avvp_dist.training.engine import (
     compile_encoder,
@@ -42,6 +41,7 @@ from avvp_dist.training.nonfinite import NonfiniteSteps
 from avvp_dist.training.outcome import StepLosses, StepOutcome
 from avvp_dist.training.precision import product_dtype
 from avvp_dist.training.reporting import announce_hashing, draw_curves, write_run_files
+from avvp_dist.training.saving import CheckpointSaver, SaveTimes
 from avvp_dist.training.task import StepInfo, Task, TaskBatch, TrainingConfig
 from avvp_dist.training.throughput import Throughput, flops_per_clip, peak_flops
 
@@ -62,6 +62,8 @@ class LoopState:
     """Whether any rank was asked to save and end."""
     overdue: bool = False
     """Whether the time between two checkpoints is over on any rank."""
+    writing: bool = False
+    """Whether any rank was still writing the last checkpoint."""
 
 
 class Trainer:
@@ -96,8 +98,9 @@ class Trainer:
         self.engine = make_engine(task.module, groups, self.optimizer, self.config, self.ranks)
         self.peaks = [group["lr"] for group in self.engine.optimizer.param_groups]
         self.step, self.best = 0, float("-inf")
-        self.score: float | None = None
-        """Validation score of this step's weights; None where they were not validated."""
+        self.scored: tuple[int, float | None] = (0, None)
+        """Step that was validated last, and its score."""
+        self.saver = CheckpointSaver(self.out, self.config, self.ranks, self._beat, self._saved)
         self.skips = NonfiniteSteps(self.config.max_skipped, task.data, self.ranks)
         self._resume()
 
@@ -111,7 +114,7 @@ class Trainer:
         if self.ranks.is_main:
             write_run_files(self.whole_config, self.run, self.ranks)
             announce_hashing(self.task.data, self.whole_config.data.verify)
-        with Preemption() as preemption, self._progress_bar() as bar:
+        with Preemption() as preemption, self._progress_bar() as bar, self.saver:
             loop = LoopState(preemption, self._throughput(), bar)
             if self.config.compile:  # after the FLOP count: under its counter nothing is compiled
                 compile_encoder(self.engine.module)
@@ -128,7 +131,7 @@ class Trainer:
                 self.beat(self.step, "reading")
                 self._take_outcome(loop)
                 loop.outcome = outcome
-                if self._epoch_ends():
+                if self._due(self.config.validate_every):
                     self._validate(loop)
                 self._save_if_due(loop)
         if self.ranks.is_main:
@@ -190,6 +193,7 @@ class Trainer:
         flags = {
             "stop": bool(loop.preemption.asked) or 0 < 60 * limit < now - loop.started,
             "overdue": 0 < 60 * minutes < now - loop.last_save,
+            "writing": self.saver.writing,
         }
         known: dict[str, float] = {}
         if done % self.config.log_every == 0 or done == self.steps:
@@ -203,9 +207,12 @@ class Trainer:
             return
         loop.outcome = None
         numbers = outcome.read()
-        norm, stop, overdue = (numbers.pop(name) for name in ("norm", "stop", "overdue"))
+        norm, stop, overdue, writing = (
+            numbers.pop(name) for name in ("norm", "stop", "overdue", "writing")
+        )
         self.skips.note(outcome.step, math.isfinite(norm), outcome.losses, outcome.clips)
         loop.stop, loop.overdue = loop.stop or bool(stop), bool(overdue)
+        loop.writing = bool(writing)
         if outcome.known:
             values = {f"train/{name}": value for name, value in numbers.items()}
             values |= {"train/grad_norm": norm, "train/skipped_steps": self.skips.total}
@@ -221,7 +228,7 @@ class Trainer:
         loop.bar.set_postfix(loss=f"{values['train/loss']:.4f}")
 
     def _validate(self, loop: LoopState) -> None:
-        """Validate the weights, and export them if they are the best, or the last, so far."""
+        """Validate the weights, and export them if they are the best so far, or the last."""
         self._take_outcome(loop)
         self.beat(self.step, "validating")
         self.engine.eval()
@@ -231,13 +238,14 @@ class Trainer:
             drawn = {name for _, names, _ in self.task.panels for name in names}
             shown = ", ".join(f"{n} {value:.4g}" for n, value in metrics.items() if n in drawn)
             tqdm.write(f"epoch {self.step / self.steps_per_epoch:.3g}: {shown}")
-        self.score = self.task.score(metrics) if metrics else None
-        score = float("-inf") if self.score is None else self.score
-        if self.config.export == "last" or score >= self.best:
+        self.scored = self.step, self.task.score(metrics) if metrics else None
+        score = float("-inf") if self.scored[1] is None else self.scored[1]
+        best = self.config.export == "best" and score >= self.best
+        if best or (self.config.export == "last" and self.step == self.steps):
             self.beat(self.step, "exporting")
             self._export(metrics)
-            if self.config.export == "best":
-                self.best = score
+        if best:
+            self.best = score
         loop.throughput.restart()
 
     def _export(self, metrics: Mapping[str, float]) -> None:
@@ -247,10 +255,14 @@ class Trainer:
             save_model(self.out / "model", *self.task.export(state, self.step, validated))
 
     def _save_if_due(self, loop: LoopState) -> None:
+        if self.saver.pending and not loop.writing:
+            self._commit(loop)
         stop = loop.stop and self.step < self.steps
         if stop or loop.overdue or self._checkpoint_due():
             self._take_outcome(loop)
             self._save(loop)
+        if stop or self.step == self.steps:
+            self._commit(loop)
         if stop:
             reason = loop.preemption.asked or "a signal to another rank or trainer.max_minutes"
             raise Preempted(
@@ -260,8 +272,7 @@ class Trainer:
             )
 
     def _save(self, loop: LoopState) -> None:
-        self.beat(self.step, "saving")
-        started = time.monotonic()
+        """Begin a checkpoint of this step; training goes on while it is written."""
         state = TrainerState(
             step=self.step,
             order={**self.stream.identity(), **self.task.lineage},
@@ -270,10 +281,22 @@ class Trainer:
             parameters=self.parameters,
             run=self.run.key,
         )
-        save_checkpoint(self.engine, self.out, state, self.config, self.ranks, self.score)
-        loop.last_save, loop.overdue, self.score = time.monotonic(), False, None
-        self.run.log(self.step, **{"train/checkpoint_seconds": loop.last_save - started})
+        step, score = self.scored
+        self.saver.start(self.engine, state, score if step == self.step else None)
+        loop.last_save, loop.overdue, loop.writing = time.monotonic(), False, True
         loop.throughput.restart()
+
+    def _commit(self, loop: LoopState) -> None:
+        self.saver.commit()
+        loop.throughput.restart()
+
+    def _beat(self, doing: str) -> None:
+        self.beat(self.step, doing)
+
+    def _saved(self, times: SaveTimes) -> None:
+        # Logged when the checkpoint counts: by these records `latest_checkpoint` knows of it.
+        seconds = {"checkpoint_seconds": times.blocked, "checkpoint_write_seconds": times.total}
+        self.run.log(times.step, **{f"train/{name}": value for name, value in seconds.items()})
 
     def _resume(self) -> None:
         if self.config.resume == "never":
@@ -307,13 +330,14 @@ class Trainer:
             disable=not self.ranks.is_main,
         )
 
-    def _epoch_ends(self) -> bool:
-        return self.step % self.steps_per_epoch == 0 or self.step == self.steps
+    def _due(self, every: int) -> bool:
+        """Whether something is due after this step: every so many steps (0: epochs), and last."""
+        return self.step % (every or self.steps_per_epoch) == 0 or self.step == self.steps
 
     def _checkpoint_due(self) -> bool:
-        if self.config.checkpoint_every and self.step < self.steps:
-            return self.step % self.config.checkpoint_every == 0
-        return self._epoch_ends()
+        if self.config.checkpoint_minutes and not self.config.checkpoint_every:
+            return self.step == self.steps
+        return self._due(self.config.checkpoint_every)
 
 
 def stream_of(task: Task, config: TrainingConfig, ranks: Ranks) -> ClipStream:

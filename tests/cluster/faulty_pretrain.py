@@ -20,10 +20,10 @@ from avvp_dist.config import PretrainConfig
 from avvp_dist.config.command_line import parse
 from avvp_dist.entry import run
 from avvp_dist.tasks.pretraining import pretrain
-from avvp_dist.training import checkpoint, trainer
+from avvp_dist.training import saving, trainer
 
 SAVING = ("torch.save", "buffers", "digests", "manifest", "rename", "prune")
-"""DeepSpeed's files, ours, their digests, the manifest, its rename, the removal of old ones."""
+"""DeepSpeed's files, ours, their digests (in the thread), the manifest, its rename, the removal."""
 
 
 def dies(point: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,10 +43,10 @@ def dies(point: str, call: Callable[..., Any]) -> Callable[..., Any]:
 def main() -> None:
     trainer.update = dies("update", trainer.update)
     torch.save = dies("torch.save", torch.save)
-    checkpoint.write_tensors = dies("buffers", checkpoint.write_tensors)
-    checkpoint.described = dies("digests", checkpoint.described)
-    checkpoint.commit_folder = dies("manifest", checkpoint.commit_folder)
-    checkpoint._prune = dies("prune", checkpoint._prune)
+    saving.write_tensors = dies("buffers", saving.write_tensors)
+    saving.described = dies("digests", saving.described)
+    saving.commit_folder = dies("manifest", saving.commit_folder)
+    saving.prune = dies("prune", saving.prune)
     rename = dies("rename", Path.replace)
 
     def replace(path: Path, target: Path) -> Path:

@@ -123,12 +123,12 @@ def test_a_peer_lost_while_saving_is_named_as_one(
     grounded: ShardSet, fork_ranks: Any, tmp_path: Path
 ) -> None:
     """Each rank is a job of its own: nobody ends the other before it can speak."""
-    job = Job(fork_ranks, grounded, tmp_path / "run")
+    job = Job(fork_ranks, grounded, tmp_path / "run", "trainer.zero_stage=1")
     script, shared = (
         "tests/cluster/faulty_pretrain.py",
         {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
     )
-    shared |= {"MASTER_PORT": str(free_port()), "FAULT": "1:digests:2"}
+    shared |= {"MASTER_PORT": str(free_port()), "FAULT": "1:torch.save:2"}
     ranks = [
         fork_ranks(script, *job.keys, ranks=1, RANK=n, LOCAL_RANK=n, **shared) for n in ("0", "1")
     ]

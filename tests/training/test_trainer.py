@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,69 @@ def test_a_time_limit_preempts_and_the_next_run_goes_on(
     assert read_series(out)["train/loss"] == read_series(tmp_path / "whole")["train/loss"]
     assert load(PretrainConfig, out / "config.yaml").trainer.max_steps == 3
     assert json.loads((out / "deepspeed.json").read_text())["train_batch_size"] == 16
+
+
+OFF = ("tracking.enabled=false", "data.heldout=0.2", "trainer.log_every=100")
+
+
+@pytest.mark.parametrize(
+    ("keys", "validated", "saved"),
+    [
+        ((), [4, 5], [4, 5]),
+        (("trainer.validate_every=2", "trainer.checkpoint_every=3"), [2, 4, 5], [3, 5]),
+        (("trainer.checkpoint_minutes=1e-9",), [4, 5], [1, 2, 3, 4, 5]),
+        (("trainer.checkpoint_minutes=60", "trainer.validate_every=100"), [5], [5]),
+    ],
+)
+def test_validations_and_checkpoints_have_their_own_schedules(
+    grounded: ShardSet,
+    train_here: Any,
+    tmp_path: Path,
+    keys: tuple[str, ...],
+    validated: list[int],
+    saved: list[int],
+) -> None:
+    train_here(grounded, tmp_path, *KEYS, *OFF, "trainer.max_steps=5", "trainer.keep=9", *keys)
+    series = read_series(tmp_path)
+    assert list(series["val/loss"]) == validated
+    assert list(series["train/checkpoint_seconds"]) == saved
+    folders = sorted((tmp_path / "checkpoints").iterdir())
+    assert [folder.name for folder in folders] == [f"step-{step:08d}" for step in saved]
+    scores = [json.loads((folder / "manifest.json").read_text())["score"] for folder in folders]
+    assert [score is not None for score in scores] == [step in validated for step in saved]
+
+
+def test_steps_go_on_while_a_checkpoint_is_written(
+    grounded: ShardSet, train_here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = (*KEYS, *OFF, "trainer.max_steps=4", "trainer.resume=auto", "trainer.max_minutes=1e-6")
+    with pytest.raises(Preempted, match="saved at step 1 of 4"):
+        train_here(grounded, tmp_path / "stopped", *keys)
+    write, second, saved = torch.save, threading.Event(), list[int]()
+    make_batch = PretrainingTask.make_batch
+
+    def held(*arguments: Any) -> None:
+        assert second.wait(20)  # the disk takes the first checkpoint during the second step
+        write(*arguments)
+
+    def told(task: PretrainingTask, clips: ClipBatch, info: StepInfo) -> GroundingBatch:
+        if info.step == 1:
+            saved.append(len(list((tmp_path / "run").glob("checkpoints/step-*"))))
+            second.set()
+        return make_batch(task, clips, info)
+
+    monkeypatch.setattr(torch, "save", held)
+    monkeypatch.setattr(PretrainingTask, "make_batch", told)
+    train_here(
+        grounded, tmp_path / "run", *keys[:-1], "trainer.checkpoint_every=1", "trainer.keep=9"
+    )
+    assert saved == [0]
+    first, one = (
+        json.loads((tmp_path / name / "checkpoints/step-00000001/manifest.json").read_text())
+        for name in ("stopped", "run")
+    )
+    states = [name for name in first["files"] if name.startswith("state/")]
+    assert states and all(first["files"][name] == one["files"][name] for name in states)
 
 
 LAST = (
