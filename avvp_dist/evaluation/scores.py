@@ -17,6 +17,8 @@ from avvp_dist.errors import DataError
 LEVELS = ("segment", "event")
 STREAM_SCORES = ("audio", "visual", "av", "type_av", "event_av")
 RULES = ("video", "modality")
+_BINS = 2**16
+"""Levels at which cosines are counted."""
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -177,14 +179,37 @@ def grounding_auc(similarity: NDArray[np.floating], same: Mask, valid: Mask) -> 
     or if a similarity is nan.
     """
     values, positive = similarity[valid], same[valid]
-    positives = int(positive.sum())
-    negatives = positive.size - positives
-    if not positives or not negatives or np.isnan(values).any():
+    if np.isnan(values).any():
         return float("nan")
-    _, level, ties = np.unique(values, return_inverse=True, return_counts=True)
-    rank = np.cumsum(ties) - (ties - 1) / 2
-    above = rank[level][positive].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))
+    levels, level = np.unique(values, return_inverse=True)
+    return auc_of_counts(_by_kind(level, positive, len(levels)))
+
+
+def similarity_counts(similarity: NDArray[np.floating], same: Mask, valid: Mask) -> Counts:
+    """Number of `valid` pairs within and across components at each level of cosine, `[2, levels]`.
+
+    Levels are bins of equal width between -1 and 1, so pairs in one bin are ties. Counts of several
+    arrays may be added. Arguments are those of `grounding_auc`, without nan.
+    """
+    level = ((similarity[valid] + 1) * (_BINS / 2)).astype(np.int64).clip(0, _BINS - 1)
+    return _by_kind(level, same[valid], _BINS)
+
+
+def auc_of_counts(counts: Counts) -> float:
+    """Area under the ROC curve from the counts of positives and negatives, `[2, levels]`.
+
+    Levels ascend, and ties count half. It is nan if there are no positives or no negatives.
+    """
+    positives, negatives = counts.sum(1, dtype=np.float64)
+    if not positives or not negatives:
+        return float("nan")
+    below = np.cumsum(counts[1]) - counts[1] / 2
+    return float((counts[0] * below).sum() / (positives * negatives))
+
+
+def _by_kind(level: NDArray[np.integer], positive: Mask, levels: int) -> Counts:
+    kinds = (level[positive], level[~positive])
+    return np.stack([np.bincount(kind, minlength=levels) for kind in kinds])
 
 
 def _in_percent(means: dict[str, Mean]) -> dict[str, Mean]:

@@ -40,8 +40,8 @@ def parse(config: ParseConfig) -> None:
     timelines = TimelineFolder(out, config.formats)
     parser, spec, model = _load(config, shards)
     decision = Decision(config.rule, read_threshold(config.threshold, len(spec.classes)))
-    ranks = single_rank(config.device)
-    parser.to(ranks.device)
+    device = single_rank(config.device).device
+    parser.to(device)
     lineage = {"manifest": shards.digest, "parser": model.version}
     batches = np.split(clips, range(config.batch_size, len(clips), config.batch_size))
     counts = dict.fromkeys(MODALITIES, 0)
@@ -52,7 +52,7 @@ def parse(config: ParseConfig) -> None:
         for batch in batches:
             # A batch of always the same size: the last bits of a clip do not depend on the others.
             full = np.resize(batch, config.batch_size)
-            predictions = predict(parser, shards, full, ranks, batch_size=len(full))
+            predictions = predict(parser, shards, full, device, batch_size=len(full))
             missing = missing_modalities(shards, batch)
             for clip, window, absent in zip(batch, _each(predictions), missing, strict=False):
                 seconds = int(shards.lengths[clip])

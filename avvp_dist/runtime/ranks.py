@@ -80,6 +80,14 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
+    def gather_object(self, value: T) -> list[T]:
+        """Plain values of all ranks, on rank 0; an empty list on the others."""
+        if self.size == 1:
+            return [value]
+        values: list[T] | None = [value] * self.size if self.is_main else None
+        dist.gather_object(value, values)
+        return values or []
+
     def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean of a tensor over the ranks in float32, on every rank; without gradient."""
         value = value.detach().float().clone()
@@ -106,13 +114,13 @@ class Ranks:
         return items[self.rank :: self.size]
 
     def interleave(self, part: NDArray[Scalar]) -> NDArray[Scalar]:
-        """The results for `own_slice(items)` of all ranks, in the order of `items`, on every rank.
+        """The results for `own_slice(items)` of all ranks, in the order of `items`, on rank 0.
 
-        The inverse of `own_slice`.
+        The inverse of `own_slice`. Other ranks get no rows.
         """
         if self.size == 1:
             return part
-        parts = self.all_gather_object(part)
+        parts = self.gather_object(part)
         joined = np.empty((sum(map(len, parts)), *part.shape[1:]), part.dtype)
         for rank, rows in enumerate(parts):
             joined[rank :: self.size] = rows

@@ -38,11 +38,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     folder, version, _ = resolve(config.parser, out / "parser")
     parser, spec = load_parser(folder)
     check_fit(folder, spec, shards, annotations.classes)
-    ranks = single_rank()
-    parser.to(ranks.device)
+    device = single_rank().device
+    parser.to(device)
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}
     with stage_run("evaluate", out, config, lineage, {shards.name: shards.digest}) as run:
-        predictions = predict(parser, shards, clips, ranks, batch_size=config.batch_size)
+        predictions = predict(parser, shards, clips, device, batch_size=config.batch_size)
         predictions.save(out / "predictions.npz")
         scored = report([predictions], annotations, config.rule, threshold)
         write_json(out / "scores.json", scored.to_json())

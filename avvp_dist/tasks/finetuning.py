@@ -181,9 +181,12 @@ class ParsingTask:
         )
 
     def validate(self) -> dict[str, float]:
-        predictions = predict(self.parser, self.val, self.val_clips, self.ranks, self.dtype)
-        scores = score(predictions.decided("video", 0.5), self.val_events)
-        return {f"val/{name}": value for name, value in scores.items()}
+        ranks = self.ranks
+        own = ranks.own_slice(self.val_clips)
+        predictions = predict(self.parser, self.val, own, ranks.device, self.dtype)
+        decided = ranks.interleave(predictions.decided("video", 0.5))
+        scores = score(decided, self.val_events) if ranks.is_main else {}
+        return ranks.broadcast_object({f"val/{name}": value for name, value in scores.items()})
 
     def score(self, metrics: Mapping[str, float]) -> float:
         return metrics[SELECT]

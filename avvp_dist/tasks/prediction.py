@@ -16,7 +16,6 @@ from avvp_dist.errors import CheckpointError
 from avvp_dist.evaluation.predictions import Predictions
 from avvp_dist.models.parser import Parser, probabilities
 from avvp_dist.models.specification import ParserSpec
-from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import AUDIO
 from avvp_dist.shards.shard_set import ShardSet
 
@@ -26,12 +25,12 @@ def predict(
     parser: Parser,
     shards: ShardSet,
     clips: NDArray[np.integer],
-    ranks: Ranks,
+    device: torch.device,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
     pictures: NDArray[np.integer] | None = None,
 ) -> Predictions:
-    """Predictions for `clips [N]`, in their order, on every rank; a collective.
+    """Predictions for `clips [N]`, in their order.
 
     Args:
         dtype: of the features, as the parser's weights.
@@ -39,22 +38,19 @@ def predict(
         pictures: clips `[N]` whose visual streams replace those of `clips`.
     """
     parser.eval()
-    sounds = ranks.own_slice(clips)
-    chunks = max(1, -(-len(sounds) // batch_size))
-    sound_chunks = np.array_split(sounds, chunks)
-    picture_chunks = (
-        sound_chunks if pictures is None else np.array_split(ranks.own_slice(pictures), chunks)
-    )
+    chunks = max(1, -(-len(clips) // batch_size))
+    sound_chunks = np.array_split(clips, chunks)
+    picture_chunks = sound_chunks if pictures is None else np.array_split(pictures, chunks)
     outputs: list[list[NDArray[np.float32]]] = [[], [], []]
     for sound, picture in zip(sound_chunks, picture_chunks, strict=True):
-        streams = load_streams(shards, sound, ranks.device, dtype)
+        streams = load_streams(shards, sound, device, dtype)
         if pictures is not None:
-            foreign = load_streams(shards, picture, ranks.device, dtype)
+            foreign = load_streams(shards, picture, device, dtype)
             streams = {**foreign, AUDIO: streams[AUDIO]}
         for output, probability in zip(outputs, probabilities(parser, streams), strict=True):
             output.append(probability)
     ids = tuple(shards.id(number) for number in clips)
-    return Predictions(ids, *(ranks.interleave(np.concatenate(output)) for output in outputs))
+    return Predictions(ids, *map(np.concatenate, outputs))
 
 
 def load_streams(

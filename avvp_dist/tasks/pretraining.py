@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from avvp_dist.commit import digest
 from avvp_dist.config import SIZES, ObjectiveConfig, PretrainConfig
 from avvp_dist.decontamination.contamination import contamination
 from avvp_dist.errors import ConfigError, DataError
-from avvp_dist.evaluation.collapse import collapsed, spread_and_rank
-from avvp_dist.evaluation.scores import grounding_auc
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.loading.heldout import training_clips, validation_clips
 from avvp_dist.loading.loader import ClipBatch, read_clips
@@ -27,11 +24,19 @@ from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
 from avvp_dist.models.specification import EncoderSpec
-from avvp_dist.objectives.grounding import clip_losses, pair_masks, unit
+from avvp_dist.objectives.grounding import clip_losses, unit
 from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.runtime.ranks import Ranks, single_rank
 from avvp_dist.shards.schema import AUDIO, PADDING
+from avvp_dist.tasks.heldout import (
+    MODALITIES,
+    PAIRS,
+    HeldoutResults,
+    concatenated,
+    heldout_metrics,
+    vector_sample,
+)
 from avvp_dist.tracking.promotion import VALIDATED_ON
 from avvp_dist.training.dry_run import print_plan
 from avvp_dist.training.engine import ParameterGroup, parameter_groups
@@ -39,16 +44,6 @@ from avvp_dist.training.precision import autocasts
 from avvp_dist.training.runner import run_training
 from avvp_dist.training.task import Panels, StepInfo
 
-PAIRS = ("audio", "visual", "cross")
-"""Similarities whose AUC is reported: within audio, within vision, audio to vision."""
-MODALITIES = ("audio", "visual")
-_AGAINST_COLLAPSE = (
-    "Lower optimizer.lr, raise objective.other_clips, or ground with higher thresholds"
-)
-_MINIMUM_FOR_COLLAPSE = 16
-"""Held-out clips needed to tell a collapse."""
-_MAXIMUM_RANKED = 1024
-"""Representations whose effective rank is measured: the time grows with the square of width."""
 _CLIPS_AT_ONCE = 256
 """Held-out clips in a forward pass."""
 
@@ -80,20 +75,6 @@ def open_pretraining(
     groundings = _groundings(data, config.data.grounding)
     _check_contrast(groundings, config.objective)
     return PretrainingTask(config, data, groundings, connect(), tags)
-
-
-@dataclass(frozen=True)
-class HeldoutResults:
-    """Results of the encoder on B held-out clips."""
-
-    cosines: NDArray[np.float32]
-    """Within audio, within vision, and between them, `[B, 3, T, T]`."""
-    losses: NDArray[np.float32]
-    """Grounding loss within the clip, `[B]`."""
-    vectors: NDArray[np.float32]
-    """Audio and visual representation of the middle snippet, `[B, 2, D]`."""
-    good: NDArray[np.bool_]
-    """Whether the clip could be read, `[B]`."""
 
 
 class PretrainingTask:
@@ -191,26 +172,17 @@ class PretrainingTask:
     def validate(self) -> dict[str, float]:
         if not len(self.heldout):
             return {}
-        mine = self.ranks.own_slice(self.heldout)
-        chunks = np.array_split(mine, max(1, -(-len(mine) // _CLIPS_AT_ONCE)))
-        results = _joined([self._judge(chunk) for chunk in chunks], self.ranks)
+        clips = self.ranks.own_slice(self.heldout)
+        sampled = self.ranks.own_slice(vector_sample(len(self.heldout)))
+        count = max(1, -(-len(clips) // _CLIPS_AT_ONCE))
+        chunks = zip(np.array_split(clips, count), np.array_split(sampled, count), strict=True)
+        results = concatenated([self._judge(*chunk) for chunk in chunks])
         if self.config.data.order == "block":  # the loader closes only the shards it opened
             for part in self.data.sets:
                 part.release(range(len(part.shards)))
-        if not results.good.any():
+        if not self.ranks.maximum([float(results.good.any())]).item():
             raise DataError("no held-out clip can be read", remedy="Mend the shard sets")
-        components = torch.from_numpy(self.components[self.heldout[results.good]])
-        metrics = {
-            **_aucs(results.cosines[results.good], components),
-            "val/loss": float(results.losses[results.good].mean()),
-        }
-        # A regular sample, so that every set of a mixture is in it.
-        sample = results.vectors[results.good][:: -(-int(results.good.sum()) // _MAXIMUM_RANKED)]
-        figures = spread_and_rank({name: sample[:, row] for row, name in enumerate(MODALITIES)})
-        if self.ranks.is_main and len(sample) >= _MINIMUM_FOR_COLLAPSE:
-            for line in collapsed(figures):
-                tqdm.write(f"warning: {line}. {_AGAINST_COLLAPSE}")
-        return {**metrics, **{f"val/{name}": value for name, value in figures.items()}}
+        return heldout_metrics(results, self.components[self.heldout], self.ranks)
 
     def score(self, metrics: Mapping[str, float]) -> float:
         return -metrics["val/loss"]
@@ -268,7 +240,7 @@ class PretrainingTask:
         return trainer.batch_size // (self.ranks.size * trainer.gradient_accumulation)
 
     @torch.no_grad()
-    def _judge(self, clips: NDArray[np.integer]) -> HeldoutResults:
+    def _judge(self, clips: NDArray[np.integer], sampled: NDArray[np.bool_]) -> HeldoutResults:
         clip_batch, good = read_clips(self.data, clips)
         batch = self.make_batch(clip_batch, StepInfo(0, 0, 0.0))
         batch.components[torch.from_numpy(~good)] = PADDING
@@ -280,32 +252,12 @@ class PretrainingTask:
         positions = torch.from_numpy((self.lengths[clips].astype(np.int64) - 1) // 2)
         vectors = x[torch.arange(len(x)), :, positions]
         return HeldoutResults(
-            _array(torch.stack(cosines, 1)), _array(losses), _array(vectors), good
+            _array(torch.stack(cosines, 1)), _array(losses), _array(vectors)[sampled & good], good
         )
 
 
 def _array(x: Tensor) -> NDArray[np.float32]:
     return x.float().cpu().numpy()
-
-
-def _joined(chunks: Sequence[HeldoutResults], ranks: Ranks) -> HeldoutResults:
-    """The results of all held-out clips in their order, on every rank."""
-    names = ("cosines", "losses", "vectors", "good")
-    return HeldoutResults(
-        *(ranks.interleave(np.concatenate([getattr(c, name) for c in chunks])) for name in names)
-    )
-
-
-def _aucs(cosines: NDArray[np.float32], components: Tensor) -> dict[str, float]:
-    """Grounding AUC of each pair of modalities, and their mean."""
-    same, valid = (mask.numpy() for mask in pair_masks(components))
-    others = valid & ~np.eye(same.shape[1], dtype=bool)
-    aucs = [
-        grounding_auc(cosines[:, row], same, valid if pair == "cross" else others)
-        for row, pair in enumerate(PAIRS)
-    ]
-    by_pair = {f"val/auc_{pair}": auc for pair, auc in zip(PAIRS, aucs, strict=True)}
-    return {**by_pair, "val/auc": float(np.mean(aucs))}
 
 
 def _link_rules(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> list[LinkRule]:

@@ -40,15 +40,15 @@ def refine(config: RefineConfig) -> Path:
     check_parsable(shards)
     weak = read_weak_labels(shards, classes).numpy() > 0
     partners = draw_partners(weak, shards.ids, config.seed)
-    ranks = single_rank()
-    parser.to(ranks.device)
+    device = single_rank().device
+    parser.to(device)
     clips = np.arange(len(shards))
     lineage = {"manifest": shards.digest, "parser": version or str(folder)}
     inputs = {shards.name: shards.digest}
     with stage_run("refine", out.with_name(f"{out.stem}.run"), config, lineage, inputs) as run:
         # The clips as they are, their sound beside foreign pictures, and the reverse.
         own, heard, seen = (
-            predict(parser, shards, sound, ranks, batch_size=config.batch_size, pictures=pictures)
+            predict(parser, shards, sound, device, batch_size=config.batch_size, pictures=pictures)
             for sound, pictures in ((clips, None), (clips, partners), (partners, clips))
         )
         labels = keep_labels(weak, own, (heard, seen), config.threshold)

@@ -18,6 +18,7 @@ from avvp_dist.errors import DataError
 from avvp_dist.evaluation.scores import (
     LEVELS,
     STREAM_SCORES,
+    auc_of_counts,
     bootstrap,
     decide,
     grounding_auc,
@@ -26,6 +27,7 @@ from avvp_dist.evaluation.scores import (
     score,
     score_one_modality,
     score_per_class,
+    similarity_counts,
     summarise,
 )
 
@@ -215,6 +217,21 @@ def test_grounding_auc_is_nan_where_it_has_no_meaning() -> None:
     assert math.isnan(grounding_auc(similarity, ~valid, valid))
     assert math.isnan(grounding_auc(similarity, same, ~valid))
     assert math.isnan(grounding_auc(np.full((1, 2, 2), np.nan), same, valid))
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.02])
+def test_counted_cosines_give_the_same_auc(spread: float) -> None:
+    rng = np.random.default_rng(0)
+    same, valid = rng.random((2, 300, 10, 10)) < [[[[0.3]]], [[[0.9]]]]
+    cosines = 1 - np.abs(rng.normal(np.where(same, 1, 2) * spread, spread)).astype(np.float32)
+    cosines[0, 0, :2] = (1 + 1e-6, -1 - 1e-6)  # as products of unit vectors may be
+    halves = [
+        similarity_counts(*(x[part] for x in (cosines, same, valid)))
+        for part in (slice(100), slice(100, None))
+    ]
+    exact = grounding_auc(cosines, same, valid)
+    assert 0.6 < exact < 0.9
+    assert auc_of_counts(halves[0] + halves[1]) == pytest.approx(exact, abs=1e-5)
 
 
 # What the official evaluator gives.

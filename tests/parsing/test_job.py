@@ -70,7 +70,7 @@ def test_timelines_are_what_the_rule_makes_of_the_parser(
     found = timelines(tmp_path)
     opened = ShardSet(shards)
     parser, _ = load_parser(tmp_path / "model")
-    predictions = predict(parser, opened, np.arange(5), single_rank())
+    predictions = predict(parser, opened, np.arange(5), single_rank().device)
     masks = predictions.decided("modality", 0.45)
     assert list(found) != [] and set(found) == set(opened.ids)
     for clip, name in enumerate(opened.ids):

@@ -22,7 +22,6 @@ from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.export import build_parser, load_parser, save_model
 from avvp_dist.models.specification import ParserSpec
 from avvp_dist.packing.writing import write_shard_set
-from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import LLP_CLASSES, Clip
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.finetuning import ParsingTask
@@ -32,7 +31,7 @@ from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import stage_run
 from avvp_dist.training.task import StepInfo
 
-ALONE = Ranks(0, 1, torch.device("cpu"))
+CPU = torch.device("cpu")
 Mask = NDArray[np.bool_]
 Probabilities = NDArray[np.float32]
 
@@ -190,7 +189,7 @@ def refined(packed: dict[str, ShardSet], tmp_path_factory: pytest.TempPathFactor
 def test_refined_labels_are_those_of_the_rule(packed: dict[str, ShardSet], refined: Path) -> None:
     train, model = packed["train"], refined.parent / "model"
     weak, clips = weak_labels(train), np.arange(len(train))
-    streams = load_streams(train, clips, ALONE.device, torch.float32)
+    streams = load_streams(train, clips, CPU, torch.float32)
     partners = draw_partners(weak, names(weak), 5)
     own, heard, seen = (
         asked(model, streams, audio, visual)
@@ -257,13 +256,13 @@ def test_foreign_pictures_are_those_of_the_other_clip(
     ]
     mixed = write_shard_set(swapped, tmp_path / "mixed")
     parser, _ = load_parser(exported(tmp_path / "model", train))
-    expected = predict(parser, mixed, np.arange(5), ALONE)
-    found = predict(parser, train, clips, ALONE, batch_size=2, pictures=pictures)
+    expected = predict(parser, mixed, np.arange(5), CPU)
+    found = predict(parser, train, clips, CPU, batch_size=2, pictures=pictures)
     assert found.ids == tuple(train.ids[clip] for clip in clips)
     for name in ("frame_prob", "video_prob", "modality_prob"):
         ours, theirs = getattr(found, name), getattr(expected, name)
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=name)
-    plain = predict(parser, train, clips, ALONE)
+    plain = predict(parser, train, clips, CPU)
     moved = abs(plain.frame_prob - found.frame_prob).max((1, 2, 3)) > 1e-3
     assert moved.tolist() == [True, True, False, True, True]
 
