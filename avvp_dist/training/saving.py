@@ -7,7 +7,7 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +20,8 @@ from avvp_dist.commit import Described, HashingFile, commit_folder, described, f
 from avvp_dist.config import TrainerConfig
 from avvp_dist.entry import lost_a_peer
 from avvp_dist.errors import AvvpError, StorageError, first_line
-from avvp_dist.models.export import write_tensors
+from avvp_dist.models.export import save_model, write_tensors
+from avvp_dist.models.specification import Spec
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.checkpoint import (
     BUFFERS,
@@ -78,8 +79,8 @@ class CheckpointSaver:
     have written, `commit` makes the checkpoint count. The newest `trainer.keep` are kept, and the
     one with the best score.
 
-    As a context: an error that all ranks raise together commits what is being written, any other
-    error gives it up, and no thread is left.
+    As a context, it commits at the end what is being written, and where all ranks raise an error
+    together. Any other error gives it up. No thread is left.
 
     Args:
         beat: called with what this rank does next, for the watchdog.
@@ -97,6 +98,7 @@ class CheckpointSaver:
         self.out, self.trainer, self.ranks = out, trainer, ranks
         self.beat, self.committed = beat, committed
         self._save: _Save | None = None
+        self._exported: Future[_Written] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._given_up = threading.Event()
 
@@ -125,6 +127,16 @@ class CheckpointSaver:
     def writing(self) -> bool:
         """Whether this rank still writes its files."""
         return self._save is not None and not self._save.written.done()
+
+    def export(self, folder: Path, state: Mapping[str, Tensor], spec: Spec) -> None:
+        """Write an exported model, by this rank's thread and before all later checkpoints.
+
+        It is on disk when a later checkpoint is committed. Otherwise `commit` raises the error.
+        """
+        if self._exported:
+            self._exported.result()  # no more than one copy waits
+        copied = _on_host(state)
+        self._exported = self._thread.submit(self._export, folder, copied, spec)
 
     def start(self, engine: Engine, state: TrainerState, score: float | None = None) -> None:
         """Begin to save the state of all ranks, after the checkpoint before; a collective.
@@ -217,6 +229,8 @@ class CheckpointSaver:
         state: TrainerState,
     ) -> _Written:
         """Write this rank's files, in its thread."""
+        if self._exported and (exported := self._exported.result()).fault:
+            return exported
         files: dict[str, Described] = {}
         try:
             while states:  # memory is free again as soon as its file is written
@@ -233,19 +247,26 @@ class CheckpointSaver:
             return _Written(fault=_reason(error, self.out))
         return _Written(files)
 
+    def _export(self, folder: Path, state: Mapping[str, Tensor], spec: Spec) -> _Written:
+        """Write an exported model, in the thread."""
+        try:
+            save_model(folder, state, spec)
+        except (OSError, AvvpError) as error:
+            return _Written(fault=_reason(error, self.out))
+        return _Written()
+
     def _give_up(self) -> bool:
         """Remove a torn checkpoint; returns whether the thread has stopped writing.
 
         Only rank 0 removes files that all ranks share.
         """
         save, self._save = self._save, None
-        if save is None:
-            return True
         self._given_up.set()
-        stopped, _ = wait([save.written], _SECONDS_TO_STOP)
-        if self.ranks.is_main:
+        tasks = [task for task in (self._exported, save and save.written) if task]
+        _, running = wait(tasks, _SECONDS_TO_STOP)
+        if save and self.ranks.is_main:
             shutil.rmtree(save.temporary, ignore_errors=True)
-        return bool(stopped)
+        return not running
 
 
 def host_copy(value: object) -> object:
@@ -254,7 +275,7 @@ def host_copy(value: object) -> object:
     A copy from a device is in pinned memory, and done once the device is synchronised.
     """
     if isinstance(value, Tensor):
-        return _on_host(value)
+        return _host_tensor(value)
     if isinstance(value, dict):
         copied = copy.copy(value)  # with the attribute that torch adds to a state dict
         copied.update((key, host_copy(one)) for key, one in value.items())
@@ -278,13 +299,18 @@ def _snapshot(engine: Engine, folder: Path) -> tuple[dict[Path, object], dict[st
         engine.save_checkpoint(str(folder), tag=STATE, save_latest=False)
     finally:
         del storage.save
-    buffers = {name: _on_host(one.contiguous()) for name, one in engine.module.named_buffers()}
+    return states, _on_host(dict(engine.module.named_buffers()))
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies in host memory; the device has finished all copies before."""
+    copied = {name: _host_tensor(tensor.contiguous()) for name, tensor in tensors.items()}
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
-    return states, buffers
+    return copied
 
 
-def _on_host(tensor: Tensor) -> Tensor:
+def _host_tensor(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     on_host = tensor.device.type == "cpu"
     return tensor.clone() if on_host else tensor.to("cpu", non_blocking=True)

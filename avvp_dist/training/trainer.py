@@ -17,7 +17,6 @@ from avvp_dist.errors import CheckpointError, Preempted
 from avvp_dist.loading.loader import ClipBatch, Loader
 from avvp_dist.loading.stream import ClipStream
 from avvp_dist.loading.transfer import Sent, Transfer, to_device
-from avvp_dist.models.export import save_model
 from avvp_dist.runtime.preemption import Preemption
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.tracking.records import read_series
@@ -252,7 +251,7 @@ class Trainer:
         state = full_state(self.engine, self.frozen)
         if self.ranks.is_main:
             validated = {name: float(value) for name, value in metrics.items()}
-            save_model(self.out / "model", *self.task.export(state, self.step, validated))
+            self.saver.export(self.out / "model", *self.task.export(state, self.step, validated))
 
     def _save_if_due(self, loop: LoopState) -> None:
         if self.saver.pending and not loop.writing:

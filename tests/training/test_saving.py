@@ -11,12 +11,24 @@ from typing import Any
 import pytest
 import torch
 
-from avvp_dist.config import TrainerConfig
+from avvp_dist.config import EncoderConfig, ObjectiveConfig, TrainerConfig
 from avvp_dist.errors import DataError, NumericsError, StorageError
+from avvp_dist.models.export import build_encoder, load_encoder
+from avvp_dist.models.specification import EncoderSpec
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.training.checkpoint import TrainerState, newest
 from avvp_dist.training.saving import CheckpointSaver, SaveTimes, host_copy
 from tests.training.test_checkpoint import ALONE, Engine, save, steps
+
+SPEC = EncoderSpec(
+    encoder=EncoderConfig(size="tiny"),
+    objective=ObjectiveConfig(),
+    dims={"audio": 12, "visual": 16},
+    snippets=10,
+    extractor="simulated",
+    manifest="none",
+    grounding="none",
+)
 
 
 @pytest.fixture
@@ -123,6 +135,30 @@ def test_a_full_disk_leaves_the_one_before(small_disk: Any) -> None:
     found = newest(folder, ALONE)
     assert found is not None and found.step == 2
     assert not times and not threads()
+
+
+def test_an_export_is_written_before_the_checkpoint_that_knows_of_it(
+    tmp_path: Path, disk: threading.Event
+) -> None:
+    encoder, saver = build_encoder(SPEC), saver_of(tmp_path)[0]
+    with saver:
+        saver.export(tmp_path / "model", encoder.state_dict(), SPEC)
+        before = encoder.norm.weight[0].item()
+        torch.nn.init.zeros_(encoder.norm.weight)
+        saver.start(Engine(), TrainerState(2))
+        disk.set()
+    exported, spec = load_encoder(tmp_path / "model")
+    assert exported.norm.weight[0].item() == before == 1 and spec == SPEC
+    assert steps(tmp_path) == [2] and not threads()
+
+
+def test_where_an_export_does_not_fit_no_checkpoint_counts(small_disk: Any) -> None:
+    folder = small_disk("200k")
+    full = "step-00000002 cannot be written: no space left"
+    with pytest.raises(StorageError, match=full), saver_of(folder)[0] as saver:
+        saver.export(folder / "model", build_encoder(SPEC).state_dict(), SPEC)
+        saver.start(Engine(), TrainerState(2))
+    assert steps(folder) == [] and not list(folder.glob("*model*")) and not threads()
 
 
 def test_a_copy_is_of_its_own_and_keeps_types() -> None:
