@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +14,29 @@ import pytest
 
 from avvp_dist.commit import (
     MANIFEST,
+    HashingFile,
     commit_folder,
+    described,
     digest,
     sha256,
     staged,
     verify_folder,
     write_json,
 )
+
+
+def test_a_file_is_hashed_while_it_is_written(tmp_path: Path) -> None:
+    path, given_up = tmp_path / "file", threading.Event()
+    with HashingFile(path, given_up) as file:
+        file.write(b"half ")
+        file.write(memoryview(b"and half"))
+        assert file.finish() == described(tmp_path, [path])["file"]
+    with HashingFile(path, given_up) as file:
+        given_up.set()
+        with pytest.raises(OSError, match=f"canceled.*{path}"):
+            file.write(b"more")
+    assert path.read_bytes() == b""
+
 
 KILLED_WHILE_WRITING = """
 import os, signal, sys

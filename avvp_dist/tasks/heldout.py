@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from avvp_dist.evaluation.collapse import collapsed, spread_and_rank
 from avvp_dist.evaluation.scores import Mask, auc_of_counts, grounding_auc, similarity_counts
 from avvp_dist.objectives.grounding import pair_masks
 from avvp_dist.runtime.ranks import Ranks
-from avvp_dist.evaluation.collapse import collapsed, spread_and_rank
 
 PAIRS = ("audio", "visual", "cross")
 """Similarities whose AUC is reported: within audio, within vision, audio to vision."""

@@ -14,6 +14,7 @@ from avvp_dist.commit import MANIFEST, verify_folder
 from avvp_dist.config import TrainerConfig
 from avvp_dist.errors import CheckpointError, first_line
 from avvp_dist.runtime.ranks import Ranks
+from avvp_dist.tracking.records import read_series
 from avvp_dist.training.engine import Engine
 from avvp_dist.training.precision import stored_precision
 from avvp_dist.training.universal_checkpoint import convert_to_universal, restore
@@ -83,6 +84,27 @@ def check_unclaimed(out: Path, resume: str) -> None:
             f"{out} already holds a run",
             remedy="Go on with trainer.resume=auto, or choose another trainer.out",
         )
+
+
+def latest_checkpoint(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | None:
+    """The checkpoint from which a run in `out` resumes; None if it never saved one.
+
+    Args:
+        set_aside: False: damaged checkpoints are named and stay where they are.
+
+    Raises:
+        CheckpointError: if it saved some, and none is whole.
+    """
+    checkpoint = newest(out, ranks, set_aside=set_aside)
+    if checkpoint is None and ranks.broadcast_object(
+        "train/checkpoint_seconds" in read_series(out)
+    ):
+        raise CheckpointError(
+            f"{out} has records of checkpoints, but there is none any more",
+            remedy="Bring them back, or train into another trainer.out",
+            shared=True,
+        )
+    return checkpoint
 
 
 def newest(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | None:

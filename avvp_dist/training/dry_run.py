@@ -24,7 +24,7 @@ from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.runtime.ranks import single_rank
-from avvp_dist.training.checkpoint import check_unclaimed
+from avvp_dist.training.checkpoint import check_unclaimed, latest_checkpoint
 from avvp_dist.training.engine import check_zero, parameter_names
 from avvp_dist.training.footprint import (
     PlannedRanks,
@@ -37,7 +37,7 @@ from avvp_dist.training.footprint import (
 )
 from avvp_dist.training.precision import autocasts, model_dtype
 from avvp_dist.training.task import ConfigT, OpenTask, StepInfo, Task, TrainingConfig
-from avvp_dist.training.trainer import check_same, latest_checkpoint, stream_of, total_steps
+from avvp_dist.training.trainer import check_same, stream_of, total_steps
 
 Rows = Iterator[tuple[str, str]]
 """Rows of the table: name and value."""

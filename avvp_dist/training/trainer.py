@@ -19,13 +19,11 @@ from avvp_dist.loading.stream import ClipStream
 from avvp_dist.loading.transfer import Sent, Transfer, to_device
 from avvp_dist.runtime.preemption import Preemption
 from avvp_dist.runtime.ranks import Ranks
-from avvp_dist.tracking.records import read_series
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import (
-    Checkpoint,
     TrainerState,
+    latest_checkpoint,
     load_checkpoint,
-    newest,
 )
 from avvp_dist.training.engine import (
     compile_encoder,
@@ -361,27 +359,6 @@ def total_steps(stream: ClipStream, config: TrainingConfig) -> int:
     """Optimiser steps of the whole training."""
     steps = config.trainer.epochs * stream.steps_per_epoch
     return min(steps, config.trainer.max_steps) if config.trainer.max_steps else steps
-
-
-def latest_checkpoint(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | None:
-    """The checkpoint from which a run in `out` resumes; None if it never saved one.
-
-    Args:
-        set_aside: False: damaged checkpoints are named and stay where they are.
-
-    Raises:
-        CheckpointError: if it saved some, and none is whole.
-    """
-    checkpoint = newest(out, ranks, set_aside=set_aside)
-    if checkpoint is None and ranks.broadcast_object(
-        "train/checkpoint_seconds" in read_series(out)
-    ):
-        raise CheckpointError(
-            f"{out} has records of checkpoints, but there is none any more",
-            remedy="Bring them back, or train into another trainer.out",
-            shared=True,
-        )
-    return checkpoint
 
 
 def check_same(

@@ -26,7 +26,8 @@ from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.pretraining import PretrainingTask, pretrain
 from avvp_dist.tracking.records import read_series
-from avvp_dist.training.engine import lr_factor
+from avvp_dist.training import trainer
+from avvp_dist.training.engine import lr_factor, update
 from avvp_dist.training.outcome import StepLosses, StepOutcome
 from avvp_dist.training.task import StepInfo
 from avvp_dist.training.trainer import Trainer
@@ -215,7 +216,7 @@ OFF = ("tracking.enabled=false", "data.heldout=0.2", "trainer.log_every=100")
     [
         ((), [4, 5], [4, 5]),
         (("trainer.validate_every=2", "trainer.checkpoint_every=3"), [2, 4, 5], [3, 5]),
-        (("trainer.checkpoint_minutes=1e-9",), [4, 5], [1, 2, 3, 4, 5]),
+        (("trainer.checkpoint_minutes=1e-9",), [4, 5], [2, 4, 5]),  # asked one step late
         (("trainer.checkpoint_minutes=60", "trainer.validate_every=100"), [5], [5]),
     ],
 )
@@ -241,29 +242,27 @@ def test_steps_go_on_while_a_checkpoint_is_written(
     grounded: ShardSet, train_here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = (*KEYS, *OFF, "trainer.max_steps=4", "trainer.resume=auto", "trainer.max_minutes=1e-6")
-    with pytest.raises(Preempted, match="saved at step 1 of 4"):
+    with pytest.raises(Preempted, match="saved at step 2 of 4"):
         train_here(grounded, tmp_path / "stopped", *keys)
-    write, second, saved = torch.save, threading.Event(), list[int]()
-    make_batch = PretrainingTask.make_batch
+    write, third, updates, saved = torch.save, threading.Event(), list[int](), list[int]()
 
     def held(*arguments: Any) -> None:
-        assert second.wait(20)  # the disk takes the first checkpoint during the second step
+        assert third.wait(20)  # the disk takes the first checkpoint during the third step
         write(*arguments)
 
-    def told(task: PretrainingTask, clips: ClipBatch, info: StepInfo) -> GroundingBatch:
-        if info.step == 1:
+    def told(*arguments: Any) -> Any:
+        updates.append(1)
+        if len(updates) == 3:
             saved.append(len(list((tmp_path / "run").glob("checkpoints/step-*"))))
-            second.set()
-        return make_batch(task, clips, info)
+            third.set()
+        return update(*arguments)
 
     monkeypatch.setattr(torch, "save", held)
-    monkeypatch.setattr(PretrainingTask, "make_batch", told)
-    train_here(
-        grounded, tmp_path / "run", *keys[:-1], "trainer.checkpoint_every=1", "trainer.keep=9"
-    )
+    monkeypatch.setattr(trainer, "update", told)
+    train_here(grounded, tmp_path / "run", *keys[:-1], "trainer.checkpoint_every=2")
     assert saved == [0]
     first, one = (
-        json.loads((tmp_path / name / "checkpoints/step-00000001/manifest.json").read_text())
+        json.loads((tmp_path / name / "checkpoints/step-00000002/manifest.json").read_text())
         for name in ("stopped", "run")
     )
     states = [name for name in first["files"] if name.startswith("state/")]
