@@ -31,15 +31,22 @@ T = TypeVar("T")
 class ClipBatch:
     """One micro-batch as it was read.
 
-    `clips [B]` are clip numbers. `buffer [B, width]` is memory that holds all their streams, in
-    the dtype of the shard sets. The empty places of a last batch and clips that cannot be read are
-    left out. If none is left, `count` is 0 and one row of zeros stands in.
+    `clips [B]` are clip numbers, and `places [B]` their places in the rank's micro-batch,
+    ascending. `buffer [B, width]` is memory that holds all their streams, in the dtype of the shard
+    sets. The empty places of a last batch and clips that cannot be read are left out. If none is
+    left, `count` is 0, and one row of zeros stands in, at no place (`EMPTY`).
     """
 
     clips: Numbers
+    places: Numbers
     buffer: Tensor
     layout: Layout
     count: int
+
+    def first(self, clips: int) -> ClipBatch:
+        """The first rows of the batch, `clips` at most."""
+        rows, count = slice(clips), min(clips, self.count)
+        return ClipBatch(self.clips[rows], self.places[rows], self.buffer[rows], self.layout, count)
 
     @property
     def streams(self) -> dict[str, Tensor]:
@@ -58,7 +65,8 @@ def read_clips(
     if buffer is None:
         buffer = data.layout.empty(len(clips))
     good = data.read_into(buffer, clips)
-    return ClipBatch(clips, torch.from_numpy(buffer), data.layout, len(clips)), good
+    places = np.arange(len(clips))
+    return ClipBatch(clips, places, torch.from_numpy(buffer), data.layout, len(clips)), good
 
 
 class Loader:
@@ -145,15 +153,16 @@ class Loader:
         ]
 
     def _read(self, clips: Numbers) -> ClipBatch:
-        clips = clips[clips != EMPTY]
-        batch, good = read_clips(self.data, clips, self._buffer(len(clips)))
-        if len(clips) and good.all():
+        places = np.flatnonzero(clips != EMPTY)
+        batch, good = read_clips(self.data, clips[places], self._buffer(len(places)))
+        batch = replace(batch, places=places)
+        if len(places) and good.all():
             return batch
         if good.any():
             rows = batch.buffer[torch.from_numpy(np.flatnonzero(good))]
-            return replace(batch, clips=clips[good], buffer=rows, count=int(good.sum()))
+            return ClipBatch(batch.clips[good], places[good], rows, batch.layout, int(good.sum()))
         nothing = batch.buffer.new_zeros(1, self.data.layout.width)
-        return replace(batch, clips=np.zeros(1, np.int64), buffer=nothing, count=0)
+        return ClipBatch(np.zeros(1, np.int64), np.full(1, EMPTY), nothing, batch.layout, 0)
 
     def _buffer(self, count: int) -> NDArray[np.floating]:
         """Memory for `count` clips, pinned for an accelerator.

@@ -109,8 +109,8 @@ def _batch(task: Task, clips: int) -> object:
     layout = task.data.layout
     dtype = getattr(torch, layout.dtype)
     buffer = torch.empty(clips, layout.width, dtype=dtype)  # no page of it is touched
-    batch = task.make_batch(ClipBatch(numbers, buffer, layout, clips), StepInfo(0, 0, 0.0))
-    return to_device(batch, task.ranks.device)
+    read = ClipBatch(numbers, np.arange(clips), buffer, layout, clips)
+    return to_device(task.make_batch(read, StepInfo(0, 0, 0.0)), task.ranks.device)
 
 
 def _start(task: Task, config: TrainingConfig, stream: ClipStream, ranks: PlannedRanks) -> str:

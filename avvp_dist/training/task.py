@@ -39,6 +39,8 @@ class StepInfo:
     epoch: int
     progress: float
     """Fraction of all steps that are done, in [0, 1)."""
+    micro_batch: int = 0
+    """Number of the micro-batch in its step."""
 
 
 class Task(Protocol):

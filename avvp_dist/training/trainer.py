@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +140,8 @@ class Trainer:
         self, step: int, clips: list[ClipBatch]
     ) -> tuple[list[ClipBatch], list[Sent[TaskBatch]]]:
         """Begin to bring the micro-batches of a step to the device, while earlier ones train."""
-        return clips, [self.transfer.send(self._batch(step, one)) for one in clips]
+        batches = (self._batch(step, one, number) for number, one in enumerate(clips))
+        return clips, [self.transfer.send(batch) for batch in batches]
 
     def _accumulate(self, clips: list[ClipBatch], sent: list[Sent[TaskBatch]]) -> StepLosses:
         """Sum the gradients of a step's micro-batches."""
@@ -176,9 +177,9 @@ class Trainer:
         """
         return clips.count * self.ranks.size * micro_batches / self.stream.planned(self.step)
 
-    def _batch(self, step: int, clips: ClipBatch) -> TaskBatch:
+    def _batch(self, step: int, clips: ClipBatch, micro_batch: int = 0) -> TaskBatch:
         epoch, progress = step // self.steps_per_epoch, step / self.steps
-        return self.task.make_batch(clips, StepInfo(step, epoch, progress))
+        return self.task.make_batch(clips, StepInfo(step, epoch, progress, micro_batch))
 
     def _send_outcome(
         self, loop: LoopState, clips: list[ClipBatch], losses: StepLosses, norm: Tensor
@@ -311,8 +312,7 @@ class Trainer:
         if self.step == self.steps:
             return Throughput(0.0, self.task.tokens, 1.0, self.ranks.size)
         clips = self.loader.read(self.step)[0]
-        numbers, buffer = clips.clips[:4], clips.buffer[:4]
-        few = replace(clips, clips=numbers, buffer=buffer, count=min(4, clips.count))
+        few = clips.first(4)
         batch = to_device(self._batch(self.step, few), self.ranks.device)
         flops = flops_per_clip(self.engine.module, batch, len(few.clips))
         peak = peak_flops(self.ranks.device, product_dtype(self.config))

@@ -113,7 +113,7 @@ def test_ranks_and_micro_batches_read_one_global_batch(
 def test_a_rank_without_clips_gets_a_stand_in(folders: list[str]) -> None:
     made = loader(folders[:1], 16, LoaderConfig(last_batch="pad"), rank=1, world_size=2)
     (read,) = made.read(1)  # the one clip that is left is rank 0's
-    assert read.count == 0 and len(read.clips) == 1
+    assert read.count == 0 and len(read.clips) == 1 and read.places.tolist() == [EMPTY]
     assert not any(stream.any() for stream in read.streams.values())
 
 
@@ -143,6 +143,10 @@ def test_damage_stops_or_is_left_out(folders: list[str], tmp_path: Path, prefetc
     seen = [clip for read in reads if read.count for clip in read.clips.tolist()]
     assert sorted(seen) == [*range(10), *range(15, 20)]
     assert made.data.damage.numbers == set(range(10, 15))
+    for step, read in enumerate(reads):
+        assert made.stream.batch(step)[read.places[: read.count]].tolist() == (
+            read.clips[: read.count].tolist()
+        )
     whole = [clip for step in range(4) for clip in made.stream.batch(step).tolist()]
     assert seen == [clip for clip in whole if not 10 <= clip < 15]  # the order stays
     assert len(shards) == 20
