@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from avvp_dist.config import ObjectiveConfig
+from avvp_dist.hashing import hash_uniform
 from avvp_dist.objectives.negatives import OtherClips, Pairs, other_clips_hinge
 from avvp_dist.shards.schema import PADDING
 
@@ -20,7 +23,7 @@ def grounding_loss(
     components: Tensor,
     config: ObjectiveConfig,
     epoch: int = 0,
-    anchor_positions: Tensor | None = None,
+    positions: Tensor | None = None,
     others: OtherClips | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Hinge losses on cosine similarities, between and within the modalities.
@@ -37,8 +40,8 @@ def grounding_loss(
         visual: representations of the vision `[B, T, D]`.
         components: component ids `[B, T]`; `PADDING` for padding.
         epoch: number of the epoch, which `config.alternate` alternates by.
-        anchor_positions: place of each clip's only anchor among its snippets, `[B]` in [0, 1];
-            None: every snippet is an anchor.
+        positions: position of each clip's only anchor among its snippets, `[B]` in [0, 1]; None:
+            every snippet is an anchor.
         others: the clips as negatives of one another; None: they are different clips, and
             nothing is left out.
 
@@ -49,7 +52,7 @@ def grounding_loss(
     """
     x = unit(audio, visual)
     pairs = _pairs(config, epoch)
-    own, seen = own_clip_hinge(x, components, pairs, config, anchor_positions)
+    own, seen = own_clip_hinge(x, components, pairs, config, positions)
     loss = own.mean()
     parts = {"own": loss.detach(), "other": torch.zeros_like(loss), **seen}
     if config.other_clips:
@@ -58,6 +61,20 @@ def grounding_loss(
         loss = loss + config.other_clips * other.mean()
         parts |= {"other": other.mean().detach(), "left_out": left_out.mean()}
     return loss, parts
+
+
+def anchor_positions(
+    clips: NDArray[np.integer], config: ObjectiveConfig, seed: int, step: int
+) -> Tensor | None:
+    """Position of each clip's only anchor, `[B]` in [0, 1], on the CPU; None: every snippet is one.
+
+    Functions of seed, step and clip, or of seed and step where all clips share one. Ranks and
+    micro-batches do not change them.
+    """
+    if config.anchors == "all":
+        return None
+    numbers = np.zeros_like(clips) if config.anchors == "shared" else clips
+    return torch.from_numpy(hash_uniform(numbers, "anchors", seed, step)).float()
 
 
 def clip_losses(x: Tensor, components: Tensor, config: ObjectiveConfig) -> Tensor:
@@ -79,16 +96,16 @@ def own_clip_hinge(
     components: Tensor,
     pairs: Pairs,
     config: ObjectiveConfig,
-    anchor_positions: Tensor | None,
+    positions: Tensor | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Hinges within each clip, summed over `pairs`, `[B]`, and scalars to monitor.
 
     Args:
         x: unit representations `[B, 2, T, D]`, audio and visual.
-        anchor_positions: see `grounding_loss`.
+        positions: see `grounding_loss`.
     """
     same, valid = pair_masks(components)
-    anchors = _anchors(components, anchor_positions)
+    anchors = _anchors(components, positions)
     weights = anchors / anchors.sum(1, keepdim=True).clamp(min=1)
     total = x.new_zeros(len(x))
     parts: dict[str, list[Tensor]] = {name: [] for name in ("positive", "negative", "zero")}

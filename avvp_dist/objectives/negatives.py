@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -48,8 +48,18 @@ class LinkRule(NamedTuple):
         return functools.reduce(operator.or_ if self.rule == "or" else operator.and_, reached)
 
 
-def _own(x: Tensor) -> Tensor:
-    return x
+class Pool(Protocol):
+    """Chooses the clips that all clips of a batch are compared with."""
+
+    def __call__(self, x: Tensor, traits: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Rows `[K, ...]` of the pool's clips, of `x [B, ...]` with its gradient and of `traits`.
+
+        Rows of zeros may be among them.
+        """
+
+
+def _own(x: Tensor, traits: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    return x, list(traits)
 
 
 @dataclass(frozen=True)
@@ -64,10 +74,12 @@ class OtherClips:
     """Link rules used to drop likely-false negatives, one per grounding; empty: none is dropped."""
     rule_index: Tensor | None = None
     """Index of each clip's rule in `link_rules`, `[B]`; None if there is one rule at most."""
-    pool: Callable[[Tensor], Tensor] = _own
-    """Gathers the rows `[K, ...]` of the clips that all clips are compared with from `[B, ...]`.
+    pool: Pool = _own
+    """Clips that all clips are compared with; by default the batch itself."""
 
-    It keeps gradients, and may add rows of zeros. By default it gives the batch itself."""
+    def compared(self) -> list[Tensor]:
+        """Everything that the link rules look at: features in order, then the rule index if any."""
+        return [*self.features.values(), *([] if self.rule_index is None else [self.rule_index])]
 
 
 def other_clips_hinge(
@@ -87,11 +99,13 @@ def other_clips_hinge(
         The hinge `[B]`, and the fraction of other clips' snippets that was left out `[B]`.
     """
     snippets = components.shape[1]
-    y = others.pool(x).transpose(0, 1).flatten(1, 2)  # [2, KT, D]
     real = components != PADDING
-    pool_real = others.pool(real.to(torch.uint8)).flatten() != 0
-    pool_clips = others.pool(others.clips).repeat_interleave(snippets)
-    likely_false = _LikelyFalse(others, snippets)
+    traits = [real, others.clips, *others.compared()]
+    y, (pool_real, pool_clips, *compared) = others.pool(x, traits)
+    y = y.transpose(0, 1).flatten(1, 2)  # [2, KT, D]
+    pool_real, pool_clips = pool_real.flatten(), pool_clips.repeat_interleave(snippets)
+    likely_false = _LikelyFalse(others, compared, snippets)
+    del compared  # the pool's features as stored: the products need them in float32 only
     block = max(1, CELLS // (snippets * len(pool_clips)))
     hinges, fractions = [], []
     for start in range(0, len(x), block):
@@ -125,13 +139,17 @@ def _mean_hinge(x: Tensor, y: Tensor, negative: Tensor, pairs: Pairs, margin: fl
 
 
 class _LikelyFalse:
-    """Likely-false negatives of a batch: snippets that the link rules would link."""
+    """Likely-false negatives of a batch: snippets that the link rules would link.
 
-    def __init__(self, others: OtherClips, snippets: int) -> None:
+    Args:
+        pool: `others.compared()` of the pool's clips.
+    """
+
+    def __init__(self, others: OtherClips, pool: Sequence[Tensor], snippets: int) -> None:
         self.others, self.snippets = others, snippets
-        self.features = {n: _vectors(others.pool(x)) for n, x in sorted(others.features.items())}
+        self.features = {name: _vectors(x) for name, x in zip(others.features, pool, strict=False)}
         if others.rule_index is not None:
-            self.pool_rules = others.pool(others.rule_index).repeat_interleave(snippets)
+            self.pool_rules = pool[-1].repeat_interleave(snippets)
 
     @torch.no_grad()
     def __call__(self, part: slice) -> Tensor:

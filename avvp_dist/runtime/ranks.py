@@ -127,38 +127,36 @@ class Ranks:
         return joined
 
     def all_gather(self, x: torch.Tensor) -> torch.Tensor:
-        """The rows `[n, ...]` of all ranks, one rank after the other; n is equal on all ranks."""
-        if self.size == 1:
-            return x
-        whole = x.new_empty(self.size * len(x), *x.shape[1:])
-        dist.all_gather(list(whole.chunk(self.size)), x.contiguous())
-        return whole
+        """The rows `[n, ...]` of all ranks, one rank after the other; n is equal on all ranks.
 
-    def all_reduce_sum(self, x: torch.Tensor) -> torch.Tensor:
-        """Sum of a tensor over the ranks, on every rank, with gradient.
-
-        The gradient of each rank's tensor is the sum of the gradients that all ranks have for the
-        result, so a loss that is a mean over the ranks has the gradient of the whole batch.
-        Collective in the forward and in the backward pass.
+        The gradient of each rank's rows is the sum of the gradients that all ranks have for them,
+        so a loss that is a mean over the ranks has the gradient of the whole batch. Collective in
+        the forward pass, and in the backward pass of a tensor with gradient.
         """
         if self.size == 1:
             return x
-        total: torch.Tensor = _Sum.apply(x)
-        return total
+        everyone: torch.Tensor = _AllGather.apply(x, self.size)
+        return everyone
 
 
-class _Sum(torch.autograd.Function):
-    """An all-reduce whose gradient is an all-reduce too."""
+class _AllGather(torch.autograd.Function):
+    """An all-gather whose gradient is a reduce-scatter.
 
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: torch.Tensor) -> torch.Tensor:
-        total = x.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+    torch 2.13 has new names for both collectives, which torch 2.9 does not know.
+    """
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> torch.Tensor:
-        return _Sum.forward(ctx, gradients[0])
+    def forward(ctx: FunctionCtx, x: torch.Tensor, size: int) -> torch.Tensor:
+        everyone = x.new_empty(size * len(x), *x.shape[1:])
+        dist.all_gather_into_tensor(everyone, x.contiguous())
+        return everyone
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,) = gradients
+        own = gradient.new_empty(len(gradient) // dist.get_world_size(), *gradient.shape[1:])
+        dist.reduce_scatter_tensor(own, gradient.contiguous())
+        return own, None
 
 
 def single_rank(device: str = "auto") -> Ranks:

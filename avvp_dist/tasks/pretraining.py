@@ -24,7 +24,8 @@ from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
 from avvp_dist.models.specification import EncoderSpec
-from avvp_dist.objectives.grounding import clip_losses, unit
+from avvp_dist.objectives.grounding import anchor_positions, clip_losses, unit
+from avvp_dist.objectives.negative_pool import PoolRows, pool_places
 from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.runtime.ranks import Ranks, single_rank
@@ -129,8 +130,6 @@ class PretrainingTask:
             self.encoder,
             config.objective,
             hidden_streams=config.data.hidden_streams,
-            seed=config.trainer.seed,
-            clips_per_rank=self._clips_per_rank(),
             link_rules=self.link_rules,
             ranks=ranks,
             autocast=autocasts(config.trainer),
@@ -159,14 +158,23 @@ class PretrainingTask:
         lengths = self.lengths[clips.clips].astype(np.int64)
         whole = bool((lengths == self.data.snippets).all())
         rules = self.data.owners(clips.clips) if self.link_rules else None
+        seed, objective = self.config.trainer.seed, self.config.objective
+        micro = self._clips_per_rank()
+        negatives = pool_places(
+            objective.negatives, micro * self.ranks.size, seed, info.step, info.micro_batch
+        )
+        pool = PoolRows.choose(negatives, clips.places, micro, self.ranks)
         return GroundingBatch(
             streams=clips.streams,
             lengths=None if whole else torch.from_numpy(lengths),
             components=components,
             clips=torch.from_numpy(clips.clips),
-            step=info.step,
             epoch=info.epoch,
+            anchors=anchor_positions(clips.clips, objective, seed, info.step),
             rule_index=None if rules is None else torch.from_numpy(rules),
+            pool_rows=pool.rows,
+            pool_empty=pool.empty,
+            pool_order=pool.order,
         )
 
     def validate(self) -> dict[str, float]:

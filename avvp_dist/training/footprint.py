@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,9 +39,6 @@ class PlannedRanks(Ranks):
 
     def all_gather(self, x: Tensor) -> Tensor:
         return x.repeat(self.size, *[1] * (x.ndim - 1))
-
-    def all_reduce_sum(self, x: Tensor) -> Tensor:
-        return x
 
 
 @dataclass(frozen=True)
@@ -133,29 +131,23 @@ def messages(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, 
     }[trainer.zero_stage]
 
 
-def exchanged(
-    clips: int, pool: int, snippets: int, width: int, features: int, ranks: int
-) -> dict[str, float]:
+def exchanged(pool: int, snippets: int, width: int, features: int, ranks: int) -> dict[str, float]:
     """Bytes that one rank sends so that all have the same negatives, in a micro-batch.
 
-    Forwards an all-gather of the clips' draws in 8 bytes, and for the pool's clips an all-reduce of
-    both representations in float32, of the features that groundings compare in float16, of which
-    snippets are real in 1 byte, of the clips' numbers and their sets' in 8. Backwards an
-    all-reduce of the gradient of the representations.
+    Three ring collectives: an all-gather of both `representations` in float32, one of the `traits`,
+    and in the backward pass a reduce-scatter of the `gradients` of the representations. Traits are
+    the features that groundings compare in float16, which snippets are real in 1 byte, the clips'
+    numbers and those of their sets in 8. Each rank lends the same number of rows, rounded up.
 
     Args:
-        clips: of the micro-batch over all ranks.
         pool: clips that all are compared with.
         width: D of a representation.
         features: F, numbers of a snippet that are compared; 0 where nothing is left out.
     """
-    ring = (ranks - 1) / ranks
-    representations = 2 * ring * pool * snippets * 2 * width * 4
-    others = 2 * ring * pool * (snippets * (2 * features + 1) + 8 + (8 if features else 0))
-    return {
-        "forward": representations + others + ring * clips * 8,
-        "backward": representations,
-    }
+    sent = (ranks - 1) * math.ceil(pool / ranks)
+    representations = float(sent * snippets * 2 * width * 4)
+    traits = float(sent * (snippets * (2 * features + 1) + 8 + (8 if features else 0)))
+    return {"representations": representations, "traits": traits, "gradients": representations}
 
 
 def measure(module: nn.Module, batch: Callable[[], object]) -> StepCost:

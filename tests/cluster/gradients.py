@@ -44,7 +44,7 @@ def cases() -> Iterator[tuple[ObjectiveConfig, int, int]]:
         yield ObjectiveConfig(name, anchors=anchors, negatives=4 * (stage % 2)), stage, 1
     for stage in range(4):
         yield (
-            ObjectiveConfig("multi", reduction="sum", false_negatives="keep", negatives=4),
+            ObjectiveConfig("multi", reduction="sum", false_negatives="keep", negatives=3),
             stage,
             2,
         )
@@ -86,7 +86,7 @@ def outcome(task: PretrainingTask, loader: Loader, ranks: Ranks, step: int, engi
     loss_of_all = left_out = torch.zeros(())
     grads: dict[str, Tensor] = {}
     for number, read in enumerate(reads):
-        batch = task.make_batch(read, StepInfo(step, 0, 0.0))
+        batch = task.make_batch(read, StepInfo(step, 0, 0.0, number))
         loss, parts = (engine or module)(batch)
         weight = read.count * ranks.size * len(reads) / planned
         loss_of_all = loss_of_all + loss.detach() * weight / len(reads)

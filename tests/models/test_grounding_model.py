@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from avvp_dist.config import EncoderConfig, ObjectiveConfig
-from avvp_dist.hashing import hash_uniform
+from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
 from avvp_dist.objectives.grounding import grounding_loss
+from avvp_dist.objectives.negative_pool import PoolRows, pool_places
 from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.shards.schema import PADDING
+from avvp_dist.training.footprint import PlannedRanks
+from tests.training.operations import Operations
 
 DIMS = {"audio": 4, "visual": 6, "motion": 5}
 CLIPS, SNIPPETS = 6, 5
@@ -30,12 +33,11 @@ def encoder(tokens: str = "summed") -> Encoder:
 
 
 def model_of(objective: ObjectiveConfig, tokens: str = "summed", **changed: Any) -> GroundingModel:
-    options = {"hidden_streams": [], "seed": 0, "clips_per_rank": CLIPS, "link_rules": []}
-    options |= changed
-    return GroundingModel(encoder(tokens), objective, ranks=single_rank(), **options).eval()
+    options = {"hidden_streams": [], "link_rules": [], "ranks": single_rank(), **changed}
+    return GroundingModel(encoder(tokens), objective, **options).eval()
 
 
-def batch_of(step: int = 0) -> GroundingBatch:
+def batch_of() -> GroundingBatch:
     torch.manual_seed(1)
     components = torch.randint(0, 3, (CLIPS, SNIPPETS)).to(torch.uint8)
     components[0, 3:] = PADDING
@@ -46,20 +48,22 @@ def batch_of(step: int = 0) -> GroundingBatch:
         lengths=lengths,
         components=components,
         clips=torch.arange(CLIPS) + 100,
-        step=step,
         epoch=0,
+        pool_rows=torch.arange(CLIPS),
+        pool_empty=torch.zeros(CLIPS, dtype=torch.bool),
     )
 
 
 def take(batch: GroundingBatch, rows: slice) -> GroundingBatch:
     """Some clips of a batch, as a micro-batch of their own."""
-    assert batch.lengths is not None
+    assert batch.lengths is not None and batch.anchors is not None
     return replace(
         batch,
         streams={name: x[rows] for name, x in batch.streams.items()},
         lengths=batch.lengths[rows],
         components=batch.components[rows],
         clips=batch.clips[rows],
+        anchors=batch.anchors[rows],
     )
 
 
@@ -85,35 +89,55 @@ def test_hidden_streams_do_not_reach_the_loss(tokens: str, hidden: list[str]) ->
         assert torch.equal(model(batch)[0], plain) == (name in hidden), name
 
 
-@pytest.mark.parametrize("anchors", ["one", "shared"])
 @torch.no_grad()
-def test_anchors_belong_to_seed_step_and_clip(anchors: str) -> None:
-    model = model_of(replace(OWN, anchors=anchors))
-    whole = model(batch_of(step=3))[0]
-    parts = [model(take(batch_of(step=3), rows))[0] for rows in (slice(0, 2), slice(2, CLIPS))]
-    # The same anchors in micro-batches of any size.
+def test_parts_of_a_batch_with_anchors_add_up() -> None:
+    model = model_of(OWN)
+    batch = replace(batch_of(), anchors=torch.rand(CLIPS))
+    whole = model(batch)[0]
+    assert not torch.equal(whole, model(batch_of())[0])
+    parts = [model(take(batch, rows))[0] for rows in (slice(0, 2), slice(2, CLIPS))]
     torch.testing.assert_close((2 * parts[0] + (CLIPS - 2) * parts[1]) / CLIPS, whole)
-    assert not torch.equal(model(batch_of(step=4))[0], whole)
-    assert not torch.equal(model_of(replace(OWN, anchors=anchors), seed=1)(batch_of(3))[0], whole)
 
 
-def test_negatives_are_the_clips_with_the_smallest_hashes_at_each_step() -> None:
-    model = model_of(replace(OWN, other_clips=1.0, negatives=2))
-    pools = set()
-    for step in range(20):
-        batch = batch_of(step)
-        batch.components[4] = PADDING  # clip 104 cannot be read
-        others = model._other_clips(batch)
-        pools.add(tuple(others.pool(others.clips).tolist()))
-        hashes = hash_uniform(batch.clips.numpy(), "negatives", 0, step)
-        hashes[4] = np.inf
-        assert others.pool(others.clips).tolist() == (100 + np.argsort(hashes)[:2]).tolist()
-    assert len(pools) > 5
+def test_negatives_are_the_clips_of_the_pool() -> None:
+    batch = batch_of()
+    rows = PoolRows.choose(np.array([1, 4]), np.array([0, 1, 2, 3, 5, 6]), 7, single_rank())
+    few = replace(batch, pool_rows=rows.rows, pool_empty=rows.empty)  # place 4 cannot be read
+    others = model_of(replace(OWN, other_clips=1.0))._other_clips(few)
+    x, (real, clips) = others.pool(batch.streams["audio"], [torch.ones(CLIPS) > 0, others.clips])
+    assert clips.tolist() == [101, 0] and real.tolist() == [True, False]
+    assert torch.equal(x[0], batch.streams["audio"][1])
+
+
+@pytest.mark.parametrize("anchors", ["all", "one"])
+@pytest.mark.parametrize("size", [4, 0])
+def test_a_step_copies_nothing_from_the_host_and_waits_for_nothing(anchors: str, size: int) -> None:
+    """Tensors on the meta device have no values, so that what depends on one raises."""
+    ranks = PlannedRanks(1, 3, torch.device("meta"))
+    places = pool_places(size, 3 * CLIPS, 0, 0, 0)
+    rows = PoolRows.choose(places, np.arange(CLIPS), CLIPS, ranks)
+    assert (rows.order is None) == (not size)
+    batch = replace(
+        batch_of(),
+        anchors=None if anchors == "all" else torch.rand(CLIPS),
+        rule_index=torch.arange(CLIPS) % 2,
+        pool_rows=rows.rows,
+        pool_empty=rows.empty,
+        pool_order=rows.order,
+    )
+    links = [LinkRule({"audio": 0.9}, "or"), LinkRule({"visual": 0.5}, "and")]
+    objective = ObjectiveConfig("multi", anchors=anchors, other_clips=1.0)
+    model = model_of(objective, link_rules=links, ranks=ranks).train().to("meta")
+    moved = to_device(batch, ranks.device)
+    with Operations() as operations:
+        loss, _ = model(moved)
+        loss.backward()
+    assert (operations.waits, operations.copied) == (0, []) and operations.kernels > 100
 
 
 @torch.no_grad()
 def test_a_batch_without_components_has_no_negatives() -> None:
-    model, batch = model_of(replace(OWN, other_clips=1.0, negatives=2)), batch_of()
+    model, batch = model_of(replace(OWN, other_clips=1.0)), batch_of()
     assert float(model(batch)[1]["other"]) > 0
     batch.components.fill_(PADDING)
     assert float(model(batch)[1]["other"]) == 0
@@ -121,7 +145,7 @@ def test_a_batch_without_components_has_no_negatives() -> None:
 
 @torch.no_grad()
 def test_snippets_that_the_link_rules_link_are_no_negatives() -> None:
-    objective, rule = replace(OWN, other_clips=1.0, negatives=0), LinkRule({"audio": 0.999}, "or")
+    objective, rule = replace(OWN, other_clips=1.0), LinkRule({"audio": 0.999}, "or")
     model, batch = model_of(objective, link_rules=[rule]), batch_of()
     alike = replace(
         batch, streams={**batch.streams, "audio": torch.ones(CLIPS, SNIPPETS, 4).half()}

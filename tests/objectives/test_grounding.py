@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from avvp_dist.config import ObjectiveConfig
-from avvp_dist.objectives.grounding import clip_losses, grounding_loss, pair_masks, unit
+from avvp_dist.objectives.grounding import (
+    anchor_positions,
+    clip_losses,
+    grounding_loss,
+    pair_masks,
+    unit,
+)
 from avvp_dist.objectives.negatives import OtherClips
 from avvp_dist.shards.schema import PADDING
 from tests.objectives.loops import (
@@ -57,7 +65,7 @@ def test_other_clips_add_their_mean_hinge(name: str) -> None:
 def test_one_anchor_per_clip_is_the_real_snippet_at_its_position(seed: int) -> None:
     data = batch()
     positions = torch.rand(5, generator=torch.Generator().manual_seed(seed))
-    loss, _ = grounding_loss(*data, PLAIN, anchor_positions=positions)
+    loss, _ = grounding_loss(*data, PLAIN, positions=positions)
     expected = mean(
         sum(
             anchor_loss(x, y, ids, int(place * len(real_snippets(ids))), PLAIN)
@@ -74,17 +82,31 @@ def test_one_anchor_has_the_expectation_of_all_for_clips_of_any_length() -> None
     # 60 positions that are evenly spread: the mean over them is the expectation.
     losses = [
         grounding_loss(
-            audio, visual, components, PLAIN, anchor_positions=torch.full((5,), (n + 0.5) / 60)
+            audio, visual, components, PLAIN, positions=torch.full((5,), (n + 0.5) / 60)
         )[0]
         for n in range(60)
     ]
     assert float(torch.stack(losses).mean()) == pytest.approx(float(every), rel=1e-5)
 
 
+@pytest.mark.parametrize("anchors", ["one", "shared"])
+def test_positions_belong_to_seed_step_and_clip(anchors: str) -> None:
+    config, clips = replace(PLAIN, anchors=anchors), np.arange(8) + 100
+    whole = anchor_positions(clips, config, 0, 3)
+    assert whole is not None and whole.shape == (8,)
+    assert len(set(whole.tolist())) == (8 if anchors == "one" else 1)
+    for rows in (slice(0, 2), slice(2, 8)):  # in ranks and micro-batches of any size
+        part = anchor_positions(clips[rows], config, 0, 3)
+        assert part is not None and torch.equal(part, whole[rows])
+    for other in (anchor_positions(clips, config, 0, 4), anchor_positions(clips, config, 1, 3)):
+        assert other is not None and not torch.equal(other, whole)
+    assert anchor_positions(clips, replace(PLAIN, anchors="all"), 0, 3) is None
+
+
 def test_position_1_is_the_last_snippet_and_a_clip_without_components_has_no_anchor() -> None:
     audio, visual, components = batch()
     components[1] = PADDING
-    loss, _ = grounding_loss(audio, visual, components, PLAIN, anchor_positions=torch.ones(5))
+    loss, _ = grounding_loss(audio, visual, components, PLAIN, positions=torch.ones(5))
     last = [len(real_snippets(ids)) - 1 for ids in components]
     expected = sum(
         anchor_loss(x, y, ids, i, PLAIN)
@@ -101,10 +123,8 @@ def test_every_clip_has_the_same_weight_so_parts_of_a_batch_add_up(config: Objec
     whole, _ = grounding_loss(audio, visual, components, config)
     every = torch.stack([audio, visual], 1)
 
-    def pool(x: Tensor) -> Tensor:
-        if x.dtype == torch.uint8:
-            return (components != PADDING).to(torch.uint8)
-        return torch.arange(5) if x.dtype == torch.int64 else F.normalize(every, dim=-1)
+    def pool(x: Tensor, traits: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return F.normalize(every, dim=-1), [components != PADDING, torch.arange(5)]
 
     parts = []
     for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):

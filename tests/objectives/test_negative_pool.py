@@ -1,58 +1,111 @@
-"""The pool of negatives: which clips are in it, and the gradient that returns to them."""
+"""The pool of negatives: which clips are in it, on any number of ranks, and their gradient."""
 
 from __future__ import annotations
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from threading import Barrier
+
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from avvp_dist.hashing import hash_uniform
-from avvp_dist.objectives.negative_pool import NegativePool
+from avvp_dist.objectives.negative_pool import NegativePool, PoolRows, pool_places
 from avvp_dist.runtime.ranks import Ranks, single_rank
 
-ALL = torch.tensor([0.7, 0.2, torch.inf, 0.9, 0.1, 0.4])
-"""Hashes of six clips; the third one is never in the pool."""
+CPU = torch.device("cpu")
+PLACES = 12
 
 
-@pytest.mark.parametrize(
-    ("size", "chosen"), [(2, [4, 1]), (0, [4, 1, 5, 0, 3, None]), (9, [4, 1, 5, 0, 3, None])]
-)
-def test_it_holds_the_clips_with_the_smallest_hashes(size: int, chosen: list[int | None]) -> None:
+@pytest.mark.parametrize(("size", "count"), [(4, 4), (5, 5), (1, 1), (12, 12), (0, 12), (99, 12)])
+def test_every_place_is_as_likely_and_none_is_taken_twice(size: int, count: int) -> None:
+    steps = 2400
+    pools = np.stack([pool_places(size, PLACES, 0, step, 0) for step in range(steps)])
+    assert pools.shape == (steps, count)
+    assert (np.diff(pools, axis=1) > 0).all()
+    frequency = np.bincount(pools.ravel()) / steps
+    assert len(frequency) == PLACES
+    assert frequency == pytest.approx(count / PLACES, abs=0.04)
+
+
+def test_seed_step_and_micro_batch_choose_the_pool() -> None:
+    first = pool_places(2, 1000, 0, 0, 0).tolist()
+    for key in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        assert pool_places(2, 1000, *key).tolist() != first
+
+
+@dataclass(frozen=True)
+class ThreadRanks(Ranks):
+    """A rank in a thread of its own."""
+
+    lent: list[Tensor]
+    turn: Barrier
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        self.lent[self.rank] = x
+        self.turn.wait()
+        everyone = torch.cat(self.lent)
+        self.turn.wait()
+        return everyone
+
+
+def pool_of(
+    pool: NDArray[np.int64], readable: NDArray[np.bool_], ranks: ThreadRanks
+) -> tuple[Tensor, list[Tensor]]:
+    """A rank's pool, of clips that are numbered by their place from 1 on."""
+    each = PLACES // ranks.size
+    places = np.flatnonzero(readable[ranks.rank * each : (ranks.rank + 1) * each])
+    rows, empty, order = PoolRows.choose(pool, places, each, ranks)
+    assert rows.shape == empty.shape == (-(-len(pool) // ranks.size),)
+    clips = torch.from_numpy(ranks.rank * each + places + 1)
+    if not len(clips):
+        clips = torch.tensor([77])  # the stand-in of a rank that has no clip
+    x = clips[:, None, None].float().expand(-1, 2, 3)
+    return NegativePool(rows, empty, order, ranks)(x, [clips, clips > 0])
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 12])
+def test_any_number_of_ranks_has_the_same_pool(size: int) -> None:
+    """Places of clips that cannot be read, or that a last batch does not fill, are zeros."""
+    readable = np.ones(PLACES, bool)
+    readable[[1, 2, 3, 7, 11]] = False
+    for step, count in itertools.product(range(3), (1, 2, 4, 12)):
+        pool = pool_places(size, PLACES, 0, step, 0)
+        expected = torch.from_numpy(np.where(readable[pool], pool + 1, 0))
+        lent, turn = [torch.empty(0)] * count, Barrier(count, timeout=10)
+        ranks = [ThreadRanks(rank, count, CPU, lent, turn) for rank in range(count)]
+        with ThreadPoolExecutor(count) as threads:
+            found = list(threads.map(partial(pool_of, pool, readable), ranks))
+        for x, (clips, real) in found:
+            assert torch.equal(clips, expected) and torch.equal(real, clips > 0)
+            assert torch.equal(x, clips[:, None, None].float().expand(-1, 2, 3))
+
+
+def test_the_gradient_returns_to_the_clips_of_the_pool() -> None:
     x = torch.arange(1.0, 13.0).reshape(6, 2).requires_grad_()
-    pool = NegativePool(ALL, 6, size, single_rank())
-    rows = torch.stack([torch.zeros(2) if one is None else x[one] for one in chosen])
-    assert torch.equal(pool(x), rows)
-    pool(x).sum().backward()
+    rows = PoolRows.choose(np.array([1, 3, 5]), np.array([0, 1, 2, 5, 6, 7]), 8, single_rank())
+    pool, _ = NegativePool(*rows, single_rank())(x, [torch.ones(6)])
+    assert pool.tolist() == [[3, 4], [0, 0], [7, 8]]
+    (pool * torch.tensor([[1.0], [2.0], [3.0]])).sum().backward()
     assert x.grad is not None
-    assert x.grad[:, 0].tolist() == [float(clip in chosen) for clip in range(6)]
+    assert x.grad.tolist() == [[0, 0], [1, 1], [0, 0], [3, 3], [0, 0], [0, 0]]
 
 
-class Peers(Ranks):
-    """Rank 0 of two; rank 1 has the hashes of `ALL` from the fourth on."""
-
-    def all_gather(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, ALL[3:], torch.tensor([torch.inf])])
-
-    def all_reduce_sum(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def test_rows_of_other_ranks_are_zeros_until_they_are_summed() -> None:
-    pool = NegativePool(ALL[:3], 4, 4, Peers(0, 2, torch.device("cpu")))
-    mine = torch.tensor([[1], [2], [3]], dtype=torch.uint8)
-    assert pool(mine).tolist() == [[0], [2], [0], [1]]
-
-
-def test_each_step_has_another_pool() -> None:
-    clips = torch.arange(1000)
-    pools = [
-        NegativePool(
-            torch.from_numpy(hash_uniform(clips.numpy(), "negatives", 0, step)),
-            1000,
-            100,
-            single_rank(),
-        )(clips)
-        for step in range(40)
+@pytest.mark.parametrize("size", [1, 3])
+def test_traits_of_any_type_and_shape_come_back(size: int) -> None:
+    torch.manual_seed(0)
+    traits = [
+        torch.rand(3, 5) > 0.5,
+        torch.arange(3) + 2**40,
+        torch.randn(3, 5, 7).half(),
+        torch.randn(3, 3, 5).transpose(1, 2),
+        torch.randn(3, 1).bfloat16(),
     ]
-    counts = torch.bincount(torch.cat(pools), minlength=1000)
-    assert counts.sum() == 4000 and int(counts.max()) < 15
-    assert int((counts > 0).sum()) > 950  # of 1,000 (1 - 0.9^40) = 985 expected
+    rows = PoolRows.choose(np.arange(size) + 1, np.arange(1, 4), 4, single_rank())
+    _, found = NegativePool(*rows, single_rank())(torch.zeros(3, 1), traits)
+    for expected, trait in zip(traits, found, strict=True):
+        assert torch.equal(trait, expected[:size]) and trait.dtype == expected.dtype

@@ -331,6 +331,7 @@ def test_a_batch_knows_whose_its_clips_are_and_what_they_look_like(
     assert task.model.compared == sorted(groundings[0].thresholds)
     for name, stored in batch.streams.items():
         assert stored.dtype == torch.float16 and torch.equal(stored, read.streams[name])
+    assert batch.pool_rows[~batch.pool_empty].tolist() == [0, 1, 2, 3]
     empty = task.make_batch(dataclasses.replace(read, count=0), START)
     assert (empty.components == PADDING).all()
 

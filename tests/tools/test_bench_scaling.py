@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
 from avvp_dist.config import PretrainConfig, TrainerConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
+from avvp_dist.objectives.negative_pool import PoolRows, pool_places
 from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.training.footprint import BUCKET, PlannedRanks, Weights, measure
 
@@ -45,24 +47,28 @@ def test_floating_point_operations_are_those_of_the_model(scaling: ModuleType) -
         encoder = Encoder(config.encoder, DIMS, 10)
         streams = {name: torch.empty(clips, 10, dim) for name, dim in DIMS.items()}
         components = torch.empty(clips, 10, dtype=torch.int8)
+        numbers = torch.empty(clips, dtype=torch.int64)
+    planned_ranks = PlannedRanks(0, ranks, meta)
+    places = pool_places(pool, clips * ranks, 0, 0, 0)
+    rows = PoolRows.choose(places, np.arange(clips), clips, planned_ranks)
+    assert rows.order is not None
     batch = GroundingBatch(
         streams=streams,
         lengths=None,
         components=components,
-        clips=torch.arange(clips),
-        step=0,
+        clips=numbers,
         epoch=0,
-        features={name: x.half() for name, x in streams.items()},
+        pool_rows=rows.rows.to(meta),
+        pool_empty=rows.empty.to(meta),
+        pool_order=rows.order.to(meta),
     )
     link_rules = [LinkRule({"audio": 0.5, "visual": 0.5}, "or")]
     model = GroundingModel(
         encoder,
         config.objective,
         hidden_streams=[],
-        seed=0,
-        clips_per_rank=clips,
         link_rules=link_rules,
-        ranks=PlannedRanks(0, ranks, meta),
+        ranks=planned_ranks,
     )
     found = measure(model, lambda: batch).flops
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from avvp_dist.config import TrainerConfig
+from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.training.footprint import PlannedRanks, Weights, measure, memory, messages
 
 META = torch.device("meta")
@@ -37,7 +43,6 @@ def test_operations_and_activations_are_those_of_the_module() -> None:
 def test_planned_ranks_have_the_shapes_of_real_ones() -> None:
     ranks = PlannedRanks(0, 4, META)
     assert ranks.all_gather(torch.empty(3, 2, device=META)).shape == (12, 2)
-    assert ranks.all_reduce_sum(torch.empty(3, device=META)).shape == (3,)
     assert (ranks.broadcast_object("a"), ranks.init_device) == ("a", META)
 
 
@@ -55,3 +60,20 @@ def test_zero_divides_what_it_says_it_divides() -> None:
         sum(messages(weights, TrainerConfig(zero_stage=stage), 4).values()) for stage in range(4)
     ]
     assert sent == [6e6, 9e6, 9e6, 6e6]
+
+
+@pytest.mark.launch
+def test_the_pool_takes_three_collectives_of_the_planned_bytes(
+    grounded: ShardSet, fork_ranks: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "found.json"
+    process = fork_ranks("tests/training/collectives.py", str(grounded.folder), str(out), ranks=1)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    for found in json.loads(out.read_text()):
+        planned = found["planned"]
+        assert found["sent"] == [
+            ["_allgather_base_.default", planned["representations"]],
+            ["_allgather_base_.default", planned["traits"]],
+            ["_reduce_scatter_base_.default", planned["gradients"]],
+        ]

@@ -21,6 +21,7 @@ from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.loading.stream import ClipStream
 from avvp_dist.models.grounding_model import GroundingBatch
+from avvp_dist.objectives.negative_pool import pool_places
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
@@ -126,6 +127,26 @@ def test_a_step_that_is_not_finite_is_skipped_and_names_its_clips(
     assert series["train/skipped_steps"] == {1: 0, 2: 1, 3: 1}
     assert 0 < series["train/loss"][3] < 2 * series["train/loss"][1]
     assert series["train/mfu"][3] > 0 and 0 <= series["train/data_wait"][3] < 1
+
+
+def test_each_micro_batch_has_another_pool_of_negatives(
+    grounded: ShardSet, train_here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_batch, lent = PretrainingTask.make_batch, []
+
+    def noted(task: PretrainingTask, clips: ClipBatch, info: StepInfo) -> GroundingBatch:
+        batch = make_batch(task, clips, info)
+        lent.append((info.step, info.micro_batch, tuple(batch.pool_rows.tolist())))
+        return batch
+
+    monkeypatch.setattr(PretrainingTask, "make_batch", noted)
+    fixed = ("trainer.gradient_accumulation=2", "objective.negatives=3", "tracking.enabled=false")
+    train_here(grounded, tmp_path, *KEYS, *fixed)
+    seed = load(PretrainConfig, tmp_path / "config.yaml").trainer.seed
+    places = [(step, micro) for step in range(3) for micro in range(2)]
+    chosen = [(*place, tuple(pool_places(3, 8, seed, *place).tolist())) for place in places]
+    assert lent[1 : len(places) + 1] == chosen  # the first is only counted
+    assert len({rows for *_, rows in chosen}) > 2
 
 
 def test_zero_stages_train_as_plain_torch_does(

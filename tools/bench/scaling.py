@@ -162,8 +162,9 @@ def step(
     gathers = {0: 0, 3: buckets}.get(trainer.zero_stage, 2)
     exchange = 0.0
     if gpus > 1:
-        shapes = (gpus * micro, pool, job.snippets, job.width, job.features, gpus)
-        exchange = transfer(sum(exchanged(*shapes).values()), cluster, gpus) + 8 * hops
+        sent_for_pool = exchanged(pool, job.snippets, job.width, job.features, gpus)
+        exchange = transfer(sum(sent_for_pool.values()), cluster, gpus)
+        exchange += len(sent_for_pool) * hops
     owned = job.weights.trained / (gpus if trainer.zero_stage else 1)
     parts = {
         "layers": compute,
@@ -341,7 +342,7 @@ def count(arguments: argparse.Namespace) -> None:
         weights = Weights.of(task.module)
         Trainer(task, config, record, watch).train()
     if ranks.is_main:
-        shapes = (16, 8, data.snippets, task.encoder.width, sum(data.dims.values()), 2)
+        shapes = (8, data.snippets, task.encoder.width, sum(data.dims.values()), 2)
         figures = {
             "weights": last_step["weights"],
             "weights_planned": sum(messages(weights, config.trainer, 2).values()),
