@@ -88,13 +88,16 @@ class Ranks:
         dist.gather_object(value, values)
         return values or []
 
-    def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
-        """Mean of a tensor over the ranks in float32, on every rank; without gradient."""
-        value = value.detach().float().clone()
+    def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over the ranks in its dtype, on every rank; without gradient."""
+        value = value.detach().clone()
         if self.size > 1:
             dist.all_reduce(value)
-            value /= self.size
         return value
+
+    def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean of a tensor over the ranks in float32, on every rank; without gradient."""
+        return self.all_reduce_sum(value.float()) / self.size
 
     def maximum(self, numbers: Sequence[float]) -> torch.Tensor:
         """Maximum of each number over the ranks, float32 `[n]` on the device, without waiting."""
