@@ -221,6 +221,7 @@ def _take(place: Place) -> torch.device:
     # DeepSpeed takes LOCAL_RANK for the number of the device.
     os.environ[LOCAL_RANK] = str(place.local_rank)
     os.environ["LOCAL_RANK"] = str(place.index)
+    torch.accelerator.set_device_index(place.index)
     return torch.device(found.type, place.index)
 
 

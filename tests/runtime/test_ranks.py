@@ -55,14 +55,16 @@ def test_one_rank_has_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPat
 def test_deepspeed_is_told_the_only_gpu_and_the_local_rank_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    taken: list[int] = []
     monkeypatch.setattr(module, "accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "set_device_index", taken.append)
     for name in ("LOCAL_RANK", module.LOCAL_RANK):
         monkeypatch.setenv(name, "3")
     place = Place("a", 3, (0,), device="NVIDIA H100", visible=1)
     assert module._take(place) == torch.device("cuda", 0)
     assert (os.environ["LOCAL_RANK"], launched_local_rank()) == ("0", 3)
     assert module._take(replace(place, visible=8)) == torch.device("cuda", 3)
-    assert os.environ["LOCAL_RANK"] == "3"
+    assert (os.environ["LOCAL_RANK"], taken) == ("3", [0, 3])
 
 
 def agreements(*places: Place) -> list[Agreement | ClusterError]:
