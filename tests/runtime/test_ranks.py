@@ -17,7 +17,7 @@ from avvp_dist.errors import ClusterError
 from avvp_dist.runtime import ranks as module
 from avvp_dist.runtime.devices import Agreement, Place
 from avvp_dist.runtime.launched import launched_local_rank
-from avvp_dist.runtime.ranks import Ranks, single_rank
+from avvp_dist.runtime.ranks import Ranks, connect, single_rank
 
 CPU = torch.device("cpu")
 HERE = Place("a", 0, (0, 1))
@@ -128,3 +128,34 @@ def test_a_first_collective_that_fails_is_an_error_of_the_cluster(
     with pytest.raises(ClusterError) as caught:
         module._meet(HERE, CPU, timedelta(seconds=5))
     assert said in str(caught.value)
+
+
+class NotAlone(int):
+    """A number of ranks for which no collective is left out, not even for one rank."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __gt__(self, other: object) -> bool:
+        return True
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.gpu
+def test_collectives_of_one_rank_run_on_the_device(one_rank: None) -> None:
+    """Through NCCL on a GPU: its start, its data types, and the gradient of what is gathered."""
+    alone = connect()
+    ranks = Ranks(0, NotAlone(1), alone.device)
+    assert module.dist.get_backend() == ("nccl" if alone.device.type == "cuda" else "gloo")
+    ranks.barrier()
+    assert ranks.broadcast_object({"a": 1}) == {"a": 1}
+    assert ranks.all_gather_object("b") == ["b"]
+    assert ranks.maximum([1, 0.5]).tolist() == [1, 0.5]
+    for dtype in (torch.float32, torch.float16, torch.int64, torch.uint8):
+        x = torch.arange(6, device=alone.device).view(3, 2).to(dtype)
+        assert torch.equal(ranks.all_gather(x), x)
+    x = torch.ones(3, 2, device=alone.device, requires_grad=True)
+    assert float(ranks.all_reduce_mean(x).sum()) == 6
+    (2 * ranks.all_gather(x)).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [[2, 2]] * 3

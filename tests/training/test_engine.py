@@ -132,7 +132,7 @@ def stepped(
     engine = make_engine(module, groups, optimizer, trainer, connect())
     for _ in range(2):
         for number in range(accumulation):
-            features = torch.randn(8, WIDTH, dtype=model_dtype(trainer))
+            features = torch.randn(8, WIDTH, dtype=model_dtype(trainer), device=engine.device)
             engine.backward(engine(features).float().pow(2).mean())
             if number + 1 < accumulation:
                 engine.step()
@@ -140,6 +140,7 @@ def stepped(
     return engine, before, kept
 
 
+@pytest.mark.gpu
 @pytest.mark.launch
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -147,7 +148,7 @@ def test_exports_hold_frozen_weights_and_float32_ones(
     stage: int, precision: str, one_rank: None
 ) -> None:
     engine, before, kept = stepped(stage, precision)
-    state = full_state(engine, kept)
+    state = {name: weight.cpu() for name, weight in full_state(engine, kept).items()}
     assert {name: w.shape for name, w in state.items()} == {n: w.shape for n, w in before.items()}
     assert {w.dtype for w in state.values()} == {torch.float32}
     assert torch.equal(state["0.weight"], before["0.weight"])

@@ -23,6 +23,7 @@ from avvp_dist.loading.stream import ClipStream
 from avvp_dist.models.grounding_model import GroundingBatch
 from avvp_dist.objectives.negative_pool import pool_places
 from avvp_dist.packing.writing import write_shard_set
+from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.pretraining import PretrainingTask, pretrain
@@ -149,15 +150,23 @@ def test_each_micro_batch_has_another_pool_of_negatives(
     assert len({rows for *_, rows in chosen}) > 2
 
 
-def test_zero_stages_train_as_plain_torch_does(
+@pytest.mark.gpu
+def test_zero_stages_train_as_plain_torch_does_on_the_cpu(
     grounded: ShardSet, train_here: Any, tmp_path: Path
 ) -> None:
+    on_gpu = torch.cuda.is_available()
+    tolerances = {f"{stage} fp32": 1e-3 if on_gpu else 1e-6 for stage in range(4)}
+    if on_gpu:  # many CPUs take seconds for a product in bf16
+        tolerances |= {"0 tf32": 0.01, "0 bf16": 0.05, "1 bf16": 0.05, "3 bf16": 0.05}
     fixed = (*KEYS, "tracking.enabled=false", "encoder.dropout=0", "trainer.max_steps=5")
-    for stage in range(4):
-        train_here(grounded, tmp_path / str(stage), *fixed, f"trainer.zero_stage={stage}")
-    config = load(PretrainConfig, tmp_path / "0" / "config.yaml")
+    for form in tolerances:
+        stage, precision = form.split()
+        keys = (f"trainer.zero_stage={stage}", f"trainer.precision={precision}")
+        train_here(grounded, tmp_path / form, *fixed, *keys)
+    config = load(PretrainConfig, tmp_path / "0 fp32" / "config.yaml")
     torch.manual_seed(config.trainer.seed)
-    task = PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)])
+    cpu = Ranks(0, 1, torch.device("cpu"))
+    task = PretrainingTask(config, Mixture([grounded]), [Grounding(grounded)], cpu)
     adam = torch.optim.AdamW([{**vars(group)} for group in task.parameter_groups()])
     stream = ClipStream(task.pools, config.trainer.batch_size, seed=config.trainer.seed)
     losses = []
@@ -171,9 +180,9 @@ def test_zero_stages_train_as_plain_torch_does(
         torch.nn.utils.clip_grad_norm_(task.module.parameters(), config.optimizer.max_grad_norm)
         adam.step()
         losses.append(float(loss.detach()))
-    for stage in range(4):
-        ours = list(read_series(tmp_path / str(stage))["train/loss"].values())
-        assert ours == pytest.approx(losses, rel=1e-6), stage
+    for form, tolerance in tolerances.items():
+        ours = list(read_series(tmp_path / form)["train/loss"].values())
+        assert ours == pytest.approx(losses, rel=tolerance), form
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -214,10 +223,11 @@ def test_how_activations_are_kept_changes_no_loss(
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.gpu
 def test_a_time_limit_preempts_and_the_next_run_goes_on(
     grounded: ShardSet, train_here: Any, tmp_path: Path
 ) -> None:
-    keys = (*KEYS, "tracking.enabled=false", "trainer.resume=auto")
+    keys = (*KEYS, "tracking.enabled=false", "trainer.resume=auto", "trainer.deterministic=true")
     train_here(grounded, tmp_path / "whole", *keys)
     out = tmp_path / "parts"
     with pytest.raises(Preempted, match=r"max_minutes, saved at step 2 of 3"):
