@@ -8,13 +8,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # A GPU decides which torch and which faiss are installed. PIP_FIND_LINKS may offer a CPU wheel.
 DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
-WHEELS := $(if $(filter cpu,$(DEVICE)),$(PIP_FIND_LINKS))
-TORCH := $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
+WHEELS = $(if $(filter cpu,$(DEVICE)),$(PIP_FIND_LINKS))
+TORCH = $(if $(WHEELS),torch==2.13.0,--torch-backend=auto torch)
 
 # What tests compare with, without the old versions of other packages that it asks for.
 ORACLES := aisfx==0.1.2 torchvggish==0.2
 
-.PHONY: demo demo-wheel docs test test-python other-python lint clean
+.PHONY: demo demo-wheel docs test test-python other-python gpu-check lint clean
 demo: $(READY)
 	$(BIN)/python tools/demo.py $(if $(FEATURES),features=$(FEATURES) seeds=3) $(if $(VIDEOS),videos=$(VIDEOS)) $(ARGS)
 
@@ -48,6 +48,11 @@ $(OTHER)/ready: pyproject.toml
 	UV_FIND_LINKS='$(PIP_FIND_LINKS)' $(OTHER)/bin/uv pip install --quiet --python $(OTHER)/bin/python \
 	  $(TORCH) -e '.[$(DEVICE),dev]'
 	touch $@
+
+# What works on this machine's GPU, and how fast. A container may lack nvidia-smi.
+gpu-check: DEVICE = gpu
+gpu-check: $(READY)
+	$(BIN)/python -m tools.bench.gpu_check $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -99,11 +99,11 @@ def _costs(task: Task, clips: int) -> dict[bool, StepCost]:
         for layer in task.module.modules():
             if isinstance(layer, Encoder):
                 layer.activation_checkpointing = checkpointing
-        costs[checkpointing] = measure(task.module, lambda: _batch(task, clips))
+        costs[checkpointing] = measure(task.module, lambda: planned_batch(task, clips))
     return costs
 
 
-def _batch(task: Task, clips: int) -> object:
+def planned_batch(task: Task, clips: int) -> object:
     """A micro-batch on the meta device."""
     numbers = np.resize(np.concatenate([pool.clips for pool in task.pools]), clips)
     layout = task.data.layout

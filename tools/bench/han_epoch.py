@@ -302,6 +302,7 @@ def our_epoch(
         "trainer.max_steps": max_batches,
         "trainer.seed": SEED,
         "tracking.enabled": False,
+        "tracking.figures": False,
     }
     config = load(FinetuneConfig, CONFIG, [f"{key}={value}" for key, value in keys.items()])
     torch.manual_seed(SEED)
