@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
+
+from avvp_dist.similarity.cuda_versions import unloadable
+
+try:
+    import faiss
+except (ImportError, RuntimeError) as error:  # the latter where CUDA libraries are missing
+    raise unloadable(error) from None
 
 GPU = hasattr(faiss, "StandardGpuResources")
 """Whether the installed faiss is the GPU build."""

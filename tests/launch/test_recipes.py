@@ -40,9 +40,16 @@ def pods(template: Any) -> Iterator[tuple[str, Any]]:
         yield from pods(value)
 
 
-@pytest.mark.parametrize("recipe", ["train", "ground"])
+def with_rdma(text: str) -> str:
+    """The recipe after the command in its head: sed 's/#rdma //'."""
+    return re.sub("^( *)#rdma ", r"\1", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("recipe", ["train", "train with rdma", "ground"])
 def test_manifests_are_as_the_schemas_of_kubernetes_say(root: Path, recipe: str) -> None:
+    recipe, _, rdma = recipe.partition(" ")
     text = (root / f"launch/kubernetes/{recipe}.yaml").read_text()
+    text = with_rdma(text) if rdma else text
     checked = 0
     for manifest in yaml.safe_load_all(text):
         if not manifest["apiVersion"].startswith("ray.io/"):
@@ -52,6 +59,21 @@ def test_manifests_are_as_the_schemas_of_kubernetes_say(root: Path, recipe: str)
             kubernetes_validate.validate(pod, KUBERNETES, strict=True)
             checked += 1
     assert checked == {"train": 1, "ground": 2}[recipe]
+
+
+def test_rdma_is_a_matter_of_lines_that_are_commented_out(root: Path) -> None:
+    text = (root / "launch/kubernetes/train.yaml").read_text()
+    _, plain = yaml.safe_load_all(text)
+    assert "rdma" not in str(plain) and "IPC_LOCK" not in str(plain)
+    _, job = yaml.safe_load_all(with_rdma(text))
+    template = job["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert list(template["metadata"]["annotations"]) == ["k8s.v1.cni.cncf.io/networks"]
+    assert container["resources"]["limits"]["rdma/hca_shared_devices_a"] == "1"
+    context = container["securityContext"]
+    assert context["capabilities"] == {"add": ["IPC_LOCK"]} and context["runAsUser"] == 0
+    added = {one["name"] for one in container["env"]} - {"NCCL_DEBUG"}
+    assert added == {"NCCL_NET", "NCCL_IB_HCA", "NCCL_SOCKET_IFNAME"}
 
 
 def test_the_pods_of_training_find_each_other_and_the_data(root: Path) -> None:
@@ -104,6 +126,8 @@ def test_the_image_has_what_the_recipes_run(root: Path) -> None:
     ]
     assert set(copied) >= {"avvp_dist", "launch", "tools", "pyproject.toml"}
     assert all((root / source).exists() for source in copied)
+    (checked,) = re.findall(r"python -m (\S+)", "\n".join(lines))
+    assert (root / f"{checked.replace('.', '/')}.py").is_file()
     (extras,) = re.findall(r"-e '\.\[([\w,]+)\]'", "\n".join(lines))
     project = (root / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]
     assert set(extras.split(",")) <= set(re.findall(r"^(\w+) = \[", project, re.MULTILINE))
