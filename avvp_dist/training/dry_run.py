@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avvp_dist.config import TrainerConfig
+from avvp_dist.config import PretrainConfig, TrainerConfig
 from avvp_dist.loading.loader import ClipBatch, Loader
 from avvp_dist.loading.stream import ClipStream
 from avvp_dist.loading.transfer import to_device
@@ -38,6 +38,10 @@ from avvp_dist.training.footprint import (
 from avvp_dist.training.precision import autocasts, model_dtype
 from avvp_dist.training.task import ConfigT, OpenTask, StepInfo, Task, TrainingConfig
 from avvp_dist.training.trainer import check_same, stream_of, total_steps
+
+GPU_CLIPS = 128
+"""Clips of a micro-batch below which the host takes longer to launch a step of the encoder `paper`
+than a GPU takes to compute it (docs/scaling.md)."""
 
 Rows = Iterator[tuple[str, str]]
 """Rows of the table: name and value."""
@@ -87,6 +91,8 @@ def _plan(task: Task, config: TrainingConfig, ranks: PlannedRanks) -> Rows:
     )
     yield "start", start
     yield from _batch_rows(task, trainer, ranks.size, micro)
+    if isinstance(config, PretrainConfig):
+        yield from gpu_rows(trainer, ranks.size, micro)
     yield "parameters", f"{weights.trained:,} trained, {weights.frozen:,} frozen"
     yield from _cost_rows(weights, trainer, ranks.size, _costs(task, micro), stream)
     yield "checkpoints", _checkpoints(weights, trainer)
@@ -161,6 +167,21 @@ def _batch_rows(task: Task, trainer: TrainerConfig, ranks: int, micro: int) -> R
     )
     shapes = (f"{n} [{micro}, {task.data.snippets}, {d}]" for n, d in task.data.dims.items())
     yield "micro-batch", ", ".join(shapes)
+
+
+def gpu_rows(trainer: TrainerConfig, ranks: int, micro: int) -> Rows:
+    """Say what to set if the ranks are GPUs, which this machine need not have."""
+    if micro >= GPU_CLIPS:
+        return
+    one = trainer.batch_size // ranks
+    fewer = [n for n in range(1, one // GPU_CLIPS + 1) if one % n == 0]
+    if fewer:
+        remedy = f"set trainer.gradient_accumulation={fewer[-1]}"
+    else:
+        batch = GPU_CLIPS * ranks * trainer.gradient_accumulation
+        remedy = f"set trainer.batch_size={batch} or more (see --config pretrain/gpu)"
+    remedy += ", or take fewer ranks" if ranks > 1 else ""
+    yield "if ranks are GPUs", f"{micro:,} clips at once leave them idle: {remedy}"
 
 
 def _cost_rows(

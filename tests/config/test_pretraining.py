@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from avvp_dist.config import SIZES, PretrainConfig
+from avvp_dist.config import SIZES, OptimizerConfig, PretrainConfig, TrainerConfig
 from avvp_dist.config.files import load, packaged_configs, read_config
 
 NAMES = [name for name in packaged_configs() if name.startswith("pretrain/")]
@@ -31,3 +31,14 @@ def test_the_paper_has_one_config_per_objective() -> None:
     for name in ("uni", "cross", "multi"):
         made = load(PretrainConfig, f"pretrain/{name}", KEYS)
         assert (made.objective.name, made.encoder.size) == (name, "paper")
+
+
+def test_the_config_for_gpus_scales_the_defaults_by_the_rule_that_it_names() -> None:
+    """And leaves the objective's config as it is."""
+    alone = load(PretrainConfig, "pretrain/multi", KEYS)
+    made = load(PretrainConfig, ["pretrain/multi", "pretrain/gpu"], KEYS)
+    assert (made.encoder, made.objective) == (alone.encoder, alone.objective)
+    assert all(256 <= made.trainer.batch_size // gpus <= 2048 for gpus in (1, 2, 4, 8))
+    grown = made.trainer.batch_size / TrainerConfig().batch_size
+    assert made.optimizer.lr == pytest.approx(OptimizerConfig().lr * grown**0.5, rel=0.02)
+    assert made.trainer.precision == "bf16"

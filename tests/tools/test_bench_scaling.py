@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from avvp_dist.config import PretrainConfig, TrainerConfig
+from avvp_dist.errors import ConfigError
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
 from avvp_dist.objectives.negative_pool import PoolRows, pool_places
@@ -105,6 +107,63 @@ def test_messages_hide_behind_the_backward_pass_only_under_zero(scaling: ModuleT
     assert found(0, 1 / 3)["gradients"] == pytest.approx(1.0)
     assert found(1, 1 / 3)["gradients"] == pytest.approx(1.0 - 0.5 * 2 / 3 / 3)
     assert found(1, 30.0)["gradients"] == pytest.approx(1 / 10), "the last bucket is never hidden"
+
+
+def test_small_batches_take_as_long_as_the_host_launches_them(scaling: ModuleType) -> None:
+    job = scaling.Job(Weights(1, 0, 0), 1_000_000, 64, 10, 128, 4, depth=12)
+    fixed, layer = scaling.LAUNCHES[1, "bf16"]
+    trainer = TrainerConfig(zero_stage=1, precision="bf16")
+    host, waits = scaling.host_seconds(job, cluster(scaling, launch=1e-6, wait=1.0), trainer)
+    assert host == pytest.approx(1e-6 * (fixed + 12 * layer))
+    assert waits >= 1.0
+
+    def step(clips: int, wait: float) -> float:
+        rates = cluster(scaling, tflops=12 * 1e6 * 10 / host, launch=1e-6, wait=wait)
+        seconds: float = scaling.step(job, rates, trainer, 1, clips, 1)["step"]
+        return seconds
+
+    assert step(1, 0.0) == pytest.approx(host), "a clip takes the device as long as the host a step"
+    assert step(3, 0.0) == pytest.approx(3 * host)
+    assert step(3, 1.0) == pytest.approx(3 * host + waits)
+
+
+def measured_on_a_gpu(tmp_path: Path, **rates: float) -> Path:
+    rows = [
+        {"clips": int(clips[1:]), "precision": "bf16", "zero_stage": 0, "clips_per_second": rate}
+        for clips, rate in rates.items()
+    ]
+    rows = [{**row, "compiled": False} for row in rows] + [{**rows[0], "compiled": True}]
+    profile = {"precision": "bf16", "zero_stage": 0, "host_seconds_per_step": 0.25}
+    file = tmp_path / "gpu-check.json"
+    file.write_text(json.dumps({"size": "paper", "throughput": rows, "profile": profile}))
+    return file
+
+
+def test_measured_steps_take_the_place_of_assumed_rates(
+    scaling: ModuleType, tmp_path: Path
+) -> None:
+    file = measured_on_a_gpu(tmp_path, _64=256.0, _256=512.0, _1024=1024.0)
+    trainer = TrainerConfig(zero_stage=0, precision="bf16")
+    measured = scaling.Measured.read(file, "paper", trainer)
+    clips = (16, 64, 160, 256, 1024, 2048)
+    expected = (0.1875, 0.25, 0.375, 0.5, 1.0, 1.0 + 1024 / 768 * 0.5)
+    assert [measured.step(n) for n in clips] == pytest.approx(expected)
+    job = scaling.Job(Weights(BUCKET, 0, 0), 1_000_000, 64, 10, 128, 4, depth=12)
+    links = cluster(scaling, memory=1e9, intra=1e9, launch=1.0, wait=1.0)
+    one, two = (scaling.step(job, links, trainer, gpus, 256, 256, measured) for gpus in (1, 2))
+    assert one["step"] == pytest.approx(0.5) and one["launches"] == 0.25
+    assert two["step"] == pytest.approx(0.5 + two["gradients"] + two["exchange"])
+    assert two["gradients"] > 0
+
+
+def test_what_was_not_measured_is_named(scaling: ModuleType, tmp_path: Path) -> None:
+    file = measured_on_a_gpu(tmp_path, _64=256.0)
+    for size, stage in (("base", 0), ("paper", 3)):
+        with pytest.raises(ConfigError, match=rf"no step of {size} .*It has paper bf16 0"):
+            scaling.Measured.read(file, size, TrainerConfig(zero_stage=stage, precision="bf16"))
+    file.write_text("[]")
+    with pytest.raises(ConfigError, match="no result of make gpu-check"):
+        scaling.Measured.read(file, "paper", TrainerConfig())
 
 
 def test_the_table_is_of_the_numbers_given(root: Path) -> None:

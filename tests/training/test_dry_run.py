@@ -13,6 +13,7 @@ import pytest
 from avvp_dist.config import EncoderConfig, TrainerConfig
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.training.dry_run import gpu_rows
 from avvp_dist.training.footprint import Weights, checkpoint_bytes
 
 KEYS = ("encoder.size=tiny", "data.heldout=0.1", "trainer.batch_size=16", "trainer.max_steps=4")
@@ -106,10 +107,31 @@ def test_a_plan_for_64_ranks(dry: Dry, grounded: ShardSet, tmp_path: Path) -> No
     )
     assert (code, err) == (0, "")
     assert rows["batch"] == "64 clips = 64 ranks x 1 micro-batches x 1"
+    assert rows["if ranks are GPUs"] == (
+        "1 clips at once leave them idle: set trainer.batch_size=8192 or more "
+        "(see --config pretrain/gpu), or take fewer ranks"
+    )
     assert rows["negatives"].startswith("10 anchors x 640 snippets = 6,400 cells")
     code, _, err = dry("pretrain", *keys, "--ranks=3")
     assert code == 2 and "trainer.batch_size=16 is not a multiple of 3 ranks" in err
     assert dry("pretrain", *keys, RANK="1", WORLD_SIZE="2") == (0, {}, "")
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "ranks", "hint"),
+    [
+        (128, 1, 1, ""),
+        (2048, 2, 8, ""),
+        (64, 1, 1, "64 clips at once leave them idle: set trainer.batch_size=128 or more"),
+        (2400, 30, 2, "40 clips at once leave them idle: set trainer.gradient_accumulation=8,"),
+    ],
+)
+def test_gpus_get_batches_that_keep_them_busy(
+    batch: int, accumulation: int, ranks: int, hint: str
+) -> None:
+    trainer = TrainerConfig(batch_size=batch, gradient_accumulation=accumulation)
+    rows = dict(gpu_rows(trainer, ranks, batch // (ranks * accumulation)))
+    assert rows.get("if ranks are GPUs", "").startswith(hint) and bool(rows) == bool(hint)
 
 
 def test_what_a_run_refuses_is_refused(dry: Dry, grounded: ShardSet, tmp_path: Path) -> None:

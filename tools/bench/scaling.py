@@ -2,10 +2,10 @@
 
     python tools/bench/scaling.py                        # 1 to 512 GPUs
     python tools/bench/scaling.py --negatives 0          # or --global-batch 8192
-    python tools/bench/scaling.py --count                # sizes of messages, measured
+    python tools/bench/scaling.py --measured FILE        # the JSON of `make gpu-check`
 
-The table is not measured: it follows from the numbers given. `--count` trains on two gloo ranks
-under each ZeRO stage and counts the bytes of every collective of a step.
+The table is not measured: it follows from the numbers given. With `--measured`, the time of one
+GPU's step is measured, and what more GPUs add to it is not.
 """
 
 from __future__ import annotations
@@ -13,48 +13,37 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
-import tempfile
-from collections import Counter
-from collections.abc import Callable
+from bisect import bisect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.distributed as dist
-from omegaconf import OmegaConf
 
-from avvp_dist.commit import write_json
-from avvp_dist.config import (
-    SIZES,
-    EncoderConfig,
-    GroundConfig,
-    PretrainConfig,
-    TrackingConfig,
-    TrainerConfig,
-)
-from avvp_dist.config.files import load
+from avvp_dist.config import SIZES, EncoderConfig, TrainerConfig
 from avvp_dist.entry import run
-from avvp_dist.errors import ClusterError
-from avvp_dist.grounding.job import ground
+from avvp_dist.errors import ConfigError
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.objectives.negatives import CELLS
-from avvp_dist.packing.writing import write_shard_set
-from avvp_dist.runtime.ranks import Ranks, connect
-from avvp_dist.shards.schema import Clip
-from avvp_dist.tasks.pretraining import open_pretraining
-from avvp_dist.tracking.run import Run
 from avvp_dist.training.footprint import BUCKET, FLAT, Weights, exchanged, messages
-from avvp_dist.training.trainer import Trainer
 
 PAIRS = {"uni": 2, "cross": 2, "multi": 4}
 """Pairs of modalities that an objective compares: q."""
-COUNTED = ("weights", "weights_planned", "exchange", "exchange_planned")
-"""Bytes that a rank sends in a step: counted, and by formula."""
+LAUNCHES = {
+    (0, "fp32"): (528, 58),
+    (1, "fp32"): (673, 106),
+    (2, "fp32"): (673, 106),
+    (3, "fp32"): (685, 147),
+    (0, "bf16"): (802, 302),
+    (1, "bf16"): (828, 188),
+    (2, "bf16"): (828, 188),
+    (3, "bf16"): (689, 147),
+}
+"""Operations of a step by ZeRO stage and precision, and those of each layer (counting.py)."""
+SYNCHRONISATIONS = dict.fromkeys(LAUNCHES, (2, 0))
+"""Results that the host waits for, in the same way."""
+MEASURED_POOL = 256
+"""Clips in the pool of negatives where steps were measured: the default."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +58,8 @@ class Job:
     features: int
     """F: numbers of a snippet over all streams, all of which are compared."""
     pairs: int
+    depth: int = 0
+    """Layers of the transformer."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +76,67 @@ class Cluster:
     latency: float
     overlap: float
     node: int
+    launch: float = 0.0
+    """Seconds of the host for each operation that it launches."""
+    wait: float = 0.0
+    """Seconds lost at each result that the host waits for."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Steps of one GPU, which `make gpu-check` measured."""
+
+    clips: tuple[int, ...]
+    """Sizes of a micro-batch, ascending."""
+    seconds: tuple[float, ...]
+    """Seconds of a step of each size."""
+    host: float | None
+    """Seconds in which the host launches a step; None where that was not measured."""
+
+    @classmethod
+    def read(cls, file: Path, size: str, trainer: TrainerConfig) -> Measured:
+        """Steps of an encoder in one precision and ZeRO stage, not compiled.
+
+        Raises:
+            ConfigError: for another file, or if it has no such steps.
+        """
+        form = (size, trainer.precision, trainer.zero_stage)
+        try:
+            found = json.loads(file.read_text())
+            rows = [{"size": found["size"], **row} for row in found["throughput"]]
+            steps = {
+                row["clips"]: row["clips"] / row["clips_per_second"]
+                for row in rows
+                if _form(row) == form and not row["compiled"]
+            }
+            profile = {"size": found["size"], **found.get("profile", {})}
+            host = profile["host_seconds_per_step"] if _form(profile) == form else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{file} is no result of make gpu-check: {error!r}") from None
+        if not steps:
+            there = sorted({" ".join(map(str, _form(row))) for row in rows})
+            raise ConfigError(
+                f"{file} has no step of {size} at --precision {trainer.precision} --zero "
+                f"{trainer.zero_stage}",
+                remedy=f"It has {', '.join(there) or 'none at all'}",
+            )
+        return cls(*zip(*sorted(steps.items()), strict=True), host)
+
+    def step(self, clips: int) -> float:
+        """Seconds of a step of any size, on the straight line through the two nearest ones."""
+        if len(self.clips) == 1:
+            return self.seconds[0] * clips / self.clips[0]
+        after = min(max(bisect(self.clips, clips), 1), len(self.clips) - 1)
+        (x, end), (y, z) = self.clips[after - 1 : after + 1], self.seconds[after - 1 : after + 1]
+        return y + (z - y) * (clips - x) / (end - x)
+
+
+def _form(row: Mapping[str, object]) -> tuple[object, ...]:
+    return row["size"], row.get("precision"), row.get("zero_stage")
 
 
 def main() -> None:
-    arguments = _arguments()
-    if arguments.worker:
-        count(arguments)
-    elif arguments.count:
-        print(counted())
-    else:
-        print(table(arguments))
+    print(table(_arguments()))
 
 
 def _arguments() -> argparse.Namespace:
@@ -129,9 +171,9 @@ def _arguments() -> argparse.Namespace:
         default=0.7,
         help="part of the backward pass that hides messages",
     )
-    add("--count", action="store_true", help="train on two ranks here and count messages")
-    add("--worker", default="", help=argparse.SUPPRESS)
-    add("--folder", type=Path, help=argparse.SUPPRESS)
+    add("--launch", type=float, default=5, help="microseconds of the host for each launch")
+    add("--wait", type=float, default=20, help="microseconds lost at each synchronisation")
+    add("--measured", type=Path, help="JSON of `make gpu-check`, with the steps of one GPU")
     return parser.parse_args()
 
 
@@ -139,17 +181,32 @@ def _arguments() -> argparse.Namespace:
 
 
 def step(
-    job: Job, cluster: Cluster, trainer: TrainerConfig, gpus: int, micro: int, maximum: int
+    job: Job,
+    cluster: Cluster,
+    trainer: TrainerConfig,
+    gpus: int,
+    micro: int,
+    maximum: int,
+    measured: Measured | None = None,
 ) -> dict[str, float]:
     """Seconds of each part of a step of one micro-batch, and of the whole.
+
+    The host launches while the device computes, and the longer of both counts.
 
     Args:
         micro: clips of a GPU's micro-batch.
         maximum: clips that each clip is compared with; 0: all clips of all GPUs.
+        measured: steps of one GPU, in which `layers` are all that is not said to be another part.
     """
     pool = min(gpus * micro, maximum or gpus * micro)
     compute = 12 * job.layers * job.snippets * micro / cluster.tflops
     negatives = negative_seconds(job, cluster, micro, pool)
+    host, waits = host_seconds(job, cluster, trainer)
+    if measured:
+        host = host if measured.host is None else measured.host
+        known = negative_seconds(job, cluster, micro, min(micro, MEASURED_POOL))
+        known += 28 * job.weights.trained / cluster.memory
+        compute, waits = max(0.0, measured.step(micro) - known), 0.0
     sent = messages(job.weights, trainer, gpus)
     seconds = {name: transfer(size, cluster, gpus) for name, size in sent.items()}
     hops = 2 * math.ceil(math.log2(gpus)) * cluster.latency
@@ -174,8 +231,19 @@ def step(
         "exchange": exchange,
         "update": 28 * owned / cluster.memory,
     }
+    computed = sum(parts.values())
     reading = 2 * job.snippets * job.features * micro * min(gpus, cluster.node) / cluster.read
-    return {**parts, "reading": reading, "step": max(sum(parts.values()), reading)}
+    whole = max(max(computed, host) + waits, reading)
+    return {**parts, "launches": host + waits, "reading": reading, "step": whole}
+
+
+def host_seconds(job: Job, cluster: Cluster, trainer: TrainerConfig) -> tuple[float, float]:
+    """Seconds in which the host launches a step's operations, and those lost to waiting."""
+    form = trainer.zero_stage, trainer.precision
+    launches, synchronisations = (
+        fixed + layer * job.depth for fixed, layer in (LAUNCHES[form], SYNCHRONISATIONS[form])
+    )
+    return cluster.launch * launches, cluster.wait * synchronisations
 
 
 def negative_seconds(job: Job, cluster: Cluster, clips: int, pool: int) -> float:
@@ -213,7 +281,15 @@ def job_of(arguments: argparse.Namespace) -> Job:
     layers = sum(p.numel() for p in encoder.layers.parameters() if p.ndim > 1)
     features = sum(dims.values())
     pairs = PAIRS[arguments.objective]
-    return Job(Weights.of(encoder), layers, encoder.width, arguments.snippets, features, pairs)
+    return Job(
+        Weights.of(encoder),
+        layers,
+        encoder.width,
+        arguments.snippets,
+        features,
+        pairs,
+        depth=len(encoder.layers),
+    )
 
 
 def cluster_of(arguments: argparse.Namespace) -> Cluster:
@@ -228,6 +304,8 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
         latency=a.latency * 1e-6,
         overlap=a.overlap,
         node=a.node,
+        launch=a.launch * 1e-6,
+        wait=a.wait * 1e-6,
     )
 
 
@@ -235,13 +313,15 @@ def table(arguments: argparse.Namespace) -> str:
     """Markdown: for each number of GPUs the parts of a step in ms, efficiency, and hours."""
     job, cluster = job_of(arguments), cluster_of(arguments)
     trainer = TrainerConfig(zero_stage=arguments.zero, precision=arguments.precision)
+    file = arguments.measured
+    measured = Measured.read(file, arguments.size, trainer) if file else None
     lines = []
     for gpus in arguments.gpus:
         whole = arguments.global_batch
         micro = whole // gpus if whole else arguments.batch_per_gpu
-        parts = step(job, cluster, trainer, gpus, micro, arguments.negatives)
+        parts = step(job, cluster, trainer, gpus, micro, arguments.negatives, measured)
         rate = gpus * micro / parts["step"]
-        alone = step(job, cluster, trainer, 1, micro, arguments.negatives)
+        alone = step(job, cluster, trainer, 1, micro, arguments.negatives, measured)
         one = micro / alone["step"]
         if whole:  # one GPU has the work of all, and the same pool of negatives
             work = gpus * (parts["layers"] + parts["negatives"]) + alone["update"]
@@ -253,137 +333,18 @@ def table(arguments: argparse.Namespace) -> str:
             f"| {gpus} | {gpus * micro:,} | {cells} | {rate:,.0f} | {efficiency:.1%} | "
             f"{hours:.3g} |"
         )
-    names = ("layers", "negatives", "gradients", "parameters", "exchange", "update", "reading")
+    names = (
+        "layers",
+        "negatives",
+        "gradients",
+        "parameters",
+        "exchange",
+        "update",
+        "launches",
+        "reading",
+    )
     head = f"| GPUs | batch | {' | '.join(names)} | step, ms | clips/s | efficiency | hours |"
     return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines])
-
-
-# Counting
-
-
-def counted() -> str:
-    """Markdown: bytes that a rank of two sends in a step, counted and by formula."""
-    lines = [
-        "| ZeRO | precision | weights: counted | formula | exchange: counted | formula |",
-        "|---" * 6 + "|",
-    ]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        _make_set(folder / "shards")
-        for precision in ("fp32", "bf16"):
-            for stage in range(4):
-                bytes_sent = _two_ranks(folder, f"{stage} {precision}")
-                cells = (f"{bytes_sent[name]:,.0f}" for name in COUNTED)
-                lines.append(f"| {stage} | {precision} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _make_set(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    dims = {"audio": 12, "visual": 16}
-    clips = (
-        Clip(f"clip{n}", {k: rng.standard_normal((10, d), np.float32) for k, d in dims.items()})
-        for n in range(96)
-    )
-    write_shard_set(clips, folder, clips_per_shard=96)
-    chosen = OmegaConf.create({"thresholds": dict.fromkeys(dims, 0.5), "extractor": ""})
-    OmegaConf.save(chosen, folder / "thresholds.yaml")
-    off = TrackingConfig(enabled=False)
-    ground(GroundConfig(shards=str(folder), workers=1, tracking=off))
-
-
-def _two_ranks(folder: Path, name: str) -> dict[str, float]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    shared |= {"MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--worker", name, "--folder", str(folder)]
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank})
-        for rank in ("0", "1")
-    ]
-    codes = [process.wait() for process in processes]
-    if any(codes):
-        raise ClusterError(f"ZeRO {name}: a rank failed")
-    bytes_sent: dict[str, float] = json.loads((folder / f"{name}.json").read_text())
-    return bytes_sent
-
-
-def count(arguments: argparse.Namespace) -> None:
-    """In one of two ranks: train a few steps, and write what the last one sent."""
-    stage, precision = arguments.worker.split()
-    sent: Counter[str] = Counter()
-    _watch(sent)
-    keys = {
-        "data.shards": arguments.folder / "shards",
-        "data.heldout": 0,
-        "encoder.size": "tiny",
-        "objective.negatives": 8,
-        "trainer.out": arguments.folder / arguments.worker,
-        "trainer.batch_size": 16,
-        "trainer.max_steps": 3,
-        "trainer.zero_stage": stage,
-        "trainer.precision": precision,
-        "tracking.enabled": False,
-    }
-    config = load(PretrainConfig, None, [f"{key}={value}" for key, value in keys.items()])
-    task = open_pretraining(config, connect)
-    ranks, data = task.ranks, task.data
-    last_step: dict[str, int] = {}
-
-    def watch(step: int, doing: str) -> None:
-        if doing == "updating":
-            sent.clear()
-        elif doing == "reading":
-            last_step.update(sent)
-
-    with Run("pretrain", Path(config.trainer.out), config, {}, active=ranks.is_main) as record:
-        weights = Weights.of(task.module)
-        Trainer(task, config, record, watch).train()
-    if ranks.is_main:
-        shapes = (8, data.snippets, task.encoder.width, sum(data.dims.values()), 2)
-        figures = {
-            "weights": last_step["weights"],
-            "weights_planned": sum(messages(weights, config.trainer, 2).values()),
-            "exchange": last_step["exchange"],
-            "exchange_planned": sum(exchanged(*shapes).values()),
-        }
-        write_json(arguments.folder / f"{arguments.worker}.json", figures)
-
-
-def _watch(sent: Counter[str]) -> None:
-    """Count the bytes that a ring over two ranks sends in torch's collectives.
-
-    Collectives called by `Ranks` are the exchange of negatives, those of DeepSpeed the weights.
-    """
-    # Place of the whole tensor among the arguments, and how often a rank sends it.
-    whole: dict[str, tuple[int, float]] = {
-        "all_reduce": (0, 1.0),
-        "reduce": (0, 1.0),
-        "all_gather": (0, 0.5),
-        "all_gather_into_tensor": (0, 0.5),
-        "reduce_scatter": (1, 0.5),
-        "reduce_scatter_tensor": (1, 0.5),
-    }
-    for name, (place, copies) in whole.items():
-        setattr(dist, name, _counting(getattr(dist, name), place, copies, sent))
-
-
-def _counting(
-    call: Callable[..., object], place: int, copies: float, sent: Counter[str]
-) -> Callable[..., object]:
-    """`call`, with the bytes of its tensors counted in `sent`."""
-
-    def counting(*arguments: torch.Tensor, **keys: torch.Tensor) -> object:
-        value = arguments[place] if len(arguments) > place else list(keys.values())[place]
-        tensors = value if isinstance(value, list) else [value]
-        caller = sys._getframe(1).f_globals["__name__"]
-        name = "exchange" if caller == Ranks.__module__ else "weights"
-        sent[name] += int(copies * sum(t.numel() * t.element_size() for t in tensors))
-        return call(*arguments, **keys)
-
-    return counting
 
 
 if __name__ == "__main__":
