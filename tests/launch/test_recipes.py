@@ -91,8 +91,10 @@ def test_the_pods_of_training_find_each_other_and_the_data(root: Path) -> None:
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": names[0]}
     assert int(given["master-port"]) == service["spec"]["ports"][0]["port"]
 
-    config_file, *keys = container["args"]
-    config = load(PretrainConfig, config_file.removeprefix("--config="), keys)
+    files = [one.removeprefix("--config=") for one in container["args"] if one[:2] == "--"]
+    config = load(PretrainConfig, files, container["args"][len(files) :])
+    gpus = spec["completions"] * int(given["nproc-per-node"])
+    assert config.trainer.batch_size == 256 * gpus and config.trainer.precision == "bf16"
     data = container["volumeMounts"][0]["mountPath"]
     assert config.trainer.resume == "auto"
     assert all(one.startswith(f"{data}/") for one in (*config.data.shards, config.trainer.out))

@@ -114,7 +114,7 @@ class AsOnGpu(TorchFunctionMode):
             x, p = args[0], given["p"]
             assert isinstance(x, Tensor) and isinstance(p, float)
             return torch.native_dropout(x, p, True)[0] if given["training"] and p else x
-        if func is torch.nn.functional.scaled_dot_product_attention:
+        if func.__name__ == "scaled_dot_product_attention":
             return func(*args[:4])  # without dropout the CPU has a fused kernel too
         return func(*args, **given)
 

@@ -30,18 +30,18 @@ from avvp_dist.training.footprint import BUCKET, FLAT, Weights, exchanged, messa
 PAIRS = {"uni": 2, "cross": 2, "multi": 4}
 """Pairs of modalities that an objective compares: q."""
 LAUNCHES = {
-    (0, "fp32"): (528, 58),
-    (1, "fp32"): (673, 106),
-    (2, "fp32"): (673, 106),
-    (3, "fp32"): (685, 147),
-    (0, "bf16"): (802, 302),
-    (1, "bf16"): (828, 188),
-    (2, "bf16"): (828, 188),
-    (3, "bf16"): (689, 147),
+    (0, "fp32"): (497, 46),
+    (1, "fp32"): (599, 64),
+    (2, "fp32"): (599, 64),
+    (3, "fp32"): (597, 105),
+    (0, "bf16"): (516, 74),
+    (1, "bf16"): (754, 146),
+    (2, "bf16"): (754, 146),
+    (3, "bf16"): (601, 105),
 }
 """Operations of a step by ZeRO stage and precision, and those of each layer (counting.py)."""
-SYNCHRONISATIONS = dict.fromkeys(LAUNCHES, (2, 0))
-"""Results that the host waits for, in the same way."""
+SYNCHRONISATIONS = {0: (0, 0), 1: (4, 0), 2: (4, 0), 3: (91, 66)}
+"""Results that the host waits for by ZeRO stage, in the same way."""
 MEASURED_POOL = 256
 """Clips in the pool of negatives where steps were measured: the default."""
 
@@ -120,7 +120,8 @@ class Measured:
                 f"{trainer.zero_stage}",
                 remedy=f"It has {', '.join(there) or 'none at all'}",
             )
-        return cls(*zip(*sorted(steps.items()), strict=True), host)
+        clips = tuple(sorted(steps))
+        return cls(clips, tuple(steps[n] for n in clips), host)
 
     def step(self, clips: int) -> float:
         """Seconds of a step of any size, on the straight line through the two nearest ones."""
@@ -154,7 +155,7 @@ def _arguments() -> argparse.Namespace:
     add("--batch-per-gpu", type=int, default=256, help="clips of a GPU's micro-batch")
     add("--global-batch", type=int, default=0, help="instead: clips of all GPUs' micro-batches")
     add("--zero", type=int, default=1, choices=(0, 1, 2, 3))
-    add("--precision", default="bf16", choices=("bf16", "fp32"))
+    add("--precision", default="bf16", choices=("bf16", "tf32", "fp32"))
     add("--clips", type=int, default=2_000_000)
     add("--epochs", type=int, default=30)
     add("--node", type=int, default=8, help="GPUs of a node")
@@ -239,9 +240,10 @@ def step(
 
 def host_seconds(job: Job, cluster: Cluster, trainer: TrainerConfig) -> tuple[float, float]:
     """Seconds in which the host launches a step's operations, and those lost to waiting."""
-    form = trainer.zero_stage, trainer.precision
+    stage, precision = trainer.zero_stage, trainer.precision.replace("tf32", "fp32")
     launches, synchronisations = (
-        fixed + layer * job.depth for fixed, layer in (LAUNCHES[form], SYNCHRONISATIONS[form])
+        fixed + layer * job.depth
+        for fixed, layer in (LAUNCHES[stage, precision], SYNCHRONISATIONS[stage])
     )
     return cluster.launch * launches, cluster.wait * synchronisations
 
