@@ -68,8 +68,10 @@ def main() -> None:
     Raises:
         AvvpError: if one of them cannot be loaded, or the driver is too old for one.
     """
-    import avvp_dist.similarity.search  # noqa: F401 - loads faiss
-
+    try:
+        import faiss  # noqa: F401 - it is loaded to see whether it can be
+    except (ImportError, RuntimeError) as error:
+        raise unloadable(error) from None
     versions = CudaVersions.installed()
     versions.check()
     print(f"torch and faiss are loaded: {versions}")

@@ -42,3 +42,4 @@ def test_the_config_for_gpus_scales_the_defaults_by_the_rule_that_it_names() -> 
     grown = made.trainer.batch_size / TrainerConfig().batch_size
     assert made.optimizer.lr == pytest.approx(OptimizerConfig().lr * grown**0.5, rel=0.02)
     assert made.trainer.precision == "bf16"
+    assert made.trainer.validate_every and made.trainer.checkpoint_minutes

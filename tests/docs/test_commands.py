@@ -88,6 +88,11 @@ def check(words: Sequence[str]) -> None:
         case ["sbatch", *rest]:
             script = next(n for n, word in enumerate(rest) if not word.startswith("--"))
             check_slurm(rest[script], rest[script + 1 :])
+        case ["python", "-m", module]:
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+        case ["sed", _, file, "|", *rest]:
+            assert (ROOT / file).is_file()
+            check(rest)
         case ["python", file, *rest]:
             check_script(file, rest)
         case ["make", *rest]:
@@ -102,7 +107,7 @@ def check(words: Sequence[str]) -> None:
             assert set(json.loads(template)) == {"dataframe_records"}
         case ["podman" | "kubectl", *rest]:
             files = [rest[n + 1] for n, word in enumerate(rest) if word == "-f"]
-            assert all((ROOT / file).is_file() for file in files)
+            assert all(file == "-" or (ROOT / file).is_file() for file in files)
         case _:
             raise AssertionError(f"no check for {shlex.join(words)}")
 

@@ -149,7 +149,7 @@ def test_measured_steps_take_the_place_of_assumed_rates(
     expected = (0.1875, 0.25, 0.375, 0.5, 1.0, 1.0 + 1024 / 768 * 0.5)
     assert [measured.step(n) for n in clips] == pytest.approx(expected)
     job = scaling.Job(Weights(BUCKET, 0, 0), 1_000_000, 64, 10, 128, 4, depth=12)
-    links = cluster(scaling, memory=1e9, intra=1e9, launch=1.0, wait=1.0)
+    links = cluster(scaling, intra=1e9, launch=1.0, wait=1.0)
     one, two = (scaling.step(job, links, trainer, gpus, 256, 256, measured) for gpus in (1, 2))
     assert one["step"] == pytest.approx(0.5) and one["launches"] == 0.25
     assert two["step"] == pytest.approx(0.5 + two["gradients"] + two["exchange"])
