@@ -21,6 +21,7 @@ FLOORS = {
     "avvp_dist.ledger": 0,
     "avvp_dist.hashing": 0,
     "avvp_dist.json_values": 0,
+    "avvp_dist.task_gpu": 0,
     "avvp_dist.config": 0,
     "avvp_dist.runtime": 0,
     "avvp_dist.shards": 1,

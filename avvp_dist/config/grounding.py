@@ -130,4 +130,7 @@ class DecontaminateConfig(ReadConfig):
         maximum=1,
     )
     workers: int = option(0, "tasks at once; 0: one per CPU of the cluster", minimum=0)
+    gpus: float = option(
+        1.0, "GPUs of each search, if GPU faiss is installed and the cluster has any", minimum=0
+    )
     tracking: TrackingConfig = section(TrackingConfig)

@@ -20,7 +20,7 @@ from avvp_dist.commit import sha256
 from avvp_dist.config import DecontaminateConfig
 from avvp_dist.decontamination.findings import Findings, Matches
 from avvp_dist.errors import DataError
-from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.runtime.cluster.tasks import map_tasks
 from avvp_dist.shards.exclusion import write_excluded
 from avvp_dist.shards.manifest import ComparedList
 from avvp_dist.shards.remote import is_url
@@ -29,8 +29,11 @@ from avvp_dist.shards.verification import ignore_bad
 from avvp_dist.shards.worker import read_config_of
 from avvp_dist.similarity.duplicates import Rows, duplicate_links, merge, nearest_duplicates
 from avvp_dist.similarity.embeddings import EmbeddingStore, embed_shard
-from avvp_dist.similarity.search import GPU
+from avvp_dist.similarity.search import GPU, searches_on_gpu
 from avvp_dist.tracking.run import stage_run
+
+_PAIRS_PER_GPU_TASK = 32
+"""A GPU compares two blocks in less time than a process takes to start and to prepare it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,9 @@ def compare(
 
     Returns:
         The pair, and links within the corpus or matches in another set, as clip numbers.
+
+    Raises:
+        ClusterError: if Ray gave this task a GPU that faiss does not find.
     """
     import faiss
 
@@ -112,16 +118,18 @@ def compare(
     streams = _common(corpus.dims, other.dims)
     dims = [corpus.dims[name] for name in streams]
     first, second = np.array(pair.first), np.array(pair.second)
+    gpu = searches_on_gpu()
     one = corpus.load(first, streams)
     if pair.source is not None:
         two = other.load(second, streams)
-        rows, match, cosines = nearest_duplicates(one, two, dims, similarity)
+        rows, match, cosines = nearest_duplicates(one, two, dims, similarity, gpu=gpu)
         return pair, Matches(first[rows], second[match], streams, cosines)
     if pair.first == pair.second:
-        one_end, other_end = duplicate_links(one, None, dims, similarity)
+        one_end, other_end = duplicate_links(one, None, dims, similarity, gpu=gpu)
         return pair, (first[one_end], first[other_end])
     both = np.concatenate([first, second])
-    one_end, other_end = duplicate_links(one, corpus.load(second, streams), dims, similarity)
+    two = corpus.load(second, streams)
+    one_end, other_end = duplicate_links(one, two, dims, similarity, gpu=gpu)
     return pair, (both[one_end], both[other_end])
 
 
@@ -221,8 +229,14 @@ def _search(
         (corpus, corpus if pair.source is None else others[pair.source], pair, config.similarity)
         for pair in pairs
     ]
-    what = "a search for near-duplicates"
-    results = map_tasks(compare, calls, config.workers, what, gpus=float(GPU))
+    results = map_tasks(
+        compare,
+        calls,
+        config.workers,
+        "a search for near-duplicates",
+        gpus=config.gpus if GPU else 0.0,
+        calls_per_gpu_task=_PAIRS_PER_GPU_TASK,
+    )
     yield from tqdm(results, "comparing", len(calls), unit=" blocks")
 
 

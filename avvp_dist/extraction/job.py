@@ -50,7 +50,8 @@ def extract(config: ExtractConfig) -> ShardSet:
         backbone_class(name).weights.find(name, config.weights, download=config.download)
     if config.cut not in (NONE, JSON) and not Path(config.cut).is_file():
         raise ConfigError(f"cut={config.cut} is no file, and neither {NONE} nor {JSON}")
-    warn_of_cpu()  # here, because nobody sees what a Ray task prints
+    if config.gpus:
+        warn_of_cpu()  # here, because nobody sees what a Ray task prints
     files = cache(lambda: source_files(config.source))
     source = cache(lambda: MediaSource(config, files()))
     return make_set(

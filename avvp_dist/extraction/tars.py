@@ -28,7 +28,7 @@ from avvp_dist.json_values import parse_value
 from avvp_dist.ledger import Ledger
 from avvp_dist.packing.shard_tasks import stat_of
 from avvp_dist.packing.sources import Labels, SourceFile
-from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.runtime.cluster.tasks import map_tasks
 from avvp_dist.shards.remote import RemoteFile, open_url
 from avvp_dist.shards.schema import decode_key, encode_key
 from avvp_dist.shards.tars import check_end, is_of_a_file_manager

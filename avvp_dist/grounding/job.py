@@ -21,8 +21,8 @@ from avvp_dist.grounding.plan import Plan
 from avvp_dist.grounding.profile import ComponentProfile
 from avvp_dist.grounding.summary import GROUNDINGS, SUMMARY, GroundingSummary, ShardRecord
 from avvp_dist.ledger import Ledger
+from avvp_dist.runtime.cluster.tasks import map_tasks
 from avvp_dist.runtime.progress import Progress
-from avvp_dist.runtime.ray_tasks import map_tasks
 from avvp_dist.shards.schema import AUDIO, PADDING
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.shards.verification import ignore_bad, raise_on_bad

@@ -13,7 +13,7 @@ from avvp_dist.config import CalibrateConfig, ReadConfig
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.histogram import CosineHistogram
 from avvp_dist.hashing import splitmix64
-from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.runtime.cluster.tasks import map_tasks
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.shards.verification import ignore_bad
 from avvp_dist.shards.worker import open_once, read_config_of
@@ -132,9 +132,9 @@ class CrossClipCosines:
 def cross_clip_cosines(sample: Sample, streams: Sequence[str]) -> CrossClipCosines:
     """Compare snippets of different clips by exact search.
 
-    The database has as many rows as GPU faiss finds neighbours. So a search returns all of it, the
-    whole distribution is known, and a clip's own snippet can be dropped afterwards without losing
-    another one. (GPU indexes ignore selectors.)
+    The database has at most `MAX_NEIGHBOURS` rows, and a search returns all of it. So the whole
+    distribution is known, and a clip's own snippet can be dropped afterwards without losing
+    another one.
     """
     clips = len(sample.clips)
     rows = np.arange(clips)

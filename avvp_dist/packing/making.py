@@ -30,7 +30,7 @@ from avvp_dist.packing.shard_tasks import (
     stat_of,
 )
 from avvp_dist.packing.sources import Source, SourceFile, SourcePart
-from avvp_dist.runtime.ray_tasks import map_tasks
+from avvp_dist.runtime.cluster.tasks import map_tasks
 from avvp_dist.shards.exclusion import EXCLUDED
 from avvp_dist.shards.indexing import PLAN, write_manifest
 from avvp_dist.shards.remote import RemoteFile, is_url

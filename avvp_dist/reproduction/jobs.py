@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from tqdm import tqdm
 
 from avvp_dist.commit import digest
-from avvp_dist.errors import AvvpError, ClusterError, ConfigError
+from avvp_dist.errors import AvvpError, ClusterError
 from avvp_dist.ledger import Ledger
-from avvp_dist.runtime.ray_tasks import ray_cluster, result
+from avvp_dist.runtime.cluster.hosts import gpus_of_tasks
+from avvp_dist.runtime.cluster.tasks import on_own_gpus, ray_cluster, result
 from avvp_dist.stages import STAGES
 from avvp_dist.tracking.mlflow_exporter import is_sent
 from avvp_dist.tracking.run import Run, TrackedConfig
@@ -131,7 +132,7 @@ def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError
         The errors of the jobs that failed, by name.
 
     Raises:
-        ConfigError: if no node has that many cores or GPUs.
+        ClusterError: if no host has that many cores or GPUs, and none will be added.
     """
     missing = [job for job in jobs if not job.is_recorded]
     if not missing:
@@ -140,14 +141,11 @@ def run_jobs(jobs: Sequence[Job], cpus: int, gpus: float) -> dict[str, AvvpError
     with ray_cluster():
         import ray
 
-        _check_nodes(cpus, gpus)
+        gpus = gpus_of_tasks(cpus, gpus, "a job")
         # A process trains once, so that what it leaves in memory cannot reach the next job.
-        task = ray.remote(
-            num_cpus=cpus,
-            num_gpus=gpus if ray.cluster_resources().get("GPU") else 0,
-            max_calls=1,
-            max_retries=2,
-        )(run_job)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1, max_retries=2)(
+            on_own_gpus(run_job)
+        )
         references: dict[str, object] = {}
         for job in missing:
             needed = references.get(job.needs.name) if job.needs else None
@@ -260,17 +258,6 @@ def _tracked(job: Job) -> TrackedConfig:
 
 def _call(command: Command[DataclassInstance]) -> None:
     STAGES[command.stage].run(command.config)
-
-
-def _check_nodes(cpus: int, gpus: float) -> None:
-    """Raise `ConfigError` if no node could ever run a job: Ray would wait for one."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for key, asked, kind in (("cpus", cpus, "CPU"), ("gpus", gpus, "GPU")):
-        maximum = max(node.get(kind, 0) for node in nodes)
-        if asked > maximum and (kind == "CPU" or maximum):
-            raise ConfigError(f"{key}={asked}: no node of the cluster has more than {maximum:g}")
 
 
 def _remove(path: Path) -> None:

@@ -57,6 +57,8 @@ def nearest_duplicates(
     database: NDArray[np.float32],
     dims: Sequence[int],
     similarity: float,
+    *,
+    gpu: bool = False,
 ) -> tuple[Rows, Rows, Cosines]:
     """Queries with near-duplicates in a database, and the nearest one of each.
 
@@ -65,6 +67,7 @@ def nearest_duplicates(
         database: joint vectors `[n, sum of dims]`.
         dims: size of each stream.
         similarity: minimum cosine of near-duplicates in each stream.
+        gpu: whether the search runs on this process's first GPU.
 
     Returns:
         Query rows in ascending order `[M]`, the database row of each `[M]`, and the cosine in each
@@ -72,7 +75,7 @@ def nearest_duplicates(
     """
     best = np.full(len(queries), -1)
     best_cosines = np.zeros((len(queries), len(dims)), np.float32)
-    for first, second in _candidates(queries, database, similarity):
+    for first, second in _candidates(queries, database, similarity, gpu):
         for start in range(0, len(first), _PAIRS_PER_CHECK):
             block = slice(start, start + _PAIRS_PER_CHECK)
             cosines = stream_cosines(queries[first[block]], database[second[block]], dims)
@@ -92,6 +95,8 @@ def duplicate_links(
     other: NDArray[np.float32] | None,
     dims: Sequence[int],
     similarity: float,
+    *,
+    gpu: bool = False,
 ) -> tuple[Rows, Rows]:
     """Pairs of rows that link all near-duplicates of one block of clips, or of two blocks.
 
@@ -103,6 +108,7 @@ def duplicate_links(
         other: joint vectors `[n, sum of dims]` of a second block; None searches `one` in itself.
         dims: size of each stream.
         similarity: minimum cosine of near-duplicates in each stream.
+        gpu: whether the search runs on this process's first GPU.
 
     Returns:
         Both ends of each pair, `[P]` each. The rows of `one` are 0..Q-1, those of `other` follow.
@@ -110,7 +116,7 @@ def duplicate_links(
     shift = 0 if other is None else len(one)
     database = one if other is None else other
     roots = np.arange(shift + len(database))
-    for first, second in _candidates(one, database, similarity):
+    for first, second in _candidates(one, database, similarity, gpu):
         for start in range(0, len(first), _PAIRS_PER_CHECK):
             block = slice(start, start + _PAIRS_PER_CHECK)
             separate = roots[first[block]] != roots[second[block] + shift]
@@ -153,14 +159,14 @@ def _limit(similarity: float) -> float:
 
 
 def _candidates(
-    queries: NDArray[np.float32], database: NDArray[np.float32], similarity: float
+    queries: NDArray[np.float32], database: NDArray[np.float32], similarity: float, gpu: bool
 ) -> Iterator[tuple[Rows, Rows]]:
     """Query rows and database rows of all pairs whose mean cosine reaches the similarity.
 
     They come in blocks, with a few pairs just below it.
     """
     limit = _limit(similarity) - _ROUNDING
-    index = flat_index(database.shape[1])
+    index = flat_index(database.shape[1], gpu=gpu)
     index.add(database)
     left = np.arange(len(queries))
     for neighbours in NEIGHBOURS:

@@ -1,11 +1,14 @@
-"""Exact nearest-neighbour search with faiss, on all visible GPUs or else on the CPU."""
+"""Exact nearest-neighbour search with faiss, on the CPU or on one GPU that a task asked for."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avvp_dist.similarity.cuda_versions import unloadable
+from avvp_dist.task_gpu import use_gpu
 
 try:
     import faiss
@@ -18,18 +21,35 @@ MAX_NEIGHBOURS = 2048
 """Upper limit of k in GPU faiss."""
 
 
-def flat_index(dim: int) -> faiss.Index:
-    """Empty index for exact inner products of float32 vectors `[n, dim]`."""
+def searches_on_gpu() -> bool:
+    """Whether the task that runs now searches on its GPU; see `use_gpu`.
+
+    Raises:
+        ClusterError: if Ray gave this task a GPU that faiss does not find.
+    """
+    return use_gpu("faiss", lambda: GPU and faiss.get_num_gpus() > 0)
+
+
+def flat_index(dim: int, *, gpu: bool = False) -> faiss.Index:
+    """Empty index for exact inner products of float32 vectors `[n, dim]`.
+
+    Args:
+        gpu: in the memory of the first GPU that this process sees, else in that of the host.
+    """
     index: faiss.Index = faiss.IndexFlatIP(dim)
-    if GPU and faiss.get_num_gpus() > 0:
-        index = faiss.index_cpu_to_all_gpus(index)
-    return index
+    return faiss.index_cpu_to_gpu(_gpu_resources(), 0, index) if gpu else index
+
+
+@cache
+def _gpu_resources() -> faiss.StandardGpuResources:
+    """Streams and temporary memory of the GPU, over a gigabyte, for all indexes of a process."""
+    return faiss.StandardGpuResources()
 
 
 def nearest(
     queries: NDArray[np.float32], database: NDArray[np.float32], neighbours: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Nearest rows of a database of unit vectors to each query.
+    """Nearest rows of a database of unit vectors to each query, found on the CPU.
 
     Args:
         queries: unit vectors `[Q, D]`.

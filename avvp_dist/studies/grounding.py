@@ -38,7 +38,7 @@ from avvp_dist.reproduction.recipes import (
     parsing_digest,
     training,
 )
-from avvp_dist.runtime.ray_tasks import ray_cluster
+from avvp_dist.runtime.cluster.tasks import ray_cluster
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.studies.grounding_table import SeedScores, StudyRow, markdown, ordered, write_table
 from avvp_dist.tracking.records import read_series

@@ -4,9 +4,9 @@ Meanwhile a thread of Ray keeps a core busy.
 """
 
 from avvp_dist.cli import run_stage
-from avvp_dist.runtime import ray_tasks
+from avvp_dist.runtime.cluster import tasks
 
-ray_tasks._SECONDS_BETWEEN_CHECKS = 0.5
+tasks._SECONDS_BETWEEN_CHECKS = 0.5
 
 if __name__ == "__main__":
     run_stage("ground")

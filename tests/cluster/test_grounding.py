@@ -21,7 +21,7 @@ from avvp_dist.errors import ClusterError, DataError
 from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.packing.writing import write_shard_set
-from avvp_dist.runtime.ray_tasks import ray_cluster
+from avvp_dist.runtime.cluster.tasks import ray_cluster
 from avvp_dist.shards.schema import PADDING, Clip
 from avvp_dist.shards.shard_set import ShardSet
 

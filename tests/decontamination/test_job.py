@@ -1,6 +1,6 @@
 """The decontamination job: excluded clips, their reasons, and refused inputs.
 
-Its tasks run in this process; tests/runtime/test_ray_tasks.py has them on Ray.
+Its tasks run in this process; tests/runtime/cluster/test_tasks.py has them on Ray.
 """
 
 from __future__ import annotations

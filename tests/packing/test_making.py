@@ -1,6 +1,6 @@
 """Making a shard set: it resumes after a kill, and refuses folders that hold something else.
 
-Its tasks run in this process; tests/runtime/test_ray_tasks.py has them on Ray.
+Its tasks run in this process; tests/runtime/cluster/test_tasks.py has them on Ray.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from avvp_dist.runtime.ray_tasks import ray_cluster
+from avvp_dist.runtime.cluster.tasks import ray_cluster
 from tests.warm_workers import WarmWorkers
 
 

@@ -31,7 +31,7 @@ from avvp_dist.extraction.job import LEDGER, extract
 from avvp_dist.features.backbones.registry import open_backbones
 from avvp_dist.features.decoding import seconds_of
 from avvp_dist.features.media import Bounds
-from avvp_dist.runtime.ray_tasks import map_tasks, ray_cluster
+from avvp_dist.runtime.cluster.tasks import map_tasks, ray_cluster
 from avvp_dist.shards.shard_set import ShardSet
 
 

@@ -40,7 +40,7 @@ from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.labels import label, measure
 from avvp_dist.grounding.version import Grounding
 from avvp_dist.packing.writing import write_shard_set
-from avvp_dist.runtime.ray_tasks import map_tasks, start_ray
+from avvp_dist.runtime.cluster.tasks import map_tasks, start_ray
 from avvp_dist.shards.manifest import INDEX, FileEntry
 from avvp_dist.shards.schema import Clip
 from avvp_dist.shards.shard_set import ShardSet

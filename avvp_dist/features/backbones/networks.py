@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from avvp_dist.errors import ConfigError
 from avvp_dist.runtime.devices import warn_of_cpu
+from avvp_dist.task_gpu import use_gpu
 
 State = Mapping[str, Tensor]
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -29,9 +30,13 @@ is given back to the system and asked for again."""
 
 
 def device() -> torch.device:
-    """The GPU, if there is one that torch can use."""
+    """The GPU, if there is one and the work that runs now may use it; see `use_gpu`."""
+    return torch.device("cuda" if use_gpu("torch", _finds_gpu) else "cpu")
+
+
+def _finds_gpu() -> bool:
     warn_of_cpu()
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.cuda.is_available()
 
 
 def read_weights(file: Path) -> Any:

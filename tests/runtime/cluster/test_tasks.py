@@ -19,7 +19,8 @@ from avvp_dist.config import DecontaminateConfig, PackConfig, TrackingConfig
 from avvp_dist.decontamination.job import decontaminate
 from avvp_dist.errors import AvvpError, ClusterError, DataError
 from avvp_dist.packing.job import pack
-from avvp_dist.runtime.ray_tasks import map_tasks, result, start_ray
+from avvp_dist.runtime.cluster.hosts import gpus_of_tasks
+from avvp_dist.runtime.cluster.tasks import map_tasks, result, start_ray
 from avvp_dist.shards.shard_set import ShardSet
 
 pytestmark = pytest.mark.launch
@@ -29,7 +30,7 @@ STREAMS = ("audio", "visual")
 OFF = TrackingConfig(enabled=False)
 
 JOIN = """
-from avvp_dist.runtime.ray_tasks import start_ray
+from avvp_dist.runtime.cluster.tasks import start_ray
 from avvp_dist.entry import run
 run(start_ray)
 """
@@ -103,6 +104,13 @@ def test_the_cores_are_as_many_as_asked_for(remote: Any) -> None:
 def test_a_task_that_fits_no_host_is_refused(remote: Any) -> None:
     with pytest.raises(ClusterError, match=f"naming needs 99 cores .*has {CORES:g} and 0"):
         list(map_tasks(str, [(1,), (2,)], 0, "naming", cpus=99))
+
+
+def test_a_cluster_without_gpus_computes_on_the_cpu_and_says_so(
+    remote: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert gpus_of_tasks(1, 2.0, "naming") == 0
+    assert "no host of the Ray cluster has a GPU: naming runs on the CPU" in capfd.readouterr().err
 
 
 def test_a_finished_task_gives_its_value(remote: Any) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import wraps
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from avvp_dist.errors import AvvpError, ClusterError, first_line
+from avvp_dist.runtime.cluster.hosts import capacity, gpus_of_tasks, may_grow
 from avvp_dist.runtime.environment import home
+from avvp_dist.task_gpu import GpuClaim, gpu_claim
 
 _SECONDS_BETWEEN_CHECKS, _CHECKS = 5.0, 4
+_SECONDS_BETWEEN_LOOKS = 1.0
+_WAITING_TO_GROW = 256
+"""Tasks that wait for hosts which an autoscaler adds: its hosts are as many as these need."""
 _LONGEST_TEMPORARY = 38
 """Bytes of a temporary folder below which the path of each of Ray's sockets has at most 107."""
 T = TypeVar("T")
@@ -181,6 +190,7 @@ def map_tasks(
     *,
     cpus: int = ...,
     gpus: float = ...,
+    calls_per_gpu_task: int = ...,
 ) -> Iterator[T]: ...
 @overload
 def map_tasks(
@@ -192,6 +202,7 @@ def map_tasks(
     keep_going: bool,
     cpus: int = ...,
     gpus: float = ...,
+    calls_per_gpu_task: int = ...,
 ) -> Iterator[T | AvvpError]: ...
 
 
@@ -204,69 +215,122 @@ def map_tasks(
     keep_going: bool = False,
     cpus: int = 1,
     gpus: float = 0.0,
+    calls_per_gpu_task: int = 1,
 ) -> Iterator[T | AvvpError]:
     """Run `function(*call)` as a Ray task for each call, and yield the results as they come.
 
-    At most two tasks per core are submitted at once. A lost worker's task is tried three times. One
-    call, and one worker without RAY_ADDRESS, run in this process without Ray. A Ray that this
-    process has started already is used and left running.
+    Twice as many tasks are in flight as the cluster's hosts can run, which is looked up again while
+    tasks run. Where there is an autoscaler, more of them wait, because it adds hosts for these. A
+    lost worker's task is tried three times. One call, and one worker without RAY_ADDRESS, run in
+    this process without Ray. A Ray that this process has started already is used and left running.
+
+    A task sees the GPUs that Ray gave it, and no others. Whether it may compute on one, in this
+    process too, is told by `use_gpu`.
 
     Args:
-        workers: tasks that run at once; 0: one per core.
+        workers: tasks that run at once; 0: as many as the hosts can run.
         what: name of such a task in errors.
         keep_going: whether the error of a failed task is yielded in place of its result.
         cpus: cores of each task.
         gpus: GPUs of each task, if the cluster has any.
+        calls_per_gpu_task: maximum number of calls of a task with GPUs, whose process Ray ends
+            after it, so that the GPU is free. A lost task's calls are all made again.
 
     Raises:
-        AvvpError: as `start_ray` and `result` do.
+        AvvpError: as `start_ray`, `gpus_of_tasks` and `result` do.
     """
     if len(calls) <= 1 or (workers == 1 and not os.environ.get("RAY_ADDRESS")):
         for call in calls:
-            yield _outcome(keep_going, function, *call)
+            with gpu_claim(GpuClaim.ASKED if gpus else GpuClaim.NONE):
+                outcome = _outcome(keep_going, function, *call)
+            yield outcome
         return
     with ray_cluster(workers * cpus):
         import ray
 
-        resources = ray.cluster_resources()
-        gpus = gpus if resources.get("GPU") else 0
-        _check_fits(cpus, gpus, what)
-        task = ray.remote(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            max_retries=3,
-            retry_exceptions=[OSError],
-        )(function)
-        window = max(1, 2 * int(resources.get("CPU", 1)) // cpus)
-        if workers and os.environ.get("RAY_ADDRESS"):  # its cores were not chosen here
-            window = workers
-        running: list[object] = []
-        for call in calls:
-            running.append(task.remote(*call))
-            if len(running) >= window:
-                done, running = _next_ended(running)
-                yield _outcome(keep_going, result, done, what)
-        while running:
-            done, running = _next_ended(running)
-            yield _outcome(keep_going, result, done, what)
-
-
-def _check_fits(cpus: int, gpus: float, what: str) -> None:
-    """Raise `ClusterError` if no host can run a task, because Ray itself would wait for one."""
-    import ray
-
-    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(host.get("CPU", 0) >= cpus and host.get("GPU", 0) >= gpus for host in hosts):
-        most = max(hosts, key=lambda host: (host.get("GPU", 0), host.get("CPU", 0)))
-        raise ClusterError(
-            f"{what} needs {cpus} cores and {gpus:g} GPUs on one host; the largest host has "
-            f"{most.get('CPU', 0):g} and {most.get('GPU', 0):g}",
-            remedy="Ask for fewer, or add a larger host",
+        gpus = gpus_of_tasks(cpus, gpus, what)
+        options = {"max_retries": 3, "retry_exceptions": [OSError]}
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(
+            on_own_gpus(_calls_of(function, keep_going))
         )
+        # The cores of a cluster that was joined were not chosen here.
+        window = _Window(cpus, gpus, workers if os.environ.get("RAY_ADDRESS") else 0)
+        each = math.ceil(len(calls) / max(1, capacity(cpus, gpus)))  # no GPU stays without a task
+        parts = _parts(calls, min(calls_per_gpu_task, each) if gpus else 1)
+        running: list[object] = []
+        while True:
+            running += [task.remote(part) for part in islice(parts, window.free(len(running)))]
+            if not running:
+                return
+            ended, running = _ended(running)
+            for one in ended:
+                outcomes = _outcome(keep_going, result, one, what)
+                yield from [outcomes] if isinstance(outcomes, AvvpError) else outcomes
 
 
-def _next_ended(running: list[object]) -> tuple[object, list[object]]:
-    """Wait for a task to end; that task, and the others.
+def on_own_gpus(function: Callable[..., T]) -> Callable[..., T]:
+    """A function as a Ray task that sees the GPUs that Ray gave it, and no others.
+
+    Ray itself lets a task that asked for none see all GPUs of its host.
+    """
+
+    @wraps(function)
+    def task(*arguments: object) -> T:
+        import ray
+
+        own = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        if not own:
+            os.environ["DS_ACCELERATOR"] = "cpu"  # trainings take the CPU on purpose
+        with gpu_claim(GpuClaim.HELD if own else GpuClaim.NONE):
+            return function(*arguments)
+
+    return task
+
+
+def _calls_of(function: Callable[..., T], keep_going: bool) -> Callable[..., list[T | AvvpError]]:
+    """A function of some calls, which returns their outcomes; its name is that of `function`."""
+
+    def outcomes(part: Sequence[tuple[object, ...]]) -> list[T | AvvpError]:
+        return [_outcome(keep_going, function, *call) for call in part]
+
+    outcomes.__name__ = outcomes.__qualname__ = function.__name__
+    return outcomes
+
+
+def _parts(calls: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    left = iter(calls)
+    while part := tuple(islice(left, size)):
+        yield part
+
+
+class _Window:
+    """Number of tasks in flight, which grows with the cluster.
+
+    Args:
+        most: number of tasks that may be in flight; 0: as many as the hosts can run, and as many
+            again to wait, or more if an autoscaler adds hosts for them.
+    """
+
+    def __init__(self, cpus: int, gpus: float, most: int) -> None:
+        self._cpus, self._gpus, self._most = cpus, gpus, most
+        self._waiting = 0 if may_grow() is False else _WAITING_TO_GROW
+        self._look()
+
+    def _look(self) -> None:
+        self._size = self._most or 2 * capacity(self._cpus, self._gpus) + self._waiting
+        self._looked = time.monotonic()
+
+    def free(self, running: int) -> int:
+        """Number of tasks to submit, given the number of those in flight."""
+        due = time.monotonic() - self._looked > _SECONDS_BETWEEN_LOOKS
+        if due and _answers(*_head()):  # Ray would wait for a head that is gone, and end us
+            self._look()
+        return max(0, self._size - running)
+
+
+def _ended(running: list[object]) -> tuple[list[object], list[object]]:
+    """Wait for a task to end, but not longer than a check; those that ended, and the others.
 
     Raises:
         ClusterGoneError: the cluster's head is gone. Ray itself waits a minute for it, and then
@@ -274,14 +338,20 @@ def _next_ended(running: list[object]) -> tuple[object, list[object]]:
     """
     import ray
 
-    head, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    host, port = _head()
     for _ in range(_CHECKS):
         done, others = ray.wait(running, num_returns=1, timeout=_SECONDS_BETWEEN_CHECKS)
-        while not done and _answers(head, port):
-            done, others = ray.wait(running, num_returns=1, timeout=_SECONDS_BETWEEN_CHECKS)
-        if done:
-            return done[0], others
-    raise ClusterGoneError(f"the head of the Ray cluster, {head}:{port}, is gone", remedy=_AGAIN)
+        if done or _answers(host, port):
+            return done, others
+    raise ClusterGoneError(f"the head of the Ray cluster, {host}:{port}, is gone", remedy=_AGAIN)
+
+
+def _head() -> tuple[str, str]:
+    """Host and port of the cluster's head."""
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return host, port
 
 
 def _outcome(keep_going: bool, function: Callable[..., T], *arguments: object) -> T | AvvpError:
