@@ -33,4 +33,4 @@ def test_a_step_is_what_the_tables_of_scaling_assume(
     fixed, layer = map(int, assumed.groups())
     for found in (one, two):
         launches = fixed + layer * found["layers"]
-        assert found["counts"]["launches"] == pytest.approx(launches, rel=0.05)
+        assert found["counts"]["launches"] == pytest.approx(launches, rel=0.1)
