@@ -116,6 +116,13 @@ class Ranks:
         """This rank's items: every `size`-th, beginning with item number `rank`."""
         return items[self.rank :: self.size]
 
+    def passes(self, items: int, at_once: int) -> int:
+        """Number of forward passes for `own_slice` of so many items, equal on all ranks.
+
+        Under ZeRO 3 each pass is a collective, so a rank may not take fewer of them.
+        """
+        return max(1, -(-items // (self.size * at_once)))
+
     def interleave(self, part: NDArray[Scalar]) -> NDArray[Scalar]:
         """The results for `own_slice(items)` of all ranks, in the order of `items`, on rank 0.
 

@@ -39,6 +39,8 @@ from avvp_dist.training.task import Panels, StepInfo
 
 SELECT = "val/segment_type_av"
 """The metric whose best epoch is exported, as in the official codes."""
+_CLIPS_AT_ONCE = 64
+"""Validation clips in a forward pass."""
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -183,7 +185,8 @@ class ParsingTask:
     def validate(self) -> dict[str, float]:
         ranks = self.ranks
         own = ranks.own_slice(self.val_clips)
-        predictions = predict(self.parser, self.val, own, ranks.device, self.dtype)
+        passes = ranks.passes(len(self.val_clips), _CLIPS_AT_ONCE)
+        predictions = predict(self.parser, self.val, own, ranks.device, self.dtype, passes=passes)
         decided = ranks.interleave(predictions.decided("video", 0.5))
         scores = score(decided, self.val_events) if ranks.is_main else {}
         return ranks.broadcast_object({f"val/{name}": value for name, value in scores.items()})

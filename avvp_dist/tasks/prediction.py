@@ -28,17 +28,19 @@ def predict(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
+    passes: int = 0,
     pictures: NDArray[np.integer] | None = None,
 ) -> Predictions:
     """Predictions for `clips [N]`, in their order.
 
     Args:
         dtype: of the features, as the parser's weights.
-        batch_size: clips in a forward pass.
+        batch_size: maximum number of clips in a forward pass.
+        passes: number of forward passes, instead of as few as `batch_size` allows; 0: those.
         pictures: clips `[N]` whose visual streams replace those of `clips`.
     """
     parser.eval()
-    chunks = max(1, -(-len(clips) // batch_size))
+    chunks = passes or max(1, -(-len(clips) // batch_size))
     sound_chunks = np.array_split(clips, chunks)
     picture_chunks = sound_chunks if pictures is None else np.array_split(pictures, chunks)
     outputs: list[list[NDArray[np.float32]]] = [[], [], []]

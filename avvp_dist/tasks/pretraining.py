@@ -182,7 +182,7 @@ class PretrainingTask:
             return {}
         clips = self.ranks.own_slice(self.heldout)
         sampled = self.ranks.own_slice(vector_sample(len(self.heldout)))
-        count = max(1, -(-len(clips) // _CLIPS_AT_ONCE))
+        count = self.ranks.passes(len(self.heldout), _CLIPS_AT_ONCE)
         chunks = zip(np.array_split(clips, count), np.array_split(sampled, count), strict=True)
         results = concatenated([self._judge(*chunk) for chunk in chunks])
         if self.config.data.order == "block":  # the loader closes only the shards it opened

@@ -67,6 +67,16 @@ def test_deepspeed_is_told_the_only_gpu_and_the_local_rank_is_kept(
     assert (os.environ["LOCAL_RANK"], taken) == ("3", [0, 3])
 
 
+@pytest.mark.parametrize("items", [0, 1, 128, 129, 513])
+def test_every_rank_takes_as_many_passes(items: int) -> None:
+    for size in (1, 2, 3):
+        own = [Ranks(n, size, torch.device("cpu")) for n in range(size)]
+        (passes,) = {one.passes(items, 64) for one in own}
+        assert passes >= 1
+        parts = [len(one.own_slice(np.arange(items))) for one in own]
+        assert all(-(-part // passes) <= 64 for part in parts)
+
+
 def agreements(*places: Place) -> list[Agreement | ClusterError]:
     """Outcomes of ranks that meet at a store."""
     store = torch.distributed.HashStore()
