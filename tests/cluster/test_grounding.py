@@ -110,7 +110,7 @@ def workers(node: Any) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(raylet(node)).children():
         with suppress(psutil.Error):
-            if process.cmdline()[0].startswith("ray::"):
+            if "".join(process.cmdline()).startswith("ray::"):
                 found.append(process)
     return found
 
