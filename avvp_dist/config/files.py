@@ -70,7 +70,7 @@ def load(
     for key in keys.values():
         faults += key.faults(_plain(config, key))
     if not faults:
-        made: T = OmegaConf.to_object(config)  # type: ignore[assignment]
+        made: T = OmegaConf.to_object(config)  # type: ignore[assignment]  # of the schema's class
         faults += [
             fault
             for section in vars(made).values()

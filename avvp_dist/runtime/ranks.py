@@ -117,7 +117,7 @@ class Ranks:
         return items[self.rank :: self.size]
 
     def passes(self, items: int, at_once: int) -> int:
-        """Number of forward passes for `own_slice` of so many items, equal on all ranks.
+        """Number of forward passes over the `own_slice` of each rank, equal on all ranks.
 
         Under ZeRO 3 each pass is a collective, so a rank may not take fewer of them.
         """

@@ -328,7 +328,7 @@ class Trainer:
         )
 
     def _due(self, every: int) -> bool:
-        """Whether something is due after this step: every so many steps (0: epochs), and last."""
+        """Whether this step ends a period of `every` steps (0: an epoch) or the training."""
         return self.step % (every or self.steps_per_epoch) == 0 or self.step == self.steps
 
     def _checkpoint_due(self) -> bool:

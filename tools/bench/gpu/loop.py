@@ -31,7 +31,7 @@ class Enough(Exception):  # noqa: N818 - it is no error
 def config_of(setting: Setting, clips: int, mode: Mode, **more: object) -> PretrainConfig:
     """Config of a training on the simulated clips.
 
-    An epoch takes each clip so many times that none ends while steps are timed.
+    Clips repeat within an epoch, so that no epoch ends while steps are timed.
 
     Args:
         more: further keys; `__` stands for a dot.
