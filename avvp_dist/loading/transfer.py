@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Batch = TypeVar("Batch", bound="DataclassInstance")
 
 _ALONE = 2**20
-"""Bytes from which memory travels by itself; what is smaller is packed."""
+"""Bytes from which pinned memory travels by itself; what is smaller is packed."""
 _ALIGNMENT = 16
 
 
@@ -48,7 +48,7 @@ class Transfer:
         self._stream = None if device.type == "cpu" else torch.Stream(device)
 
     def send(self, batch: Batch) -> Sent[Batch]:
-        """Begin to copy a batch; nothing waits for the copies if `batch` is in pinned memory."""
+        """Begin to copy a batch; nothing waits for the copies."""
         if self._stream is None:
             return Sent(batch, None)
         with self._stream:
@@ -59,7 +59,8 @@ class Transfer:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """A batch with its tensors on a device, in their dtypes.
 
-    Tensors that share memory travel as this memory, once. All small ones travel together.
+    Tensors that share memory travel as this memory, once. All small ones travel together, with
+    those in memory that is not pinned: every copy starts from pinned memory, so none waits.
     """
     if device.type == "cpu":
         return batch
@@ -69,13 +70,15 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def _moved(batch: Batch, copy: Callable[[Tensor], Tensor]) -> Batch:
     """A batch whose memory is what `copy` makes of it; `copy` takes and gives uint8 `[n]`."""
     memory = {_key(tensor): _bytes(tensor) for tensor in _tensors(batch)}
-    small = {key: piece for key, piece in memory.items() if len(piece) < _ALONE}
-    moved = {key: copy(piece) for key, piece in memory.items() if key not in small}
-    sizes = [-(-len(piece) // _ALIGNMENT) * _ALIGNMENT for piece in small.values()]
-    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=torch.accelerator.is_available())
-    for part, piece in zip(packed.split(sizes), small.values(), strict=True):
+    together = {
+        key: piece for key, piece in memory.items() if len(piece) < _ALONE or not piece.is_pinned()
+    }
+    moved = {key: copy(piece) for key, piece in memory.items() if key not in together}
+    sizes = [-(-len(piece) // _ALIGNMENT) * _ALIGNMENT for piece in together.values()]
+    packed = _pinned(sum(sizes))
+    for part, piece in zip(packed.split(sizes), together.values(), strict=True):
         part[: len(piece)].copy_(piece)
-    moved |= dict(zip(small, copy(packed).split(sizes), strict=True))
+    moved |= dict(zip(together, copy(packed).split(sizes), strict=True))
 
     def placed(value: object) -> object:
         if isinstance(value, Tensor):
@@ -87,6 +90,11 @@ def _moved(batch: Batch, copy: Callable[[Tensor], Tensor]) -> Batch:
         return value
 
     return replace(batch, **{one.name: placed(getattr(batch, one.name)) for one in fields(batch)})
+
+
+def _pinned(size: int) -> Tensor:
+    """Fresh memory, uint8 `[size]`: pinned where there is a device that could read it."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=torch.accelerator.is_available())
 
 
 def _tensors(batch: DataclassInstance) -> Iterator[Tensor]:

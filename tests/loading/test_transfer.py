@@ -34,17 +34,33 @@ def batch(packed: dict[str, ShardSet]) -> Batch:
     return Batch(read.streams, None, torch.arange(5), torch.ones(5, 2, 3, dtype=torch.bool), 7)
 
 
+@pytest.fixture
+def pinned(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Addresses of memory that stands for pinned memory: this host may have no device."""
+    addresses: set[int] = set()
+
+    def fresh(size: int) -> Tensor:
+        made = torch.empty(size, dtype=torch.uint8)
+        addresses.add(made.data_ptr())
+        return made
+
+    monkeypatch.setattr(transfer, "_pinned", fresh)
+    monkeypatch.setattr(Tensor, "is_pinned", lambda tensor: tensor.data_ptr() in addresses)
+    return addresses
+
+
 def test_features_travel_once_and_small_tensors_together(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
+    batch: Batch, pinned: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stored = next(iter(batch.streams.values())).untyped_storage()
+    pinned.add(stored.data_ptr())
     with Operations() as copies:
         moved = to_device(batch, META)
     assert len(copies.copied) == 1  # all of it is small
     monkeypatch.setattr(transfer, "_ALONE", 1000)
     with Operations() as copies:
         to_device(batch, META)
-    stored = next(iter(batch.streams.values())).untyped_storage().nbytes()
-    assert copies.copied == [stored, 48 + 32]  # in pieces of 16 bytes
+    assert copies.copied == [stored.nbytes(), 48 + 32]  # in pieces of 16 bytes
     assert (moved.lengths, moved.step) == (None, 7)
     for name, stream in batch.streams.items():
         one = moved.streams[name]
@@ -56,10 +72,29 @@ def test_features_travel_once_and_small_tensors_together(
         assert one.is_meta
 
 
+def test_every_copy_starts_from_pinned_memory(
+    batch: Batch, pinned: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_ALONE", 1)  # even what would travel alone if it were pinned
+    sources: list[int] = []
+
+    def copy(memory: Tensor) -> Tensor:
+        sources.append(memory.data_ptr())
+        return memory
+
+    moved = transfer._moved(batch, copy)
+    assert len(sources) == 1 and set(sources) <= pinned
+    for name, stream in batch.streams.items():
+        assert torch.equal(moved.streams[name], stream)
+
+
 @pytest.mark.parametrize("alone", [1, 10**9])
-def test_every_number_arrives(batch: Batch, alone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_number_arrives(
+    batch: Batch, alone: int, pinned: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A copy within the host stands for one to a device.
     monkeypatch.setattr(transfer, "_ALONE", alone)
+    pinned.add(next(iter(batch.streams.values())).untyped_storage().data_ptr())
     moved = transfer._moved(batch, lambda memory: memory.clone())
     for name, stream in batch.streams.items():
         assert torch.equal(moved.streams[name], stream)

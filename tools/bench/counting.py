@@ -126,13 +126,15 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", default=FORMS, choices=FORMS, metavar="STAGE:PRECISION"
     )
-    parser.add_argument("--sizes", nargs=2, default=["tiny", "small"], choices=SIZES)
+    parser.add_argument("--sizes", nargs="+", default=["tiny", "small"], choices=SIZES)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # launchers add it
     arguments = parser.parse_args()
     if arguments.worker:
         work(arguments.worker, arguments.only, arguments.sizes)
         return
+    if len(arguments.sizes) != 2:
+        parser.error("--sizes takes two sizes: their difference is the part of a layer")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_set(folder / "shards")
