@@ -163,6 +163,7 @@ class Watchdog:
 
     def _report(self, behind: Sequence[tuple[Heartbeat, bool]]) -> None:
         faulthandler.dump_traceback(self._stacks, all_threads=True)
+        asked = []
         for one, runs in behind:
             if not runs and one.host == self.own.host:
                 with suppress(psutil.Error):
@@ -170,10 +171,11 @@ class Watchdog:
                     if process.create_time() < one.time:  # else another process has its number
                         process.send_signal(signal.SIGUSR2)
                         process.send_signal(signal.SIGCONT)
+                        asked.append(self._stacks_of(one.rank))
         not_running = {one.rank for one, runs in behind if not runs}
         speaker = min((r for r in range(self.size) if r not in not_running), default=0)
         if self.own.rank == speaker:
-            time.sleep(1)  # for the stacks to be written
+            _await_written(asked)
             error = self._error(behind)
             print(f"\nerror: {error}", file=sys.stderr, flush=True)
         else:
@@ -228,6 +230,16 @@ def _launchers() -> list[psutil.Process]:
         if process.pid == supervisor:
             depth = above
     return line[: depth + 1] if depth else []
+
+
+def _await_written(files: Sequence[Path]) -> None:
+    """Wait until files have stopped growing: a second at least, four at most."""
+    sizes = [0] * len(files)
+    for _ in range(4):
+        time.sleep(1)
+        before, sizes = sizes, [file.stat().st_size for file in files if file.is_file()]
+        if all(sizes) and sizes == before:
+            return
 
 
 def _lost(line: Sequence[psutil.Process]) -> bool:
