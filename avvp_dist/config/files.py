@@ -24,7 +24,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 @runtime_checkable
 class Conflicting(Protocol):
-    """A section that has keys which may not go together."""
+    """A config or a section of it that has keys which may not go together."""
 
     def conflicts(self) -> list[str]:
         """Faults of such keys, each naming them and what to do."""
@@ -73,7 +73,7 @@ def load(
         made: T = OmegaConf.to_object(config)  # type: ignore[assignment]  # of the schema's class
         faults += [
             fault
-            for section in vars(made).values()
+            for section in (made, *vars(made).values())
             if isinstance(section, Conflicting)
             for fault in section.conflicts()
         ]

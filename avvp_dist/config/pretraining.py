@@ -18,6 +18,7 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
 }
 """Layers, width, heads and feed-forward width of each encoder size."""
 OBJECTIVES = ("uni", "cross", "multi")
+"""Grounding losses: equations (4), (5) and (6)."""
 
 
 @dataclass
@@ -48,9 +49,12 @@ class EncoderConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """Keys of the grounding losses, equations (4) to (6)."""
+    """Keys of the objectives: the grounding loss of the paper, and others beside or instead."""
 
     name: str = option("multi", "u-avg (4), x-avg (5) or their sum m-avg (6)", choices=OBJECTIVES)
+    grounding: float = option(
+        1.0, "weight of the grounding loss `objective.name`; 0: train without it", minimum=0
+    )
     positive_margin: float = option(0.7, "p: similarity a positive pair must reach", maximum=1)
     negative_margin: float = option(0.3, "n: similarity a negative pair may have", minimum=-1)
     anchors: str = option(
@@ -82,6 +86,22 @@ class ObjectiveConfig:
         "likely-false negatives, or kept as negatives",
         choices=("leave-out", "keep"),
     )
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each objective that is on, by name."""
+        weights = {"grounding": self.grounding}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    @property
+    def label(self) -> str:
+        """Names of the objectives that are on, such as `multi` or `multi-masked`."""
+        return "-".join(self.name if one == "grounding" else one for one in self.weights())
+
+    def conflicts(self) -> list[str]:
+        """Faults of keys that do not go together."""
+        if self.weights():
+            return []
+        return ["objective.grounding=0: no objective is on; give one a weight"]
 
 
 @dataclass

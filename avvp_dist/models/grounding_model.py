@@ -1,7 +1,9 @@
-"""The encoder under its grounding objective."""
+"""The encoder under its objectives."""
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +45,7 @@ class GroundingBatch:
 
 
 class GroundingModel(nn.Module):
-    """The encoder under its grounding objective: a batch to its loss.
+    """The encoder under its objectives: a batch to its loss, a weighted sum of theirs.
 
     Its forward pass copies nothing from the host and never waits for the device.
 
@@ -71,14 +73,22 @@ class GroundingModel(nn.Module):
         self.autocast = autocast
 
     def forward(self, batch: GroundingBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the batch and its detached parts, see `grounding_loss`; a collective if the
-        objective takes negatives from other clips."""
+        """Loss of the batch and its detached parts: those of `grounding_loss`, and the loss of each
+        objective if there are several. A collective if an objective looks at other clips."""
+        weights = self.objective.weights()
+        losses: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
         with autocast(batch.components.device, self.autocast):
             audio, visual = self.representations(batch)
-        others = self._other_clips(batch) if self.objective.other_clips else None
-        return grounding_loss(
-            audio, visual, batch.components, self.objective, batch.epoch, batch.anchors, others
-        )
+        if "grounding" in weights:
+            others = self._other_clips(batch) if self.objective.other_clips else None
+            losses["grounding"], parts = grounding_loss(
+                audio, visual, batch.components, self.objective, batch.epoch, batch.anchors, others
+            )
+        if len(weights) > 1:
+            parts |= {name: loss.detach() for name, loss in losses.items()}
+        terms = [weights[name] * loss for name, loss in losses.items()]
+        return functools.reduce(operator.add, terms), parts
 
     def representations(self, batch: GroundingBatch) -> tuple[Tensor, Tensor]:
         """Audio and visual representations that grounding compares, `[B, T, width]` each.

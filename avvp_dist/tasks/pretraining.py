@@ -119,10 +119,10 @@ class PretrainingTask:
             "manifest": self.manifest,
             "grounding": self.grounding,
             **(contamination or {}),
-            "objective": config.objective.name,
+            "objective": config.objective.label,
         }
         self.inputs = {part.name: part.digest for part in data.sets}
-        self.aliases: tuple[str, ...] = ("candidate", config.objective.name)
+        self.aliases: tuple[str, ...] = ("candidate", config.objective.label)
         self.components = np.concatenate([grounding.components for grounding in groundings])
         self.link_rules = _link_rules(groundings, config.objective)
         self.encoder = self._build_encoder()
@@ -222,7 +222,7 @@ class PretrainingTask:
         yield "encoder", f"{encoder.size}, {layers} layers x {width}"
         if "contaminated" in self.tags:
             yield "contaminated", f"{self.tags['contaminated']} clips"
-        if objective.other_clips:
+        if objective.grounding and objective.other_clips:
             micro, snippets = self._clips_per_rank(), self.data.snippets
             clips = micro * self.ranks.size
             pool = min(clips, objective.negatives or clips)
@@ -270,7 +270,8 @@ def _array(x: Tensor) -> NDArray[np.float32]:
 
 def _link_rules(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> list[LinkRule]:
     """Link rules used to drop likely-false negatives; empty if none is dropped."""
-    if not objective.other_clips or objective.false_negatives == "keep":
+    compared = objective.grounding and objective.other_clips
+    if not compared or objective.false_negatives == "keep":
         return []
     rules = [LinkRule(grounding.thresholds, grounding.rule) for grounding in groundings]
     return rules if any(rule.thresholds for rule in rules) else []
@@ -315,7 +316,8 @@ def _groundings(data: Mixture, places: Sequence[str]) -> list[Grounding]:
 def _check_contrast(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> None:
     """Raise `ConfigError` if no two snippets would be a negative pair."""
     parts = [grounding.components for grounding in groundings]
-    if objective.other_clips or any(((ids > 0) & (ids != PADDING)).any() for ids in parts):
+    needed = objective.grounding and not objective.other_clips
+    if not needed or any(((ids > 0) & (ids != PADDING)).any() for ids in parts):
         return
     names = " + ".join(grounding.place for grounding in groundings)
     raise ConfigError(

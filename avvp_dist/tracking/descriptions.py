@@ -119,7 +119,7 @@ def describe_version(name: str, spec: Spec, run: Run, figures: Sequence[str]) ->
     else:
         what = (
             f"An encoder of size {spec.encoder.size}, pretrained with the objective "
-            f"{spec.objective.name} for {spec.step:,} steps."
+            f"{spec.objective.label} for {spec.step:,} steps."
         )
         seconds = f"up to {spec.snippets} seconds"
     return _joined(

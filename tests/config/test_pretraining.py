@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from avvp_dist.config import SIZES, OptimizerConfig, PretrainConfig, TrainerConfig
 from avvp_dist.config.files import load, packaged_configs, read_config
+from avvp_dist.errors import ConfigError
 
 NAMES = [name for name in packaged_configs() if name.startswith("pretrain/")]
 KEYS = ["data.shards=some/folder", "trainer.out=some/folder"]
@@ -43,3 +44,8 @@ def test_the_config_for_gpus_scales_the_defaults_by_the_rule_that_it_names() -> 
     assert made.optimizer.lr == pytest.approx(OptimizerConfig().lr * grown**0.5, rel=0.02)
     assert made.trainer.precision == "bf16"
     assert made.trainer.validate_every and made.trainer.checkpoint_minutes
+
+
+def test_a_pretraining_without_an_objective_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"objective\.grounding=0: no objective is on"):
+        load(PretrainConfig, None, [*KEYS, "objective.grounding=0"])
