@@ -40,7 +40,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         layers, width, heads, feedforward = SIZES[config.size]
-        self.width, self.joint = width, config.joint
+        self.dims, self.width, self.joint = dims, width, config.joint
         self.activation_checkpointing = activation_checkpointing
         visual = [name for name in dims if name != AUDIO]
         summed = config.visual_tokens == "summed"
@@ -76,6 +76,8 @@ class Encoder(nn.Module):
         streams: dict[str, Tensor],
         lengths: Tensor | None = None,
         hidden: Sequence[str] = (),
+        masked: Tensor | None = None,
+        mask_tokens: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Representations of each token group in the order of `groups`, `[B, T, width]` each.
 
@@ -85,13 +87,18 @@ class Encoder(nn.Module):
                 attends to the padding.
             hidden: visual streams to hide. A summed token leaves them out, and no token attends
                 to a token of their own.
+            masked: tokens whose features are not seen, bool `[B, groups, T]`; None: all are seen.
+            mask_tokens: embedding in the place of such features, `[groups, width]`.
         """
         groups = [
             self._embed(streams, [name for name in names if name not in hidden] or names)
             for names in self.groups.values()
         ]
         snippets = groups[0].shape[1]
-        tokens = torch.stack(groups, 1) + self.positions[:snippets]
+        tokens = torch.stack(groups, 1)
+        if masked is not None and mask_tokens is not None:
+            tokens = torch.where(masked[..., None], mask_tokens[:, None], tokens)
+        tokens = tokens + self.positions[:snippets]
         tokens = (tokens + self.modalities[:, None]).flatten(1, 2)
         tokens = self.dropout(self.embedding_norm(tokens))
         mask = self._mask(snippets, lengths, hidden, tokens.device)

@@ -35,7 +35,7 @@ _OURS = {
 }
 
 
-_GRAPHS = 2 * 2 * 3
+_GRAPHS = 2 * 3 * 3
 """Maximum number of graphs of a compiled encoder."""
 
 Engine: TypeAlias = Any
@@ -127,8 +127,9 @@ def engine_config(
 def compile_encoder(module: nn.Module, backend: str | Callable[..., object] = "inductor") -> None:
     """Compile the encoder as one graph without a break; what is around it stays as it is.
 
-    There is a graph for whole clips and one for masked ones, in training and in validation, and of
-    each at most one for the first number of clips, for a single clip, and for all other numbers.
+    There is a graph for whole clips and one for padded ones, in training, in training with masked
+    snippets and in validation, and of each at most one for the first number of clips, for a single
+    clip, and for all other numbers.
     """
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, _GRAPHS)

@@ -159,6 +159,26 @@ def test_audio_meets_no_visual_token_in_an_encoder_that_is_not_joint() -> None:
         assert not torch.allclose(unseen[2], motion)
 
 
+@pytest.mark.parametrize("tokens", ["summed", "separate"])
+@torch.no_grad()
+def test_masked_features_are_replaced_and_reach_no_token(tokens: str) -> None:
+    model, streams = encoder(visual_tokens=tokens), clips(3)
+    lengths = torch.tensor([4, SNIPPETS, 2])
+    masked = torch.zeros(3, len(model.groups), SNIPPETS, dtype=torch.bool)
+    stand_ins = torch.randn(len(model.groups), SIZES["tiny"][1])
+    plain = model(streams, lengths)
+    assert all(map(torch.equal, model(streams, lengths, (), masked, stand_ins), plain))
+    masked[0, 0, 1] = masked[1, 1:, 2:5] = True
+    encoded = model(streams, lengths, (), masked, stand_ins)
+    assert not torch.allclose(encoded[0][0], plain[0][0])
+    close(tuple(x[2] for x in encoded), tuple(x[2] for x in plain))
+    changed = {name: x.clone() for name, x in streams.items()}
+    changed["audio"][0, 1] = changed["visual"][1, 2:5] = changed["motion"][1, 2:5] = 7.0
+    assert all(map(torch.equal, model(changed, lengths, (), masked, stand_ins), encoded))
+    other = model(streams, lengths, (), masked, stand_ins.flip(1))
+    assert not torch.allclose(other[0][0], encoded[0][0])
+
+
 # Faults of the authors' code, as options.
 
 

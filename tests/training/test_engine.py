@@ -213,9 +213,10 @@ def test_the_encoder_compiles_whole_into_few_graphs(
         torch.manual_seed(1)
         found = []
         for clips in sizes:
-            for lengths in (None, torch.full((clips,), 9)):
+            masked = torch.rand(clips, 2, 10) < 0.2, torch.randn(2, encoder.width)
+            for lengths, masks in ((None, ()), (torch.full((clips,), 9), ()), (None, masked)):
                 streams = {name: torch.randn(clips, 10, dim) for name, dim in DIMS.items()}
-                loss = torch.stack(encoder(streams, lengths)).pow(2).mean()
+                loss = torch.stack(encoder(streams, lengths, (), *masks)).pow(2).mean()
                 loss.backward()
                 found.append(float(loss.detach()))
         return found
@@ -224,5 +225,5 @@ def test_the_encoder_compiles_whole_into_few_graphs(
     torch._dynamo.reset()
     compile_encoder(encoder, backend=graphs)
     assert losses() == pytest.approx(plain, rel=1e-5)
-    # With and without a mask: for the first number of clips, and for all others.
-    assert graphs.frame_count == 2 * min(2, len(sizes))
+    # Whole, padded and masked: for the first number of clips, and for all others.
+    assert graphs.frame_count == 3 * min(2, len(sizes))
