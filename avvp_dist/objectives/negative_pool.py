@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -73,6 +73,31 @@ class PoolRows(NamedTuple):
 
 
 @dataclass(frozen=True)
+class StoredClips:
+    """Clips with their features as they are stored: those of a micro-batch, or of the pool."""
+
+    streams: Mapping[str, Tensor]
+    """Features `[B, T, D]` per stream."""
+    real: Tensor
+    """Snippets that are no padding, bool `[B, T]`; none in a row of the pool that holds no clip."""
+    numbers: Tensor
+    """Clip numbers `[B]`."""
+    rule_index: Tensor | None = None
+    """Index of each clip's link rule, `[B]`; None if there is one rule at most."""
+
+    def take(self, rows: Tensor) -> StoredClips:
+        """The clips in `rows [n]`, which may repeat."""
+        return StoredClips(
+            {name: x.index_select(0, rows) for name, x in self.streams.items()},
+            *(x.index_select(0, rows) for x in self.others()),
+        )
+
+    def others(self) -> list[Tensor]:
+        """Everything but the features, in the order of the fields."""
+        return [self.real, self.numbers, *([] if self.rule_index is None else [self.rule_index])]
+
+
+@dataclass(frozen=True)
 class NegativePool:
     """The pool's clips on every rank, from the rows that each rank lends (`PoolRows`).
 
@@ -94,11 +119,21 @@ class NegativePool:
         """
         empty = self.empty.view(-1, *[1] * (x.ndim - 1))
         pool = self._gather(x.index_select(0, self.rows).masked_fill(empty, 0))
-        with torch.no_grad():
-            lent = torch.cat([_bytes(trait.index_select(0, self.rows)) for trait in traits], 1)
-            everyone = self._gather(lent.masked_fill_(self.empty[:, None], 0))
+        return pool, self.traits(traits)
+
+    def stored(self, clips: StoredClips) -> StoredClips:
+        """Gather the pool's clips from those of this rank's micro-batch, in one collective."""
+        gathered = self.traits([*clips.streams.values(), *clips.others()])
+        features, others = gathered[: len(clips.streams)], gathered[len(clips.streams) :]
+        return StoredClips(dict(zip(clips.streams, features, strict=True)), *others)
+
+    @torch.no_grad()
+    def traits(self, traits: Sequence[Tensor]) -> list[Tensor]:
+        """Gather the pool's rows `[K, ...]` of each of `traits [B, ...]`, in one collective."""
+        lent = torch.cat([_bytes(trait.index_select(0, self.rows)) for trait in traits], 1)
+        everyone = self._gather(lent.masked_fill_(self.empty[:, None], 0))
         columns = everyone.split([_width(trait) for trait in traits], 1)
-        return pool, [_values(rows, trait) for rows, trait in zip(columns, traits, strict=True)]
+        return [_values(rows, trait) for rows, trait in zip(columns, traits, strict=True)]
 
     def _gather(self, rows: Tensor) -> Tensor:
         everyone = self.ranks.all_gather(rows)

@@ -48,6 +48,27 @@ class LinkRule(NamedTuple):
         return functools.reduce(operator.or_ if self.rule == "or" else operator.and_, reached)
 
 
+def linked_by_both(
+    link_rules: Sequence[LinkRule],
+    cosines: Mapping[str, Tensor],
+    indices: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Pairs of snippets that the rules of both clips link, bool of the shape of the cosines.
+
+    Args:
+        indices: index of each clip's rule, of one side of the pairs and of the other, in shapes
+            that broadcast; None if there is one rule.
+    """
+    if indices is None or len(link_rules) == 1:
+        return link_rules[0].links(cosines)
+    one, other = indices
+    linked = (
+        rule.links(cosines) | ~((one == index) | (other == index))
+        for index, rule in enumerate(link_rules)
+    )
+    return functools.reduce(operator.and_, linked)
+
+
 class Pool(Protocol):
     """Chooses the clips that all clips of a batch are compared with."""
 
@@ -147,7 +168,8 @@ class _LikelyFalse:
 
     def __init__(self, others: OtherClips, pool: Sequence[Tensor], snippets: int) -> None:
         self.others, self.snippets = others, snippets
-        self.features = {name: _vectors(x) for name, x in zip(others.features, pool, strict=False)}
+        features = zip(others.features, pool, strict=False)
+        self.features = {name: with_norms(x.flatten(0, 1)) for name, x in features}
         if others.rule_index is not None:
             self.pool_rules = pool[-1].repeat_interleave(snippets)
 
@@ -158,30 +180,31 @@ class _LikelyFalse:
         Clips of different groundings are compared by both rules, and both have to link them.
         """
         others = self.others
-        cosines = {
-            name: _cosines(_vectors(others.features[name][part]), y)
+        compared = {
+            name: cosines(with_norms(others.features[name][part].flatten(0, 1)), y)
             for name, y in self.features.items()
         }
-        if others.rule_index is None or len(others.link_rules) == 1:
-            return others.link_rules[0].links(cosines)
-        own_rules = others.rule_index[part].repeat_interleave(self.snippets)
-        linked = []
-        for index, rule in enumerate(others.link_rules):
-            concerned = (own_rules == index)[:, None] | (self.pool_rules == index)
-            linked.append(rule.links(cosines) | ~concerned)
-        return functools.reduce(operator.and_, linked)
+        indices = None
+        if others.rule_index is not None:
+            own_rules = others.rule_index[part].repeat_interleave(self.snippets)
+            indices = own_rules[:, None], self.pool_rules
+        return linked_by_both(others.link_rules, compared, indices)
 
 
-def _vectors(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Feature vectors `[BT, F]` in float32 and their norms `[BT]`, from `[B, T, F]`."""
-    x = features.detach().flatten(0, 1).float()
+Vectors = tuple[Tensor, Tensor]
+"""Feature vectors `[..., n, F]` in float32, and their norms `[..., n]`."""
+
+
+def with_norms(features: Tensor) -> Vectors:
+    """Feature vectors `[..., n, F]` as they are stored, and their norms."""
+    x = features.detach().float()
     return x, x.norm(dim=-1)
 
 
-def _cosines(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> Tensor:
-    """Cosines `[n, m]` of two sets of vectors with their norms; nan for a vector of zeros.
+def cosines(x: Vectors, y: Vectors) -> Tensor:
+    """Cosines `[..., n, m]` of two sets of vectors; nan for a vector of zeros.
 
     The norms are divided out last. Features stored in float16 lose no digit in TF32, in which a GPU
     may multiply, but unit vectors would; those stored in float32 are rounded to as many digits.
     """
-    return (x[0] @ y[0].T).div_(x[1][:, None]).div_(y[1])
+    return (x[0] @ y[0].mT).div_(x[1][..., None]).div_(y[1][..., None, :])

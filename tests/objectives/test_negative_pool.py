@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avvp_dist.objectives.negative_pool import NegativePool, PoolRows, pool_places
+from avvp_dist.objectives.negative_pool import NegativePool, PoolRows, StoredClips, pool_places
 from avvp_dist.runtime.ranks import Ranks, single_rank
 
 CPU = torch.device("cpu")
@@ -109,3 +109,16 @@ def test_traits_of_any_type_and_shape_come_back(size: int) -> None:
     _, found = NegativePool(*rows, single_rank())(torch.zeros(3, 1), traits)
     for expected, trait in zip(traits, found, strict=True):
         assert torch.equal(trait, expected[:size]) and trait.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("rules", [None, torch.tensor([0, 1, 1])])
+def test_the_pools_clips_come_as_they_are_stored(rules: Tensor | None) -> None:
+    streams = {"audio": torch.randn(3, 4, 2).half(), "visual": torch.randn(3, 4, 5).half()}
+    own = StoredClips(streams, torch.rand(3, 4) > 0.5, torch.arange(3) + 7, rules)
+    rows = PoolRows.choose(np.array([0, 2, 3]), np.array([0, 1, 2]), 4, single_rank())
+    pool = NegativePool(*rows, single_rank()).stored(own)
+    assert pool.numbers.tolist() == [7, 9, 0] and not pool.real[2].any()
+    for ours, theirs in zip(pool.others(), own.take(torch.tensor([0, 2])).others(), strict=True):
+        assert torch.equal(ours[:2], theirs)
+    for name, x in streams.items():
+        assert torch.equal(pool.streams[name][:2], x[[0, 2]]) and not pool.streams[name][2].any()
