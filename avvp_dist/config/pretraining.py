@@ -86,10 +86,33 @@ class ObjectiveConfig:
         "likely-false negatives, or kept as negatives",
         choices=("leave-out", "keep"),
     )
+    masked: float = option(
+        0.0, "weight of masked feature modelling (UNITER); 0: no snippet is masked", minimum=0
+    )
+    mask_fraction: float = option(
+        0.15,
+        "fraction of a clip's snippets that are masked, in its audio or in its vision",
+        minimum=0,
+        maximum=1,
+    )
+    mask_span: int = option(1, "number of snippets in a row that are masked together", minimum=1)
+    temperature: float = option(
+        0.1, "temperature of the softmax over the features of masked snippets", minimum=1e-3
+    )
+    matching: float = option(
+        0.0,
+        "weight of audio-visual matching (UNITER): does the audio of an input belong to its "
+        "vision; 0: no such task",
+        minimum=0,
+    )
 
     def weights(self) -> dict[str, float]:
         """Weight of each objective that is on, by name."""
-        weights = {"grounding": self.grounding}
+        weights = {
+            "grounding": self.grounding,
+            "masked": self.masked,
+            "matching": self.matching,
+        }
         return {name: weight for name, weight in weights.items() if weight}
 
     @property
@@ -142,3 +165,12 @@ class PretrainConfig:
     optimizer: OptimizerConfig = section(OptimizerConfig)
     trainer: TrainerConfig = section(TrainerConfig, export="last")
     tracking: TrackingConfig = section(TrackingConfig)
+
+    def conflicts(self) -> list[str]:
+        """Faults of keys of several sections that do not go together."""
+        if self.objective.matching and not self.encoder.joint:
+            return [
+                f"objective.matching={self.objective.matching:g}, encoder.joint=false: audio and "
+                "vision that do not attend to each other cannot be matched; take encoder.joint=true"
+            ]
+        return []

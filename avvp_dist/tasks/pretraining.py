@@ -25,6 +25,8 @@ from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
 from avvp_dist.models.specification import EncoderSpec
 from avvp_dist.objectives.grounding import anchor_positions, clip_losses, unit
+from avvp_dist.objectives.masked import mask_snippets
+from avvp_dist.objectives.matching import partner_rows
 from avvp_dist.objectives.negative_pool import PoolRows, pool_places
 from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.runtime.launched import launched_rank
@@ -96,6 +98,7 @@ class PretrainingTask:
         # Of the training losses only `own` is comparable with the validation loss.
         ("grounding loss", ["train/loss", "train/own", "val/loss"], "hinge"),
         ("held-out grounding", [f"val/auc_{pair}" for pair in PAIRS], "AUC"),
+        ("objectives", [f"train/{name}" for name in ("grounding", "masked", "matching")], "loss"),
         ("similarity", ["train/positive", "train/negative"], "cosine"),
         ("representations: spread", [f"val/spread_{name}" for name in MODALITIES], "std x sqrt(D)"),
         ("representations: rank", [f"val/rank_{name}" for name in MODALITIES], "effective rank"),
@@ -126,14 +129,15 @@ class PretrainingTask:
         self.components = np.concatenate([grounding.components for grounding in groundings])
         self.link_rules = _link_rules(groundings, config.objective)
         self.encoder = self._build_encoder()
-        self.module = self.model = GroundingModel(
-            self.encoder,
-            config.objective,
-            hidden_streams=config.data.hidden_streams,
-            link_rules=self.link_rules,
-            ranks=ranks,
-            autocast=autocasts(config.trainer),
-        )
+        with ranks.init_device:
+            self.module = self.model = GroundingModel(
+                self.encoder,
+                config.objective,
+                hidden_streams=config.data.hidden_streams,
+                link_rules=self.link_rules,
+                ranks=ranks,
+                autocast=autocasts(config.trainer),
+            )
         trained = training_clips(data, config.data.heldout)
         self.pools = data.pools(trained)
         self.heldout = validation_clips(data, trained, config.data.heldout_clips)
@@ -145,6 +149,7 @@ class PretrainingTask:
             VALIDATED_ON + "clips": digest([data.id(int(clip)) for clip in self.heldout]),
         }
         self.lengths = data.lengths
+        self.whole = bool((self.lengths == data.snippets).all())
         self.tokens = float(self.lengths.mean()) * len(self.encoder.groups)
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -155,15 +160,22 @@ class PretrainingTask:
         components = torch.from_numpy(self.components[clips.clips])
         if not clips.count:  # the stand-in for an empty batch is no negative of other clips
             components.fill_(PADDING)
-        lengths = self.lengths[clips.clips].astype(np.int64)
-        whole = bool((lengths == self.data.snippets).all())
-        rules = self.data.owners(clips.clips) if self.link_rules else None
         seed, objective = self.config.trainer.seed, self.config.objective
+        lengths = self.lengths[clips.clips].astype(np.int64)
+        # With matching, another rank may lend a clip that is not whole.
+        whole = self.whole or not (objective.matching or (lengths < self.data.snippets).any())
+        rules = self.data.owners(clips.clips) if self.link_rules else None
         micro = self._clips_per_rank()
         negatives = pool_places(
             objective.negatives, micro * self.ranks.size, seed, info.step, info.micro_batch
         )
         pool = PoolRows.choose(negatives, clips.places, micro, self.ranks)
+        masked, partners = None, None
+        if objective.masked:
+            real = (components != PADDING).numpy()
+            masked = mask_snippets(clips.clips, real, objective, seed, info.step)
+        if objective.matching:
+            partners = partner_rows(clips.clips, len(negatives), seed, info.step)
         return GroundingBatch(
             streams=clips.streams,
             lengths=None if whole else torch.from_numpy(lengths),
@@ -175,6 +187,8 @@ class PretrainingTask:
             pool_rows=pool.rows,
             pool_empty=pool.empty,
             pool_order=pool.order,
+            masked=masked,
+            partners=partners,
         )
 
     def validate(self) -> dict[str, float]:
@@ -220,6 +234,8 @@ class PretrainingTask:
         layers, width, *_ = SIZES[encoder.size]
         yield "held out", f"{len(self.heldout):,} clips are validated on"
         yield "encoder", f"{encoder.size}, {layers} layers x {width}"
+        if objective.label != objective.name:
+            yield "objectives", " + ".join(f"{w:g} x {n}" for n, w in objective.weights().items())
         if "contaminated" in self.tags:
             yield "contaminated", f"{self.tags['contaminated']} clips"
         if objective.grounding and objective.other_clips:
@@ -270,7 +286,7 @@ def _array(x: Tensor) -> NDArray[np.float32]:
 
 def _link_rules(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> list[LinkRule]:
     """Link rules used to drop likely-false negatives; empty if none is dropped."""
-    compared = objective.grounding and objective.other_clips
+    compared = (objective.grounding and objective.other_clips) or objective.matching
     if not compared or objective.false_negatives == "keep":
         return []
     rules = [LinkRule(grounding.thresholds, grounding.rule) for grounding in groundings]

@@ -49,3 +49,15 @@ def test_the_config_for_gpus_scales_the_defaults_by_the_rule_that_it_names() -> 
 def test_a_pretraining_without_an_objective_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"objective\.grounding=0: no objective is on"):
         load(PretrainConfig, None, [*KEYS, "objective.grounding=0"])
+    alone = load(PretrainConfig, None, [*KEYS, "objective.grounding=0", "objective.masked=0.5"])
+    assert alone.objective.weights() == {"masked": 0.5}
+    both = load(PretrainConfig, "pretrain/uni", [*KEYS, "objective.masked=0.5"])
+    assert (alone.objective.label, both.objective.label) == ("masked", "uni-masked")
+
+
+def test_matching_needs_an_encoder_that_joins_the_modalities() -> None:
+    keys = [*KEYS, "objective.matching=0.5"]
+    load(PretrainConfig, None, keys)
+    fault = r"objective\.matching=0\.5, encoder\.joint=false: .* take encoder\.joint=true"
+    with pytest.raises(ConfigError, match=fault):
+        load(PretrainConfig, None, [*keys, "encoder.joint=false"])

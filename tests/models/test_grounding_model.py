@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from avvp_dist.config import EncoderConfig, ObjectiveConfig
 from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
 from avvp_dist.objectives.grounding import grounding_loss
+from avvp_dist.objectives.masked import mask_snippets, masked_places
+from avvp_dist.objectives.matching import matching_loss
 from avvp_dist.objectives.negative_pool import PoolRows, pool_places
 from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.runtime.ranks import single_rank
@@ -51,6 +54,8 @@ def batch_of() -> GroundingBatch:
         epoch=0,
         pool_rows=torch.arange(CLIPS),
         pool_empty=torch.zeros(CLIPS, dtype=torch.bool),
+        masked=mask_snippets(np.arange(CLIPS), (components != PADDING).numpy(), OWN, 0, 0),
+        partners=(torch.arange(CLIPS) + 1) % CLIPS,
     )
 
 
@@ -126,7 +131,7 @@ def test_a_step_copies_nothing_from_the_host_and_waits_for_nothing(anchors: str,
         pool_order=rows.order,
     )
     links = [LinkRule({"audio": 0.9}, "or"), LinkRule({"visual": 0.5}, "and")]
-    objective = ObjectiveConfig("multi", anchors=anchors, other_clips=1.0)
+    objective = ObjectiveConfig("multi", anchors=anchors, other_clips=1.0, masked=1.0, matching=1.0)
     model = model_of(objective, link_rules=links, ranks=ranks).train().to("meta")
     moved = to_device(batch, ranks.device)
     with Operations() as operations:
@@ -180,3 +185,124 @@ def test_autocast_multiplies_in_bfloat16_in_the_layers_alone() -> None:
     model(batch_of())
     assert seen == [torch.bfloat16, torch.bfloat16]
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@torch.no_grad()
+def test_grounding_alone_has_the_encoders_parameters_and_its_own_loss() -> None:
+    model, batch = model_of(OWN), batch_of()
+    assert {name.partition(".")[0] for name, _ in model.named_parameters()} == {"encoder"}
+    audio, visual = model.representations(batch)
+    expected, parts = grounding_loss(audio, visual, batch.components, OWN)
+    loss, found = model(batch)
+    assert torch.equal(loss, expected) and found == parts
+
+
+@pytest.mark.parametrize("hidden", [[], ["motion"]])
+@pytest.mark.parametrize("tokens", ["summed", "separate"])
+@torch.no_grad()
+def test_the_loss_is_the_weighted_sum_of_the_objectives(tokens: str, hidden: list[str]) -> None:
+    def found(**weights: float) -> tuple[float, dict[str, float]]:
+        loss, parts = model_of(replace(OWN, **weights), tokens, hidden_streams=hidden)(batch_of())
+        return float(loss), {name: float(part) for name, part in parts.items()}
+
+    grounding, _ = found()
+    masked, parts = found(grounding=0.0, masked=1.0)
+    assert parts["masked"] == masked and parts["masked_chance"] > 0
+    matching, parts = found(grounding=0.0, matching=1.0)
+    assert parts == {"matching": matching, "matching_left_out": 0.0}
+    total, parts = found(grounding=0.5, masked=2.0)
+    assert total == pytest.approx(0.5 * grounding + 2 * masked, rel=1e-5)
+    assert (parts["grounding"], parts["masked"]) == pytest.approx((grounding, masked), rel=1e-5)
+    total, parts = found(grounding=0.5, matching=2.0)
+    assert total == pytest.approx(0.5 * grounding + 2 * matching, rel=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [[], ["motion"]])
+@torch.no_grad()
+def test_matching_compares_clips_with_their_audio_and_other_vision(hidden: list[str]) -> None:
+    model = model_of(replace(OWN, grounding=0.0, matching=1.0), hidden_streams=hidden)
+    batch = batch_of()  # clip 0 has three snippets of five, and is the partner of the last one
+    assert batch.lengths is not None
+    order = torch.tensor([1, 2, 3, 4, 5, 0])
+    mixed = replace(
+        batch,
+        streams={n: x if n == "audio" else x[order] for n, x in batch.streams.items()},
+        lengths=torch.minimum(batch.lengths, batch.lengths[order]),
+    )
+    logits = []
+    for one in (batch, mixed):
+        assert one.lengths is not None
+        real = torch.arange(SNIPPETS) < one.lengths[:, None]
+        logits.append(model.matching_head(*model.representations(one), real))
+    expected = matching_loss(logits[0], logits[1], torch.ones(CLIPS, dtype=torch.bool))
+    torch.testing.assert_close(model(batch)[0], expected)
+
+
+@torch.no_grad()
+def test_partners_that_are_no_negatives_do_not_count() -> None:
+    objective = replace(OWN, grounding=0.0, matching=1.0)
+    model, batch = model_of(objective), batch_of()
+    itself = replace(batch, partners=torch.arange(CLIPS))
+    assert float(model(itself)[0]) == 0
+    unreadable = replace(batch, pool_empty=torch.ones(CLIPS, dtype=torch.bool))
+    loss, parts = model(unreadable)
+    assert float(loss) == float(parts["matching_left_out"]) == 0
+    similar = replace(batch, streams={**batch.streams, "audio": torch.ones(CLIPS, SNIPPETS, 4)})
+    loss, parts = model_of(objective, link_rules=[LinkRule({"audio": 0.9}, "or")])(similar)
+    assert (float(loss), float(parts["matching_left_out"])) == (0, 1)
+
+
+def predictions(changed: str) -> list[Tensor]:
+    """Predicted features of masked snippets, where some features are `changed`."""
+    model = model_of(replace(OWN, masked=1.0), "separate", hidden_streams=["motion"])
+    batch, found = batch_of(), []
+    assert batch.masked is not None
+    if changed == "hidden":
+        batch.streams["motion"] += 1
+    elif changed:
+        rows = batch.masked if changed == "masked" else ~batch.masked
+        for name, row in (("audio", 0), ("visual", 1)):
+            batch.streams[name][rows[:, row]] += 1 + torch.arange(DIMS[name])
+    model.masked_head.register_forward_hook(lambda _, __, out: found.extend(out))
+    model(batch)
+    _, counted = masked_places(batch.masked, found[0].shape[1])
+    return [x[one] for x, one in zip(found, counted.unbind(1), strict=True)]
+
+
+@torch.no_grad()
+def test_predictions_know_neither_masked_features_nor_hidden_streams() -> None:
+    plain = predictions("")
+    assert [x.shape[1] for x in plain] == [DIMS["audio"], DIMS["visual"]]
+    for changed in ("masked", "hidden", "seen"):
+        same = [torch.equal(x, y) for x, y in zip(predictions(changed), plain, strict=True)]
+        assert same == [changed != "seen"] * 2, changed
+
+
+def test_masked_features_are_found_far_above_chance() -> None:
+    """Each clip has a cause of its own that its audio and its vision share."""
+    torch.manual_seed(0)
+    count = 16
+    causes = torch.randn(count, 1, 6) + 0.5 * torch.randn(count, SNIPPETS, 6)
+    streams = {name: causes @ torch.randn(6, dim) for name, dim in DIMS.items()}
+    clips, components = np.arange(count), torch.arange(SNIPPETS).expand(count, -1).to(torch.uint8)
+    objective = ObjectiveConfig(grounding=0.0, masked=1.0, mask_fraction=0.3)
+    model = model_of(objective).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(50):
+        batch = GroundingBatch(
+            streams=streams,
+            lengths=None,
+            components=components,
+            clips=torch.from_numpy(clips),
+            epoch=0,
+            pool_rows=torch.from_numpy(clips),
+            pool_empty=torch.zeros(count, dtype=torch.bool),
+            masked=mask_snippets(clips, np.ones((count, SNIPPETS), bool), objective, 0, step),
+        )
+        loss, parts = model(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    chance = float(parts["masked_chance"])
+    assert chance == pytest.approx(np.log(count * SNIPPETS))
+    assert float(loss.detach()) < 0.7 * chance
