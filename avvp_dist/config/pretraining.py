@@ -86,6 +86,11 @@ class ObjectiveConfig:
         "likely-false negatives, or kept as negatives",
         choices=("leave-out", "keep"),
     )
+    contrastive: float = option(
+        0.0,
+        "weight of the supervised contrastive loss over the grounding's positives; 0: off",
+        minimum=0,
+    )
     masked: float = option(
         0.0, "weight of masked feature modelling (UNITER); 0: no snippet is masked", minimum=0
     )
@@ -96,20 +101,23 @@ class ObjectiveConfig:
         maximum=1,
     )
     mask_span: int = option(1, "number of snippets in a row that are masked together", minimum=1)
-    temperature: float = option(
-        0.1, "temperature of the softmax over the features of masked snippets", minimum=1e-3
-    )
     matching: float = option(
         0.0,
         "weight of audio-visual matching (UNITER): does the audio of an input belong to its "
         "vision; 0: no such task",
         minimum=0,
     )
+    temperature: float = option(
+        0.1,
+        "number by which the contrastive loss and masked feature modelling divide cosines",
+        minimum=0.01,
+    )
 
     def weights(self) -> dict[str, float]:
         """Weight of each objective that is on, by name."""
         weights = {
             "grounding": self.grounding,
+            "contrastive": self.contrastive,
             "masked": self.masked,
             "matching": self.matching,
         }
@@ -119,6 +127,11 @@ class ObjectiveConfig:
     def label(self) -> str:
         """Names of the objectives that are on, such as `multi` or `multi-masked`."""
         return "-".join(self.name if one == "grounding" else one for one in self.weights())
+
+    @property
+    def takes_negatives(self) -> bool:
+        """Whether snippets of other clips are negatives."""
+        return self.grounding * self.other_clips > 0 or self.contrastive > 0
 
     def conflicts(self) -> list[str]:
         """Faults of keys that do not go together."""

@@ -15,7 +15,8 @@ from avvp_dist.config import ObjectiveConfig
 from avvp_dist.models.autocast import autocast
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.heads import MaskedHead, MatchingHead
-from avvp_dist.objectives.grounding import grounding_loss
+from avvp_dist.objectives.contrastive import supervised_contrastive_loss
+from avvp_dist.objectives.grounding import compared_pairs, grounding_loss, unit
 from avvp_dist.objectives.masked import (
     feature_keys,
     masked_loss,
@@ -24,7 +25,7 @@ from avvp_dist.objectives.masked import (
 )
 from avvp_dist.objectives.matching import alike, matching_loss
 from avvp_dist.objectives.negative_pool import NegativePool, StoredClips
-from avvp_dist.objectives.negatives import LinkRule, OtherClips
+from avvp_dist.objectives.negatives import LinkRule, Negatives, OtherClips
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import AUDIO, PADDING
 
@@ -99,19 +100,30 @@ class GroundingModel(nn.Module):
     def forward(self, batch: GroundingBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of the batch and its detached parts: those of the objectives, and the loss of each
         unless it is grounding alone. A collective if an objective looks at other clips."""
-        weights = self.objective.weights()
+        objective, components = self.objective, batch.components
+        weights = objective.weights()
         losses: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
-        if weights.keys() & {"grounding", "matching"}:
+        if weights.keys() != {"masked"}:
             with self._autocast(batch):
                 audio, visual = self.representations(batch)
+            x = unit(audio, visual)
         if weights.keys() & {"masked", "matching"}:
             clips = self._stored(batch)
             pool = self._pool(batch).stored(clips)
+
+        @functools.cache  # gathered once for all objectives
+        def negatives() -> Negatives:
+            return Negatives.gather(x, components, self._other_clips(batch))
+
         if "grounding" in weights:
-            others = self._other_clips(batch) if self.objective.other_clips else None
             losses["grounding"], parts = grounding_loss(
-                audio, visual, batch.components, self.objective, batch.epoch, batch.anchors, others
+                x, components, objective, negatives, batch.epoch, batch.anchors
+            )
+        if "contrastive" in weights:
+            pairs = compared_pairs(objective, batch.epoch)
+            losses["contrastive"] = supervised_contrastive_loss(
+                x, components, pairs, objective.temperature, negatives()
             )
         if "masked" in weights:
             losses["masked"], parts["masked_chance"] = self._masked_loss(batch, clips, pool)

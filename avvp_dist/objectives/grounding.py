@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from avvp_dist.config import ObjectiveConfig
 from avvp_dist.hashing import hash_uniform
-from avvp_dist.objectives.negatives import OtherClips, Pairs, other_clips_hinge
+from avvp_dist.objectives.negatives import Negatives, Pairs, other_clips_hinge
 from avvp_dist.shards.schema import PADDING
 
 _UNI, _CROSS = ((0, 0), (1, 1)), ((0, 1), (1, 0))
@@ -18,13 +20,12 @@ _PAIRS: dict[str, Pairs] = {"uni": _UNI, "cross": _CROSS, "multi": _UNI + _CROSS
 
 
 def grounding_loss(
-    audio: Tensor,
-    visual: Tensor,
+    x: Tensor,
     components: Tensor,
     config: ObjectiveConfig,
+    negatives: Callable[[], Negatives],
     epoch: int = 0,
     positions: Tensor | None = None,
-    others: OtherClips | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Hinge losses on cosine similarities, between and within the modalities.
 
@@ -36,31 +37,35 @@ def grounding_loss(
     snippets of the batch's other clips (`other_clips_hinge`).
 
     Args:
-        audio: representations of the audio `[B, T, D]`.
-        visual: representations of the vision `[B, T, D]`.
+        x: unit representations `[B, 2, T, D]`, audio and visual.
         components: component ids `[B, T]`; `PADDING` for padding.
+        negatives: gathers the negatives from other clips, if `config.other_clips` weights them.
         epoch: number of the epoch, which `config.alternate` alternates by.
         positions: position of each clip's only anchor among its snippets, `[B]` in [0, 1]; None:
             every snippet is an anchor.
-        others: the clips as negatives of one another; None: they are different clips, and
-            nothing is left out.
 
     Returns:
         The loss, and detached: its parts `own` and `other`, the mean similarity of `positive` and
         `negative` pairs within a clip, the fraction of hinges that are `zero`, and with
         `config.other_clips` the fraction of negatives `left_out`.
     """
-    x = unit(audio, visual)
-    pairs = _pairs(config, epoch)
+    pairs = compared_pairs(config, epoch)
     own, seen = own_clip_hinge(x, components, pairs, config, positions)
     loss = own.mean()
     parts = {"own": loss.detach(), "other": torch.zeros_like(loss), **seen}
     if config.other_clips:
-        others = others or OtherClips(torch.arange(len(x), device=x.device))
-        other, left_out = other_clips_hinge(x, components, pairs, config.negative_margin, others)
+        found = negatives()
+        other = other_clips_hinge(x, components, pairs, config.negative_margin, found)
         loss = loss + config.other_clips * other.mean()
-        parts |= {"other": other.mean().detach(), "left_out": left_out.mean()}
+        parts |= {"other": other.mean().detach(), "left_out": found.left_out.mean()}
     return loss, parts
+
+
+def compared_pairs(config: ObjectiveConfig, epoch: int) -> Pairs:
+    """Pairs of modalities that the objective compares in an epoch."""
+    if config.name == "multi" and config.alternate:
+        return _PAIRS["uni" if epoch % 2 else "cross"]
+    return _PAIRS[config.name]
 
 
 def anchor_positions(
@@ -132,12 +137,6 @@ def pair_masks(components: Tensor) -> tuple[Tensor, Tensor]:
     real = components != PADDING
     valid = real[:, :, None] & real[:, None, :]
     return (components[:, :, None] == components[:, None, :]) & valid, valid
-
-
-def _pairs(config: ObjectiveConfig, epoch: int) -> Pairs:
-    if config.name == "multi" and config.alternate:
-        return _PAIRS["uni" if epoch % 2 else "cross"]
-    return _PAIRS[config.name]
 
 
 def _anchors(components: Tensor, positions: Tensor | None) -> Tensor:

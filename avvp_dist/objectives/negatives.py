@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -103,49 +103,85 @@ class OtherClips:
         return [*self.features.values(), *([] if self.rule_index is None else [self.rule_index])]
 
 
+@dataclass(frozen=True)
+class Negatives:
+    """Snippets of the pool's clips, and the anchors of a batch that each is a negative of."""
+
+    pool: Tensor
+    """Unit representations of the pool's snippets, `[2, KT, D]`."""
+    masks: Sequence[Tensor]
+    """Whether each is a negative of each snippet of a block of clips, bool `[bT, KT]`."""
+    left_out: Tensor
+    """Fraction of the other clips' snippets that was left out, `[B]`."""
+
+    @classmethod
+    def gather(cls, x: Tensor, components: Tensor, others: OtherClips) -> Negatives:
+        """Gather the pool; a collective.
+
+        Snippets of the same clip are no negatives. Neither is a snippet that the groundings of both
+        clips would link to the anchor: two clips of the same kind have much in common.
+
+        Args:
+            x: unit representations `[B, 2, T, D]`, audio and visual.
+            components: component ids `[B, T]`; `PADDING` for padding.
+        """
+        snippets = components.shape[1]
+        real = components != PADDING
+        traits = [real, others.clips, *others.compared()]
+        y, (pool_real, pool_clips, *compared) = others.pool(x, traits)
+        pool_real, pool_clips = pool_real.flatten(), pool_clips.repeat_interleave(snippets)
+        likely_false = _LikelyFalse(others, compared, snippets)
+        del compared  # the pool's features as stored: the products need them in float32 only
+        block = max(1, CELLS // (snippets * len(pool_clips)))
+        masks, fractions = [], []
+        for start in range(0, len(x), block):
+            part = slice(start, start + block)
+            clips = others.clips[part].repeat_interleave(snippets)
+            foreign = (clips[:, None] != pool_clips) & real[part].flatten()[:, None] & pool_real
+            negative = foreign & ~likely_false(part) if others.link_rules else foreign
+            count, kept = (m.unflatten(0, (-1, snippets)).sum((1, 2)) for m in (foreign, negative))
+            masks.append(negative)
+            fractions.append((count - kept) / count.clamp(min=1))
+        return cls(y.transpose(0, 1).flatten(1, 2), masks, torch.cat(fractions))
+
+    def reduce(self, x: Tensor, over: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Reduce the comparisons of each anchor with its negatives, `[..., B, T]`.
+
+        Args:
+            x: unit representations of the batch `[B, 2, T, D]`.
+            over: from anchors `[2, n, D]`, the pool's snippets `[2, m, D]` and the mask of those
+                that are negatives `[n, m]`, to `[..., n]`.
+        """
+        snippets = x.shape[2]
+        block = len(self.masks[0]) // snippets
+        parts = []
+        for number, negative in enumerate(self.masks):
+            part = slice(number * block, (number + 1) * block)
+            arguments = (x[part].transpose(0, 1).flatten(1, 2), self.pool, negative)
+            if len(self.masks) == 1:
+                reduced = over(*arguments)
+            else:  # recomputed in the backward pass: all blocks together would not fit in memory
+                reduced = checkpoint(
+                    over, *arguments, use_reentrant=False, preserve_rng_state=False
+                )
+            parts.append(reduced)
+        return torch.cat(parts, -1).unflatten(-1, (len(x), snippets))
+
+
 def other_clips_hinge(
-    x: Tensor, components: Tensor, pairs: Pairs, margin: float, others: OtherClips
-) -> tuple[Tensor, Tensor]:
-    """Hinge [<x_i, y_j> - margin]_+ over snippets j of the pool's other clips, per clip.
+    x: Tensor, components: Tensor, pairs: Pairs, margin: float, negatives: Negatives
+) -> Tensor:
+    """Hinge [<x_i, y_j> - margin]_+ over the negatives from other clips, per clip `[B]`.
 
     The mean over the negatives j of an anchor is summed over `pairs`, then averaged over the real
-    snippets i of the clip. A snippet that the groundings of both clips would link to the anchor is
-    no negative: two clips of the same kind have much in common.
+    snippets i of the clip.
 
     Args:
         x: unit representations `[B, 2, T, D]`, audio and visual.
         components: component ids `[B, T]`; `PADDING` for padding.
-
-    Returns:
-        The hinge `[B]`, and the fraction of other clips' snippets that was left out `[B]`.
     """
-    snippets = components.shape[1]
-    real = components != PADDING
-    traits = [real, others.clips, *others.compared()]
-    y, (pool_real, pool_clips, *compared) = others.pool(x, traits)
-    y = y.transpose(0, 1).flatten(1, 2)  # [2, KT, D]
-    pool_real, pool_clips = pool_real.flatten(), pool_clips.repeat_interleave(snippets)
-    likely_false = _LikelyFalse(others, compared, snippets)
-    del compared  # the pool's features as stored: the products need them in float32 only
-    block = max(1, CELLS // (snippets * len(pool_clips)))
-    hinges, fractions = [], []
-    for start in range(0, len(x), block):
-        part = slice(start, start + block)
-        clips = others.clips[part].repeat_interleave(snippets)
-        foreign = (clips[:, None] != pool_clips) & real[part].flatten()[:, None] & pool_real
-        negative = foreign & ~likely_false(part) if others.link_rules else foreign
-        arguments = (x[part].transpose(0, 1).flatten(1, 2), y, negative, pairs, margin)
-        if block >= len(x):
-            hinge = _mean_hinge(*arguments)
-        else:  # recomputed in the backward pass: all blocks together would not fit in memory
-            hinge = checkpoint(
-                _mean_hinge, *arguments, use_reentrant=False, preserve_rng_state=False
-            )
-        hinges.append(hinge.unflatten(0, (-1, snippets)))
-        count, kept = (m.unflatten(0, (-1, snippets)).sum((1, 2)) for m in (foreign, negative))
-        fractions.append((count - kept) / count.clamp(min=1))
-    hinge = torch.cat(hinges).sum(1) / real.sum(1).clamp(min=1)
-    return hinge, torch.cat(fractions)
+    hinge = negatives.reduce(x, functools.partial(_mean_hinge, pairs=pairs, margin=margin))
+    return hinge.sum(1) / (components != PADDING).sum(1).clamp(min=1)
 
 
 def _mean_hinge(x: Tensor, y: Tensor, negative: Tensor, pairs: Pairs, margin: float) -> Tensor:

@@ -98,8 +98,8 @@ class PretrainingTask:
         # Of the training losses only `own` is comparable with the validation loss.
         ("grounding loss", ["train/loss", "train/own", "val/loss"], "hinge"),
         ("held-out grounding", [f"val/auc_{pair}" for pair in PAIRS], "AUC"),
-        ("objectives", [f"train/{name}" for name in ("grounding", "masked", "matching")], "loss"),
         ("similarity", ["train/positive", "train/negative"], "cosine"),
+        ("objectives", [f"train/{name}" for name in ("grounding", "contrastive", "masked", "matching")], "loss"),
         ("representations: spread", [f"val/spread_{name}" for name in MODALITIES], "std x sqrt(D)"),
         ("representations: rank", [f"val/rank_{name}" for name in MODALITIES], "effective rank"),
     )
@@ -238,7 +238,7 @@ class PretrainingTask:
             yield "objectives", " + ".join(f"{w:g} x {n}" for n, w in objective.weights().items())
         if "contaminated" in self.tags:
             yield "contaminated", f"{self.tags['contaminated']} clips"
-        if objective.grounding and objective.other_clips:
+        if objective.takes_negatives:
             micro, snippets = self._clips_per_rank(), self.data.snippets
             clips = micro * self.ranks.size
             pool = min(clips, objective.negatives or clips)
@@ -286,7 +286,7 @@ def _array(x: Tensor) -> NDArray[np.float32]:
 
 def _link_rules(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> list[LinkRule]:
     """Link rules used to drop likely-false negatives; empty if none is dropped."""
-    compared = (objective.grounding and objective.other_clips) or objective.matching
+    compared = objective.takes_negatives or objective.matching
     if not compared or objective.false_negatives == "keep":
         return []
     rules = [LinkRule(grounding.thresholds, grounding.rule) for grounding in groundings]
@@ -332,7 +332,7 @@ def _groundings(data: Mixture, places: Sequence[str]) -> list[Grounding]:
 def _check_contrast(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> None:
     """Raise `ConfigError` if no two snippets would be a negative pair."""
     parts = [grounding.components for grounding in groundings]
-    needed = objective.grounding and not objective.other_clips
+    needed = objective.grounding and not objective.takes_negatives
     if not needed or any(((ids > 0) & (ids != PADDING)).any() for ids in parts):
         return
     names = " + ".join(grounding.place for grounding in groundings)

@@ -37,6 +37,7 @@ def cases() -> Iterator[tuple[ObjectiveConfig, int, int]]:
     """Configs of objectives, ZeRO stage, micro-batches a step.
 
     Each stage meets each name and each kind of anchors, and each name meets each kind of anchors.
+    Last come objectives beyond the paper.
     """
     names, kinds = ("uni", "cross", "multi"), ("all", "one", "shared")
     for stage, (number, name) in itertools.product(range(4), enumerate(names)):
@@ -52,6 +53,7 @@ def cases() -> Iterator[tuple[ObjectiveConfig, int, int]]:
     yield ObjectiveConfig(grounding=0.0, matching=1.0), 2, 1
     spans: dict[str, Any] = {"masked": 0.5, "mask_span": 2, "mask_fraction": 0.5}
     yield ObjectiveConfig("cross", matching=0.5, negatives=5, **spans), 0, 2
+    yield ObjectiveConfig("cross", other_clips=0.0, contrastive=1.0, negatives=4), 0, 1
 
 
 def config_of(shards: str, objective: ObjectiveConfig, stage: int, micro: int) -> PretrainConfig:

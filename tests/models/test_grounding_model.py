@@ -14,11 +14,11 @@ from avvp_dist.config import EncoderConfig, ObjectiveConfig
 from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
-from avvp_dist.objectives.grounding import grounding_loss
+from avvp_dist.objectives.grounding import grounding_loss, unit
 from avvp_dist.objectives.masked import mask_snippets, masked_places
 from avvp_dist.objectives.matching import matching_loss
 from avvp_dist.objectives.negative_pool import PoolRows, pool_places
-from avvp_dist.objectives.negatives import LinkRule
+from avvp_dist.objectives.negatives import LinkRule, Negatives
 from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.shards.schema import PADDING
 from avvp_dist.training.footprint import PlannedRanks
@@ -78,7 +78,8 @@ def test_the_loss_is_that_of_the_compared_representations(tokens: str) -> None:
     model, batch = model_of(OWN, tokens), batch_of()
     audio, *visual = model.encoder(batch.streams, batch.lengths)
     vision = sum(visual) / len(visual)
-    expected, _ = grounding_loss(audio, vision, batch.components, OWN)
+    x = unit(audio, vision)
+    expected, _ = grounding_loss(x, batch.components, OWN, lambda: pytest.fail("unweighted"))
     torch.testing.assert_close(model(batch)[0], expected)
 
 
@@ -92,6 +93,25 @@ def test_hidden_streams_do_not_reach_the_loss(tokens: str, hidden: list[str]) ->
         batch = batch_of()
         batch.streams[name] = batch.streams[name].flip(1)
         assert torch.equal(model(batch)[0], plain) == (name in hidden), name
+
+
+@pytest.mark.parametrize("other_clips", [0.0, 1.0])
+@torch.no_grad()
+def test_further_objectives_are_added_by_their_weights(other_clips: float) -> None:
+    plain = replace(OWN, other_clips=other_clips)
+    alone, batch = model_of(plain)(batch_of())[0], batch_of()
+    loss, parts = model_of(replace(plain, contrastive=0.5))(batch)
+    assert parts["contrastive"] > 0.1
+    expected = alone + 0.5 * parts["contrastive"]
+    torch.testing.assert_close(loss, expected)
+
+
+@torch.no_grad()
+def test_the_pool_is_gathered_once_for_all_objectives(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered, gather = [], Negatives.gather
+    monkeypatch.setattr(Negatives, "gather", lambda *x: gathered.append(1) or gather(*x))
+    model_of(replace(OWN, other_clips=1.0, contrastive=1.0))(batch_of())
+    assert gathered == [1]
 
 
 @torch.no_grad()
@@ -131,7 +151,9 @@ def test_a_step_copies_nothing_from_the_host_and_waits_for_nothing(anchors: str,
         pool_order=rows.order,
     )
     links = [LinkRule({"audio": 0.9}, "or"), LinkRule({"visual": 0.5}, "and")]
-    objective = ObjectiveConfig("multi", anchors=anchors, other_clips=1.0, masked=1.0, matching=1.0)
+    objective = ObjectiveConfig(
+        "multi", anchors=anchors, contrastive=1.0, masked=1.0, matching=1.0
+    )
     model = model_of(objective, link_rules=links, ranks=ranks).train().to("meta")
     moved = to_device(batch, ranks.device)
     with Operations() as operations:

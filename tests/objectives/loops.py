@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from avvp_dist.config import ObjectiveConfig
+from avvp_dist.objectives.negatives import LinkRule
 from avvp_dist.shards.schema import PADDING
 
 PLAIN = ObjectiveConfig(other_clips=0.0, positive_margin=0.6, negative_margin=0.1)
@@ -103,3 +104,27 @@ def foreign_by_loops(
         hinges.append(mean(anchors))
         fractions.append(out / max(1, all_j))
     return mean(hinges), mean(fractions)
+
+
+def stored() -> dict[str, Tensor]:
+    """Features of the clips of `batch`: noisy copies of four vectors, and one that is zero."""
+    torch.manual_seed(1)
+    kinds = {"audio": torch.randn(4, 3), "visual": torch.randn(4, 7)}
+    features = {
+        name: (kind[torch.randint(4, (5, 6))] + 0.2 * torch.randn(5, 6, kind.shape[1])).half()
+        for name, kind in kinds.items()
+    }
+    features["audio"][2, 1] = 0
+    return features
+
+
+LOOSE = {"audio": 0.6, "visual": 0.7}
+
+
+def linked(features: dict[str, Tensor], p: Place, q: Place, rule: LinkRule) -> bool:
+    """Rule of Algorithm 1 for one pair of snippets."""
+    reached = []
+    for name, limit in rule.thresholds.items():
+        x, y = (features[name][place].float() for place in (p, q))
+        reached.append(bool(x.any() and y.any()) and cosine(x, y) >= limit)
+    return bool(reached) and (any(reached) if rule.rule == "or" else all(reached))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from avvp_dist.objectives.grounding import (
     pair_masks,
     unit,
 )
-from avvp_dist.objectives.negatives import OtherClips
+from avvp_dist.objectives.negatives import Negatives, OtherClips
 from avvp_dist.shards.schema import PADDING
 from tests.objectives.loops import (
     PLAIN,
@@ -33,11 +34,28 @@ from tests.objectives.loops import (
 )
 
 
+def loss_of(
+    audio: Tensor,
+    visual: Tensor,
+    components: Tensor,
+    config: ObjectiveConfig,
+    *,
+    others: OtherClips | None = None,
+    **changed: Any,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of representations; the clips are different ones, and nothing is left out."""
+    x = unit(audio, visual)
+    clips = others or OtherClips(torch.arange(len(x)))
+    return grounding_loss(
+        x, components, config, lambda: Negatives.gather(x, components, clips), **changed
+    )
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", ["uni", "cross", "multi"])
 def test_losses_are_equations_4_to_6(name: str, reduction: str) -> None:
     config = replace(PLAIN, name=name, reduction=reduction)
-    loss, parts = grounding_loss(*batch(), config)
+    loss, parts = loss_of(*batch(), config)
     assert float(loss) == pytest.approx(by_loops(batch(), config), rel=1e-5)
     assert float(parts["own"]) == float(loss)
     assert float(parts["other"]) == 0
@@ -45,8 +63,7 @@ def test_losses_are_equations_4_to_6(name: str, reduction: str) -> None:
 
 def test_multi_is_the_sum_of_uni_and_cross() -> None:
     uni, cross, multi = (
-        float(grounding_loss(*batch(), replace(PLAIN, name=name))[0])
-        for name in ("uni", "cross", "multi")
+        float(loss_of(*batch(), replace(PLAIN, name=name))[0]) for name in ("uni", "cross", "multi")
     )
     assert multi == pytest.approx(uni + cross, rel=1e-6)
 
@@ -54,7 +71,7 @@ def test_multi_is_the_sum_of_uni_and_cross() -> None:
 @pytest.mark.parametrize("name", ["uni", "cross", "multi"])
 def test_other_clips_add_their_mean_hinge(name: str) -> None:
     config = replace(PLAIN, name=name, other_clips=0.5)
-    loss, parts = grounding_loss(*batch(), config)
+    loss, parts = loss_of(*batch(), config)
     foreign, _ = foreign_by_loops(batch(), config)
     assert float(parts["other"]) == pytest.approx(foreign, rel=1e-5)
     assert float(parts["left_out"]) == 0
@@ -65,7 +82,7 @@ def test_other_clips_add_their_mean_hinge(name: str) -> None:
 def test_one_anchor_per_clip_is_the_real_snippet_at_its_position(seed: int) -> None:
     data = batch()
     positions = torch.rand(5, generator=torch.Generator().manual_seed(seed))
-    loss, _ = grounding_loss(*data, PLAIN, positions=positions)
+    loss, _ = loss_of(*data, PLAIN, positions=positions)
     expected = mean(
         sum(
             anchor_loss(x, y, ids, int(place * len(real_snippets(ids))), PLAIN)
@@ -78,12 +95,10 @@ def test_one_anchor_per_clip_is_the_real_snippet_at_its_position(seed: int) -> N
 
 def test_one_anchor_has_the_expectation_of_all_for_clips_of_any_length() -> None:
     audio, visual, components = batch()
-    every, _ = grounding_loss(audio, visual, components, PLAIN)
+    every, _ = loss_of(audio, visual, components, PLAIN)
     # 60 positions that are evenly spread: the mean over them is the expectation.
     losses = [
-        grounding_loss(
-            audio, visual, components, PLAIN, positions=torch.full((5,), (n + 0.5) / 60)
-        )[0]
+        loss_of(audio, visual, components, PLAIN, positions=torch.full((5,), (n + 0.5) / 60))[0]
         for n in range(60)
     ]
     assert float(torch.stack(losses).mean()) == pytest.approx(float(every), rel=1e-5)
@@ -106,7 +121,7 @@ def test_positions_belong_to_seed_step_and_clip(anchors: str) -> None:
 def test_position_1_is_the_last_snippet_and_a_clip_without_components_has_no_anchor() -> None:
     audio, visual, components = batch()
     components[1] = PADDING
-    loss, _ = grounding_loss(audio, visual, components, PLAIN, positions=torch.ones(5))
+    loss, _ = loss_of(audio, visual, components, PLAIN, positions=torch.ones(5))
     last = [len(real_snippets(ids)) - 1 for ids in components]
     expected = sum(
         anchor_loss(x, y, ids, i, PLAIN)
@@ -120,7 +135,7 @@ def test_position_1_is_the_last_snippet_and_a_clip_without_components_has_no_anc
 @pytest.mark.parametrize("config", [PLAIN, replace(PLAIN, other_clips=1.0, name="cross")])
 def test_every_clip_has_the_same_weight_so_parts_of_a_batch_add_up(config: ObjectiveConfig) -> None:
     audio, visual, components = batch()
-    whole, _ = grounding_loss(audio, visual, components, config)
+    whole, _ = loss_of(audio, visual, components, config)
     every = torch.stack([audio, visual], 1)
 
     def pool(x: Tensor, traits: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -130,7 +145,7 @@ def test_every_clip_has_the_same_weight_so_parts_of_a_batch_add_up(config: Objec
     for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
         others = OtherClips(torch.arange(5)[rows], pool=pool)
         here = (audio[rows], visual[rows], components[rows])
-        loss, _ = grounding_loss(*here, config, others=others)
+        loss, _ = loss_of(*here, config, others=others)
         parts.append(float(loss) * len(here[0]) / 5)
     assert sum(parts) == pytest.approx(float(whole), rel=1e-5)
 
@@ -138,9 +153,9 @@ def test_every_clip_has_the_same_weight_so_parts_of_a_batch_add_up(config: Objec
 @pytest.mark.parametrize("epoch", range(4))
 def test_alternating_multi_is_cross_in_even_epochs_and_uni_in_odd_ones(epoch: int) -> None:
     config = replace(PLAIN, name="multi", alternate=True, other_clips=1.0)
-    loss, parts = grounding_loss(*batch(), config, epoch)
+    loss, parts = loss_of(*batch(), config, epoch=epoch)
     alone = replace(PLAIN, name="uni" if epoch % 2 else "cross", other_clips=1.0)
-    expected, expected_parts = grounding_loss(*batch(), alone)
+    expected, expected_parts = loss_of(*batch(), alone)
     assert float(loss) == float(expected)
     assert parts == expected_parts
 
@@ -148,12 +163,12 @@ def test_alternating_multi_is_cross_in_even_epochs_and_uni_in_odd_ones(epoch: in
 @pytest.mark.parametrize("name", ["uni", "cross"])
 def test_only_multi_alternates(name: str) -> None:
     config = replace(PLAIN, name=name)
-    expected, _ = grounding_loss(*batch(), config)
+    expected, _ = loss_of(*batch(), config)
     for epoch in (0, 1):
-        loss, _ = grounding_loss(*batch(), replace(config, alternate=True), epoch)
+        loss, _ = loss_of(*batch(), replace(config, alternate=True), epoch=epoch)
         assert float(loss) == float(expected)
     multi = replace(PLAIN, name="multi")
-    first, second = (float(grounding_loss(*batch(), multi, epoch)[0]) for epoch in (0, 1))
+    first, second = (float(loss_of(*batch(), multi, epoch=epoch)[0]) for epoch in (0, 1))
     assert first == second
 
 
@@ -163,7 +178,7 @@ def test_perfect_representations_cost_nothing(name: str) -> None:
     places = torch.arange(5)[:, None] * 6 + components.long().clamp(max=5)
     perfect = torch.eye(30)[places]
     config = replace(PLAIN, name=name, other_clips=1.0)
-    loss, parts = grounding_loss(3 * perfect, 0.1 * perfect, components, config)
+    loss, parts = loss_of(3 * perfect, 0.1 * perfect, components, config)
     assert float(loss) == 0
     assert float(parts["positive"]) == pytest.approx(1)
     assert float(parts["negative"]) == 0
@@ -175,7 +190,7 @@ def test_both_modalities_learn_and_padding_does_not(name: str) -> None:
     audio, visual, components = batch()
     representations = audio.requires_grad_(), visual.requires_grad_()
     config = replace(PLAIN, name=name, other_clips=1.0)
-    loss, _ = grounding_loss(*representations, components, config)
+    loss, _ = loss_of(*representations, components, config)
     loss.backward()
     padding = components == PADDING
     for x in representations:
@@ -187,10 +202,10 @@ def test_both_modalities_learn_and_padding_does_not(name: str) -> None:
 def test_the_padding_does_not_matter() -> None:
     audio, visual, components = batch()
     config = replace(PLAIN, other_clips=1.0)
-    before, seen = grounding_loss(audio, visual, components, config)
+    before, seen = loss_of(audio, visual, components, config)
     for x in (audio, visual):
         x[components == PADDING] = 1e4
-    after, now = grounding_loss(audio, visual, components, config)
+    after, now = loss_of(audio, visual, components, config)
     torch.testing.assert_close(after, before)
     torch.testing.assert_close(now, seen)
 

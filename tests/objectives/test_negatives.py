@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from avvp_dist.objectives import negatives
 from avvp_dist.objectives.grounding import unit
-from avvp_dist.objectives.negatives import LinkRule, OtherClips, other_clips_hinge
-from tests.objectives.loops import PLAIN, Place, batch, cosine, foreign_by_loops
+from avvp_dist.objectives.negatives import LinkRule, Negatives, OtherClips, other_clips_hinge
+from tests.objectives.loops import LOOSE, PLAIN, Place, batch, foreign_by_loops, linked, stored
 
 MULTI = ((0, 0), (1, 1), (0, 1), (1, 0))
 
@@ -18,9 +17,10 @@ def hinge_of(others: OtherClips) -> tuple[float, float]:
     """Mean hinge of the clips of `batch`, and the mean fraction that was left out."""
     audio, visual, components = batch()
     x, margin = unit(audio, visual), PLAIN.negative_margin
-    hinge, left_out = other_clips_hinge(x, components, MULTI, margin, others)
-    assert hinge.shape == left_out.shape == (5,)
-    return float(hinge.mean()), float(left_out.mean())
+    found = Negatives.gather(x, components, others)
+    hinge = other_clips_hinge(x, components, MULTI, margin, found)
+    assert hinge.shape == found.left_out.shape == (5,)
+    return float(hinge.mean()), float(found.left_out.mean())
 
 
 def test_a_clip_that_occurs_twice_is_no_negative_of_itself() -> None:
@@ -28,30 +28,6 @@ def test_a_clip_that_occurs_twice_is_no_negative_of_itself() -> None:
     hinge, _ = hinge_of(OtherClips(torch.tensor(clips)))
     assert hinge == pytest.approx(foreign_by_loops(batch(), PLAIN, clips)[0], rel=1e-5)
     assert hinge_of(OtherClips(torch.full((5,), 7))) == (0, 0)
-
-
-def stored() -> dict[str, Tensor]:
-    """Features of the clips of `batch`: noisy copies of four vectors, and one that is zero."""
-    torch.manual_seed(1)
-    kinds = {"audio": torch.randn(4, 3), "visual": torch.randn(4, 7)}
-    features = {
-        name: (kind[torch.randint(4, (5, 6))] + 0.2 * torch.randn(5, 6, kind.shape[1])).half()
-        for name, kind in kinds.items()
-    }
-    features["audio"][2, 1] = 0
-    return features
-
-
-LOOSE = {"audio": 0.6, "visual": 0.7}
-
-
-def linked(features: dict[str, Tensor], p: Place, q: Place, rule: LinkRule) -> bool:
-    """Rule of Algorithm 1 for one pair of snippets."""
-    reached = []
-    for name, limit in rule.thresholds.items():
-        x, y = (features[name][place].float() for place in (p, q))
-        reached.append(bool(x.any() and y.any()) and cosine(x, y) >= limit)
-    return bool(reached) and (any(reached) if rule.rule == "or" else all(reached))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +66,9 @@ def test_blocks_have_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) 
         audio, visual, components = batch()
         others = OtherClips(torch.arange(5), stored(), [LinkRule(LOOSE, "and")])
         x = audio.requires_grad_(), visual.requires_grad_()
-        hinge, _ = other_clips_hinge(unit(*x), components, MULTI, 0.1, others)
+        y = unit(*x)
+        found = Negatives.gather(y, components, others)
+        hinge = other_clips_hinge(y, components, MULTI, 0.1, found)
         gradients.append(torch.stack(torch.autograd.grad(hinge.mean(), x)))
     assert gradients[0].any()
     torch.testing.assert_close(*gradients)

@@ -29,7 +29,7 @@ from avvp_dist.loading.loader import read_clips
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.export import load_encoder
 from avvp_dist.models.grounding_model import GroundingModel
-from avvp_dist.objectives.grounding import grounding_loss
+from avvp_dist.objectives.grounding import grounding_loss, unit
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import PADDING, Clip
 from avvp_dist.shards.shard_set import ShardSet
@@ -130,7 +130,8 @@ def test_the_validation_loss_is_that_of_the_exported_encoder(
     # Neither draws nor takes turns: epochs are compared by it.
     objective = replace(config.objective, anchors="all", alternate=False, other_clips=0.0)
     with torch.no_grad():
-        expected, _ = grounding_loss(*encoder.eval()(streams), components, objective)
+        x = unit(*encoder.eval()(streams))
+        expected, _ = grounding_loss(x, components, objective, lambda: pytest.fail("unweighted"))
     assert losses[6] == pytest.approx(float(expected), rel=1e-4)
     (tags,) = (r.tags for r, _ in read_records(tmp_path) if isinstance(r, RegisterRecord))
     assert float(tags["val/loss"]) == pytest.approx(losses[6], rel=1e-5)
