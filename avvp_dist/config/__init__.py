@@ -34,6 +34,7 @@ from avvp_dist.config.parsers import (
 from avvp_dist.config.parsing import ParseConfig, ParseVideoConfig
 from avvp_dist.config.pretraining import (
     SIZES,
+    TERMS,
     EncoderConfig,
     ObjectiveConfig,
     PretrainConfig,
@@ -58,6 +59,7 @@ from avvp_dist.config.trainer import (
 
 __all__ = [
     "SIZES",
+    "TERMS",
     "CalibrateConfig",
     "DecontaminateConfig",
     "DemoConfig",

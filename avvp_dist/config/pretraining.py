@@ -19,6 +19,8 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
 """Layers, width, heads and feed-forward width of each encoder size."""
 OBJECTIVES = ("uni", "cross", "multi")
 """Grounding losses: equations (4), (5) and (6)."""
+TERMS = ("grounding", "contrastive", "regularity", "masked", "matching")
+"""Terms of the loss, each with a weight of its name in `ObjectiveConfig`."""
 
 
 @dataclass
@@ -112,16 +114,16 @@ class ObjectiveConfig:
         "number by which the contrastive loss and masked feature modelling divide cosines",
         minimum=0.01,
     )
+    regularity: float = option(
+        0.0,
+        "weight of variance and covariance terms against over-smoothing, over all snippets and "
+        "within clips; 0: off",
+        minimum=0,
+    )
 
     def weights(self) -> dict[str, float]:
-        """Weight of each objective that is on, by name."""
-        weights = {
-            "grounding": self.grounding,
-            "contrastive": self.contrastive,
-            "masked": self.masked,
-            "matching": self.matching,
-        }
-        return {name: weight for name, weight in weights.items() if weight}
+        """Weight of each term that is not 0, by name."""
+        return {name: weight for name in TERMS if (weight := getattr(self, name))}
 
     @property
     def label(self) -> str:
@@ -135,9 +137,10 @@ class ObjectiveConfig:
 
     def conflicts(self) -> list[str]:
         """Faults of keys that do not go together."""
-        if self.weights():
+        if self.weights().keys() - {"regularity"}:
             return []
-        return ["objective.grounding=0: no objective is on; give one a weight"]
+        beside = " beside objective.regularity" if self.regularity else ""
+        return [f"objective.grounding=0: no objective is on{beside}; give one a weight"]
 
 
 @dataclass

@@ -26,6 +26,7 @@ from avvp_dist.objectives.masked import (
 from avvp_dist.objectives.matching import alike, matching_loss
 from avvp_dist.objectives.negative_pool import NegativePool, StoredClips
 from avvp_dist.objectives.negatives import LinkRule, Negatives, OtherClips
+from avvp_dist.objectives.regularity import regularity_loss
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.shards.schema import AUDIO, PADDING
 
@@ -125,6 +126,8 @@ class GroundingModel(nn.Module):
             losses["contrastive"] = supervised_contrastive_loss(
                 x, components, pairs, objective.temperature, negatives()
             )
+        if "regularity" in weights:
+            losses["regularity"] = regularity_loss(x, components, self.ranks)
         if "masked" in weights:
             losses["masked"], parts["masked_chance"] = self._masked_loss(batch, clips, pool)
         if "matching" in weights:

@@ -89,15 +89,20 @@ class Ranks:
         return values or []
 
     def all_reduce_sum(self, value: torch.Tensor) -> torch.Tensor:
-        """Sum of a tensor over the ranks in its dtype, on every rank; without gradient."""
-        value = value.detach().clone()
-        if self.size > 1:
-            dist.all_reduce(value)
-        return value
+        """Sum of a tensor over the ranks in its dtype, on every rank.
+
+        The gradient of each rank's summand is the sum of the gradients that all ranks have for the
+        total, as in `all_gather`. Collective in the forward pass, and in the backward pass of a
+        tensor with gradient.
+        """
+        if self.size == 1:
+            return value
+        total: torch.Tensor = _AllReduceSum.apply(value)
+        return total
 
     def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean of a tensor over the ranks in float32, on every rank; without gradient."""
-        return self.all_reduce_sum(value.float()) / self.size
+        return self.all_reduce_sum(value.detach().float()) / self.size
 
     def maximum(self, numbers: Sequence[float]) -> torch.Tensor:
         """Maximum of each number over the ranks, float32 `[n]` on the device, without waiting."""
@@ -167,6 +172,20 @@ class _AllGather(torch.autograd.Function):
         own = gradient.new_empty(len(gradient) // dist.get_world_size(), *gradient.shape[1:])
         dist.reduce_scatter_tensor(own, gradient.contiguous())
         return own, None
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """An all-reduce whose gradient is one too."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: torch.Tensor) -> torch.Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> torch.Tensor:
+        return _AllReduceSum.forward(ctx, *gradients)
 
 
 def single_rank(device: str = "auto") -> Ranks:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from avvp_dist.commit import digest
-from avvp_dist.config import SIZES, ObjectiveConfig, PretrainConfig
+from avvp_dist.config import SIZES, TERMS, ObjectiveConfig, PretrainConfig
 from avvp_dist.decontamination.contamination import contamination
 from avvp_dist.errors import ConfigError, DataError
 from avvp_dist.grounding.version import Grounding
@@ -99,7 +99,7 @@ class PretrainingTask:
         ("grounding loss", ["train/loss", "train/own", "val/loss"], "hinge"),
         ("held-out grounding", [f"val/auc_{pair}" for pair in PAIRS], "AUC"),
         ("similarity", ["train/positive", "train/negative"], "cosine"),
-        ("objectives", [f"train/{name}" for name in ("grounding", "contrastive", "masked", "matching")], "loss"),
+        ("objectives", [f"train/{name}" for name in TERMS], "loss"),
         ("representations: spread", [f"val/spread_{name}" for name in MODALITIES], "std x sqrt(D)"),
         ("representations: rank", [f"val/rank_{name}" for name in MODALITIES], "effective rank"),
     )

@@ -40,6 +40,9 @@ class PlannedRanks(Ranks):
     def all_gather(self, x: Tensor) -> Tensor:
         return x.repeat(self.size, *[1] * (x.ndim - 1))
 
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        return self.size * value
+
 
 @dataclass(frozen=True)
 class Weights:

@@ -54,6 +54,7 @@ def cases() -> Iterator[tuple[ObjectiveConfig, int, int]]:
     spans: dict[str, Any] = {"masked": 0.5, "mask_span": 2, "mask_fraction": 0.5}
     yield ObjectiveConfig("cross", matching=0.5, negatives=5, **spans), 0, 2
     yield ObjectiveConfig("cross", other_clips=0.0, contrastive=1.0, negatives=4), 0, 1
+    yield ObjectiveConfig(contrastive=0.5, regularity=4.0), 3, 2
 
 
 def config_of(shards: str, objective: ObjectiveConfig, stage: int, micro: int) -> PretrainConfig:

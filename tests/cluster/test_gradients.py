@@ -56,7 +56,7 @@ def test_two_ranks_have_the_gradient_and_the_loss_of_one(
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     found = json.loads(out.read_text())
-    assert len(found) == 2 * (3 * 4 + 4 + 4)
+    assert len(found) == 2 * (3 * 4 + 4 + 5)
     for one in found:
         assert max(one["difference"], one["worst tensor"]) <= 1e-5, one
         assert one["losses"][0] == pytest.approx(one["losses"][1], rel=1e-6), one

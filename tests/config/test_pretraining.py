@@ -49,6 +49,8 @@ def test_the_config_for_gpus_scales_the_defaults_by_the_rule_that_it_names() -> 
 def test_a_pretraining_without_an_objective_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"objective\.grounding=0: no objective is on"):
         load(PretrainConfig, None, [*KEYS, "objective.grounding=0"])
+    with pytest.raises(ConfigError, match=r"no objective is on beside objective\.regularity"):
+        load(PretrainConfig, None, [*KEYS, "objective.grounding=0", "objective.regularity=1"])
     alone = load(PretrainConfig, None, [*KEYS, "objective.grounding=0", "objective.masked=0.5"])
     assert alone.objective.weights() == {"masked": 0.5}
     both = load(PretrainConfig, "pretrain/uni", [*KEYS, "objective.masked=0.5"])

@@ -100,9 +100,9 @@ def test_hidden_streams_do_not_reach_the_loss(tokens: str, hidden: list[str]) ->
 def test_further_objectives_are_added_by_their_weights(other_clips: float) -> None:
     plain = replace(OWN, other_clips=other_clips)
     alone, batch = model_of(plain)(batch_of())[0], batch_of()
-    loss, parts = model_of(replace(plain, contrastive=0.5))(batch)
-    assert parts["contrastive"] > 0.1
-    expected = alone + 0.5 * parts["contrastive"]
+    loss, parts = model_of(replace(plain, contrastive=0.5, regularity=2.0))(batch)
+    assert min(parts["contrastive"], parts["regularity"]) > 0.1
+    expected = alone + 0.5 * parts["contrastive"] + 2 * parts["regularity"]
     torch.testing.assert_close(loss, expected)
 
 
@@ -151,9 +151,8 @@ def test_a_step_copies_nothing_from_the_host_and_waits_for_nothing(anchors: str,
         pool_order=rows.order,
     )
     links = [LinkRule({"audio": 0.9}, "or"), LinkRule({"visual": 0.5}, "and")]
-    objective = ObjectiveConfig(
-        "multi", anchors=anchors, contrastive=1.0, masked=1.0, matching=1.0
-    )
+    weights = dict.fromkeys(("contrastive", "regularity", "masked", "matching"), 1.0)
+    objective = ObjectiveConfig("multi", anchors=anchors, **weights)
     model = model_of(objective, link_rules=links, ranks=ranks).train().to("meta")
     moved = to_device(batch, ranks.device)
     with Operations() as operations:

@@ -154,7 +154,7 @@ class NotAlone(int):
 
 @pytest.mark.gpu
 def test_collectives_of_one_rank_run_on_the_device(one_rank: None) -> None:
-    """Through NCCL on a GPU: its start, its data types, and the gradient of what is gathered."""
+    """Through NCCL on a GPU: its start, its data types, and gradients."""
     alone = connect()
     ranks = Ranks(0, NotAlone(1), alone.device)
     assert module.dist.get_backend() == ("nccl" if alone.device.type == "cuda" else "gloo")
@@ -168,4 +168,5 @@ def test_collectives_of_one_rank_run_on_the_device(one_rank: None) -> None:
     x = torch.ones(3, 2, device=alone.device, requires_grad=True)
     assert float(ranks.all_reduce_mean(x).sum()) == 6
     (2 * ranks.all_gather(x)).sum().backward()
-    assert x.grad is not None and x.grad.tolist() == [[2, 2]] * 3
+    (3 * ranks.all_reduce_sum(x)).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [[5, 5]] * 3

@@ -43,6 +43,7 @@ def test_operations_and_activations_are_those_of_the_module() -> None:
 def test_planned_ranks_have_the_shapes_of_real_ones() -> None:
     ranks = PlannedRanks(0, 4, META)
     assert ranks.all_gather(torch.empty(3, 2, device=META)).shape == (12, 2)
+    assert ranks.all_reduce_sum(torch.empty(3, 2, device=META)).shape == (3, 2)
     assert (ranks.broadcast_object("a"), ranks.init_device) == ("a", META)
 
 
