@@ -154,6 +154,11 @@ class PretrainDataConfig(LoaderConfig):
     grounding: list[str] = option(
         [], "grounding folder of each set; empty: the only one in SHARDS/grounding"
     )
+    visual_grounding: list[str] = option(
+        [],
+        "grounding folder of each set for its vision, where data.grounding is for audio alone; "
+        "empty: one grounding for both",
+    )
     heldout: float = option(
         0.05,
         "fraction of clips held out for the grounding AUC, chosen by id",

@@ -14,6 +14,7 @@ from avvp_dist.config.grounding import GROUPINGS
 from avvp_dist.errors import DataError
 from avvp_dist.grounding.summary import GROUNDINGS, SUMMARY, GroundingSummary, read_bytes
 from avvp_dist.grounding.thresholds import Thresholds
+from avvp_dist.shards.schema import MODALITY_IDS, PADDING
 from avvp_dist.shards.shard_set import ShardSet
 
 _REMEDY = "Copy it again, or remove it and run `avvp ground` again"
@@ -28,7 +29,8 @@ class Grounding:
         place: folder or URL.
         summary: content of its `grounding.json`.
         version: name of the version.
-        components: component ids of every clip, uint8 `[N, T]`.
+        components: component ids of every clip `[N, T]`: uint8, or int32 if each modality has its
+            own graph (`MODALITY_IDS`).
         rule: `or`, `and`: whether any or all streams have to reach their threshold.
         thresholds: of the streams that join snippets; empty for controls, which look at no
             features, and for labels of another program.
@@ -50,7 +52,7 @@ class Grounding:
                 remedy="Run `avvp ground` on this one",
             )
         self.version = self.summary.version
-        self.components: NDArray[np.uint8] = np.concatenate(self._load_labels(shards))
+        self.components: NDArray[np.integer] = np.concatenate(self._load_labels(shards))
         plan = self.summary.plan
         self.rule = plan.link.rule if plan else "or"
         compares = plan is not None and plan.link.grouping in GROUPINGS
@@ -77,6 +79,27 @@ class Grounding:
                 )
             parts.append(part)
         return parts
+
+
+class ModalityGrounding(Grounding):
+    """Two finished groundings of `shards`: the graph of its audio and the graph of its vision.
+
+    A snippet without a label in either has none. What either would join is a likely-false negative:
+    the rule is `or` over the thresholds of both.
+
+    Raises:
+        DataError: as `Grounding` does for each of them.
+    """
+
+    def __init__(self, shards: ShardSet, audio: str | Path, visual: str | Path) -> None:
+        super().__init__(shards, audio)
+        other = Grounding(shards, visual)
+        padding = (self.components == PADDING) | (other.components == PADDING)
+        ids = self.components.astype(np.int32) * MODALITY_IDS + other.components
+        self.components = np.where(padding, np.int32(PADDING), ids)
+        self.place = f"{self.place} and {other.place}"
+        self.version = f"{self.version}|{other.version}"
+        self.rule, self.thresholds = "or", {**self.thresholds, **other.thresholds}
 
 
 def _content(file: str) -> tuple[bytes, str]:

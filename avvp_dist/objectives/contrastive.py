@@ -35,11 +35,11 @@ def supervised_contrastive_loss(
         x: unit representations `[B, 2, T, D]`, audio and visual.
         components: component ids `[B, T]`; `PADDING` for padding.
     """
-    same, valid = pair_masks(components)
+    masks = pair_masks(components, pairs)
     itself = torch.eye(x.shape[2], dtype=torch.bool, device=x.device)
     foreign = negatives.reduce(x, functools.partial(_log_sum, pairs=pairs, temperature=temperature))
     total = x.new_zeros(components.shape)
-    for (one, two), others in zip(pairs, foreign, strict=True):
+    for (one, two), others, (same, valid) in zip(pairs, foreign, masks, strict=True):
         logits = x[:, one] @ x[:, two].transpose(1, 2) / temperature
         left_out = itself & (one == two)
         positive, compared = same & ~left_out, valid & ~left_out

@@ -13,7 +13,7 @@ from torch import Tensor
 from avvp_dist.config import ObjectiveConfig
 from avvp_dist.hashing import hash_uniform
 from avvp_dist.objectives.negatives import Negatives, Pairs, other_clips_hinge
-from avvp_dist.shards.schema import PADDING
+from avvp_dist.shards.schema import MODALITY_IDS, PADDING
 
 _UNI, _CROSS = ((0, 0), (1, 1)), ((0, 1), (1, 0))
 _PAIRS: dict[str, Pairs] = {"uni": _UNI, "cross": _CROSS, "multi": _UNI + _CROSS}
@@ -109,12 +109,11 @@ def own_clip_hinge(
         x: unit representations `[B, 2, T, D]`, audio and visual.
         positions: see `grounding_loss`.
     """
-    same, valid = pair_masks(components)
     anchors = _anchors(components, positions)
     weights = anchors / anchors.sum(1, keepdim=True).clamp(min=1)
     total = x.new_zeros(len(x))
     parts: dict[str, list[Tensor]] = {name: [] for name in ("positive", "negative", "zero")}
-    for one, two in pairs:
+    for (one, two), (same, valid) in zip(pairs, pair_masks(components, pairs), strict=True):
         similarity = x[:, one] @ x[:, two].transpose(1, 2)
         hinge = torch.where(
             same,
@@ -132,11 +131,32 @@ def own_clip_hinge(
     return total, {name: torch.stack(values).mean() for name, values in parts.items()}
 
 
-def pair_masks(components: Tensor) -> tuple[Tensor, Tensor]:
-    """GT(i, j) of Algorithm 1, and the pairs without padding, both bool `[B, T, T]`."""
+def pair_masks(components: Tensor, pairs: Pairs) -> list[tuple[Tensor, Tensor]]:
+    """Positive and compared snippets of each clip for each of `pairs`, both bool `[B, T, T]`.
+
+    With one graph, snippets are positive by GT(i, j) of Algorithm 1, and all are compared. If each
+    modality has its own, snippets of a modality are positive by its graph. The sound of a snippet
+    and the picture of another are positive if both graphs join the two snippets, as they join each
+    with itself, and negative if neither does. They are not compared if one does: of two snippets
+    with one picture and different sounds, each picture fits either sound.
+
+    Args:
+        components: component ids `[B, T]`; int32 are those of two graphs (`MODALITY_IDS`).
+    """
     real = components != PADDING
     valid = real[:, :, None] & real[:, None, :]
-    return (components[:, :, None] == components[:, None, :]) & valid, valid
+    if components.dtype != torch.int32:
+        return [(_equal(components) & valid, valid)] * len(pairs)
+    joined = _equal(components // MODALITY_IDS), _equal(components % MODALITY_IDS)
+    masks = []
+    for one, two in pairs:
+        same = joined[one] & joined[two] & valid
+        masks.append((same, same | (valid & ~(joined[one] | joined[two]))))
+    return masks
+
+
+def _equal(ids: Tensor) -> Tensor:
+    return ids[:, :, None] == ids[:, None, :]
 
 
 def _anchors(components: Tensor, positions: Tensor | None) -> Tensor:

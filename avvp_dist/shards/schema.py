@@ -23,6 +23,10 @@ SMALLEST, LARGEST = 1e-17, 1e17
 PADDING = 255
 """Component id of a snippet that is padding."""
 
+MODALITY_IDS = 256
+"""Component ids of two graphs in one number: the id in that of audio times this, plus the id in
+that of vision."""
+
 HAN_EXTRACTOR = "VGGish, ResNet-152, R(2+1)D-18 (HAN)"
 """Extractors of the features of HAN's release."""
 

@@ -120,6 +120,9 @@ def _binned_aucs(
 
 def _masks(components: NDArray[np.integer]) -> list[tuple[Mask, Mask]]:
     """For each pair of modalities: pairs of one component, and all pairs, bool `[B, T, T]`."""
-    same, valid = (mask.numpy() for mask in pair_masks(torch.from_numpy(components)))
-    others = valid & ~np.eye(same.shape[1], dtype=bool)
-    return [(same, valid if pair == "cross" else others) for pair in PAIRS]
+    masks = pair_masks(torch.from_numpy(components), ((0, 0), (1, 1), (0, 1)))
+    different = ~np.eye(components.shape[1], dtype=bool)
+    return [
+        (same.numpy(), valid.numpy() if pair == "cross" else valid.numpy() & different)
+        for pair, (same, valid) in zip(PAIRS, masks, strict=True)
+    ]

@@ -16,7 +16,7 @@ from avvp_dist.commit import digest
 from avvp_dist.config import SIZES, TERMS, ObjectiveConfig, PretrainConfig
 from avvp_dist.decontamination.contamination import contamination
 from avvp_dist.errors import ConfigError, DataError
-from avvp_dist.grounding.version import Grounding
+from avvp_dist.grounding.version import Grounding, ModalityGrounding
 from avvp_dist.loading.heldout import training_clips, validation_clips
 from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
@@ -75,7 +75,7 @@ def open_pretraining(
     """Open the shard sets and their groundings, and build the encoder; see `OpenTask`."""
     data = Mixture.open(config.data.shards, config.data.weights, config.data)
     tags = _contamination(data, config.data.allow_contaminated)
-    groundings = _groundings(data, config.data.grounding)
+    groundings = _groundings(data, config.data.grounding, config.data.visual_grounding)
     _check_contrast(groundings, config.objective)
     return PretrainingTask(config, data, groundings, connect(), tags)
 
@@ -319,14 +319,20 @@ def _contamination(data: Mixture, allowed: bool) -> dict[str, str]:
     return {"contaminated": str(count)} if count else {}
 
 
-def _groundings(data: Mixture, places: Sequence[str]) -> list[Grounding]:
-    if places and len(places) != len(data.sets):
-        raise ConfigError(
-            f"data.grounding={list(places)} is not one folder for each of the "
-            f"{len(data.sets)} shard sets"
-        )
+def _groundings(
+    data: Mixture, places: Sequence[str], visual: Sequence[str] = ()
+) -> list[Grounding]:
+    """The grounding of each shard set, with a graph of each modality if vision has its own."""
+    for key, given in (("grounding", places), ("visual_grounding", visual)):
+        if given and len(given) != len(data.sets):
+            raise ConfigError(
+                f"data.{key}={list(given)} is not one folder for each of the "
+                f"{len(data.sets)} shard sets"
+            )
     chosen = places or [""] * len(data.sets)
-    return [Grounding(part, place) for part, place in zip(data.sets, chosen, strict=True)]
+    if not visual:
+        return [Grounding(part, place) for part, place in zip(data.sets, chosen, strict=True)]
+    return [ModalityGrounding(*each) for each in zip(data.sets, chosen, visual, strict=True)]
 
 
 def _check_contrast(groundings: Sequence[Grounding], objective: ObjectiveConfig) -> None:

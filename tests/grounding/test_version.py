@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from avvp_dist.commit import sha256, write_json
-from avvp_dist.errors import DataError
+from avvp_dist.config import EncoderConfig, GroundConfig, PretrainConfig, TrackingConfig
+from avvp_dist.errors import ConfigError, DataError
+from avvp_dist.grounding.job import ground
 from avvp_dist.grounding.summary import SUMMARY, GroundingSummary, LabelFile
-from avvp_dist.grounding.version import Grounding
+from avvp_dist.grounding.version import Grounding, ModalityGrounding
+from avvp_dist.loading.loader import read_clips
+from avvp_dist.objectives.negatives import LinkRule
+from avvp_dist.runtime.ranks import single_rank
+from avvp_dist.shards.schema import MODALITY_IDS, PADDING
 from avvp_dist.shards.shard_set import ShardSet
+from avvp_dist.tasks.pretraining import open_pretraining
+from avvp_dist.training.task import StepInfo
 
 
 @pytest.fixture
@@ -52,6 +62,54 @@ def test_a_grounding_is_chosen_among_several(shards: ShardSet) -> None:
         Grounding(shards)
     assert Grounding(shards, folders[1]).version == "v2"
     assert Grounding(shards, str(folders[0])).version == "v1"
+
+
+def test_two_groundings_are_a_graph_of_each_modality(shards: ShardSet) -> None:
+    folders = [write_grounding(shards, name) for name in ("v1", "v2")]
+    grounding = ModalityGrounding(shards, *folders)
+    assert (grounding.version, grounding.rule) == ("v1|v2", "or")
+    audio, visual = np.divmod(grounding.components, MODALITY_IDS)
+    expected = Grounding(shards, folders[0]).components
+    np.testing.assert_array_equal(audio, expected)
+    np.testing.assert_array_equal(visual, expected)
+    first = folders[1] / f"{shards.shards[0].stem}.npy"
+    ids = np.load(first)
+    ids[3] = PADDING
+    np.save(first, ids)
+    summary = GroundingSummary.read(folders[1])
+    files = [LabelFile(first.name, len(ids), sha256(first)), *summary.files[1:]]
+    write_json(folders[1] / SUMMARY, GroundingSummary("v2", shards.content, files).plain())
+    again = ModalityGrounding(shards, *folders).components
+    assert (again == PADDING).all(1).tolist() == [clip == 3 for clip in range(len(again))]
+
+
+@pytest.mark.launch
+def test_each_modality_may_have_a_grounding_of_its_own(grounded: ShardSet, tmp_path: Path) -> None:
+    calibrated = yaml.safe_load((grounded.folder / "thresholds.yaml").read_text())
+    off, folders = TrackingConfig(enabled=False, figures=False), []
+    for stream, limit in calibrated["thresholds"].items():
+        file = tmp_path / f"{stream}.yaml"
+        file.write_text(yaml.safe_dump({**calibrated, "thresholds": {stream: limit}}))
+        keys: dict[str, Any] = {"thresholds": str(file), "version": stream, "workers": 1}
+        shards, out = str(grounded.folder), str(tmp_path / "labels")
+        folders.append(str(ground(GroundConfig(shards=shards, out=out, tracking=off, **keys))))
+    config = PretrainConfig()
+    config.encoder, config.trainer.out = EncoderConfig("tiny"), str(tmp_path / "run")
+    config.data.shards, config.data.heldout = [str(grounded.folder)], 0.2
+    config.data.grounding, config.data.visual_grounding = [folders[0]], [folders[1]] * 2
+    with pytest.raises(ConfigError, match=r"data\.visual_grounding=.* not one folder for each"):
+        open_pretraining(config, single_rank)
+    config.data.visual_grounding = [folders[1]]
+    task = open_pretraining(config, single_rank)
+    assert task.grounding == "audio|visual"
+    assert task.link_rules == [LinkRule(calibrated["thresholds"], "or")]
+    for name in ("uni", "cross", "multi"):
+        config.objective.name = name
+        read, _ = read_clips(task.data, np.arange(8))
+        loss, _ = task.module(task.make_batch(read, StepInfo(0, 0, 0.0)))
+        assert float(loss.detach()) > 0
+    metrics = task.validate()
+    assert all(0 < metrics[f"val/auc_{pair}"] < 1 for pair in ("audio", "visual", "cross"))
 
 
 def test_a_shard_set_without_a_grounding_is_an_error(shards: ShardSet) -> None:

@@ -21,7 +21,7 @@ from avvp_dist.objectives.grounding import (
     unit,
 )
 from avvp_dist.objectives.negatives import Negatives, OtherClips
-from avvp_dist.shards.schema import PADDING
+from avvp_dist.shards.schema import MODALITY_IDS, PADDING
 from tests.objectives.loops import (
     PLAIN,
     anchor_loss,
@@ -211,9 +211,36 @@ def test_the_padding_does_not_matter() -> None:
 
 
 def test_pair_masks_are_ground_truth_and_real_pairs() -> None:
-    same, valid = pair_masks(torch.tensor([[0, 1, 0, PADDING]]))
+    ids = torch.tensor([[0, 1, 0, PADDING]], dtype=torch.uint8)
+    (same, valid), again = pair_masks(ids, ((0, 1), (1, 0)))
+    assert again == (same, valid)
     assert valid[0].tolist() == [[True] * 3 + [False]] * 3 + [[False] * 4]
     assert same[0].nonzero().tolist() == [[0, 0], [0, 2], [1, 1], [2, 0], [2, 2]]
+
+
+def test_each_modality_has_its_graph_and_what_one_joins_is_not_compared_across() -> None:
+    audio, visual = torch.tensor([[0, 0, 0, 3, 0]]), torch.tensor([[0, 0, 2, 2, 0]])
+    ids = (audio * MODALITY_IDS + visual).int()
+    ids[:, 4] = PADDING
+    (heard, all_heard), (seen, all_seen), (both, compared) = pair_masks(
+        ids, ((0, 0), (1, 1), (0, 1))
+    )
+    real = torch.ones(5, 5).bool()
+    real[4] = real[:, 4] = False
+    assert torch.equal(heard[0], (audio[0] == audio[0][:, None]) & real)
+    assert torch.equal(seen[0], (visual[0] == visual[0][:, None]) & real)
+    assert torch.equal(all_heard[0], real) and torch.equal(all_seen[0], real)
+    assert both[0].int().tolist()[:3] == [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0]]
+    assert (compared & ~both)[0].nonzero().tolist() == [[0, 3], [1, 3], [3, 0], [3, 1]]
+
+
+@pytest.mark.parametrize("name", ["uni", "cross", "multi"])
+def test_two_equal_graphs_are_one(name: str) -> None:
+    audio, visual, components = batch()
+    config = replace(PLAIN, name=name, other_clips=1.0)
+    two = torch.where(components == PADDING, PADDING, components.int() * (MODALITY_IDS + 1)).int()
+    expected, (loss, _) = loss_of(*batch(), config)[0], loss_of(audio, visual, two, config)
+    assert torch.equal(loss, expected)
 
 
 @pytest.mark.parametrize("name", ["uni", "cross", "multi"])
