@@ -174,6 +174,21 @@ class PretrainDataConfig(LoaderConfig):
     hidden_streams: list[str] = option(
         [], "visual streams that pretraining does not see (the authors' code: motion)"
     )
+    probe: str = option(
+        "", "labelled shard set by which each validation judges the encoder; empty: none"
+    )
+    probe_annotations: str = option(
+        "", "folder of AVVP_*.csv with the labels of each second of its clips; empty: not known"
+    )
+    probe_clips: int = option(
+        512, "maximum number of its clips that are judged, chosen by id", minimum=1
+    )
+
+    def conflicts(self) -> list[str]:
+        """Faults of keys that do not go together."""
+        if self.probe or not self.probe_annotations:
+            return []
+        return ["data.probe_annotations: data.probe is not given, whose clips they describe"]
 
 
 @dataclass

@@ -137,6 +137,26 @@ class Encoder(nn.Module):
         return functools.reduce(torch.logical_and, masks) if masks else None
 
 
+def represent(
+    encoder: Encoder,
+    streams: dict[str, Tensor],
+    lengths: Tensor | None = None,
+    hidden: Sequence[str] = (),
+    **masks: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Audio and visual representations, `[B, T, width]` each, of features in any dtype.
+
+    The visual one is the mean of the visual tokens that are not hidden. Other arguments are those
+    of `Encoder.forward`.
+    """
+    dtype = encoder.norm.weight.dtype
+    streams = {name: x.to(dtype).contiguous() for name, x in streams.items()}
+    audio, *visual = encoder(streams, lengths, hidden, **masks)
+    _, *groups = encoder.groups.values()
+    seen = [x for names, x in zip(groups, visual, strict=True) if not set(names) <= set(hidden)]
+    return audio, torch.stack(seen).mean(0)
+
+
 class EncoderLayer(nn.Module):
     """Pre-norm transformer layer on `[B, N, width]`: self-attention, then a GELU network.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from avvp_dist.config import ObjectiveConfig
 from avvp_dist.models.autocast import autocast
-from avvp_dist.models.encoder import Encoder
+from avvp_dist.models.encoder import Encoder, represent
 from avvp_dist.models.heads import MaskedHead, MatchingHead
 from avvp_dist.objectives.contrastive import supervised_contrastive_loss
 from avvp_dist.objectives.grounding import compared_pairs, grounding_loss, unit
@@ -139,17 +139,8 @@ class GroundingModel(nn.Module):
         return functools.reduce(operator.add, terms), parts
 
     def representations(self, batch: GroundingBatch, **masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Audio and visual representations that grounding compares, `[B, T, width]` each.
-
-        The visual one is the mean of the visual tokens that are not hidden. `masks` are the
-        encoder's `masked` and `mask_tokens`.
-        """
-        dtype, hidden = self.encoder.norm.weight.dtype, self.hidden_streams
-        streams = {name: x.to(dtype).contiguous() for name, x in batch.streams.items()}
-        audio, *visual = self.encoder(streams, batch.lengths, hidden, **masks)
-        _, *groups = self.encoder.groups.values()
-        seen = [x for names, x in zip(groups, visual, strict=True) if not set(names) <= set(hidden)]
-        return audio, torch.stack(seen).mean(0)
+        """Audio and visual representations that grounding compares, see `represent`."""
+        return represent(self.encoder, batch.streams, batch.lengths, self.hidden_streams, **masks)
 
     def _autocast(self, batch: GroundingBatch) -> AbstractContextManager[object]:
         return autocast(batch.components.device, self.autocast)

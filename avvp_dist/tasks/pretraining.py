@@ -40,6 +40,7 @@ from avvp_dist.tasks.heldout import (
     heldout_metrics,
     vector_sample,
 )
+from avvp_dist.tasks.probing import PANELS, Probe, ProbeSet, open_unseen
 from avvp_dist.tracking.promotion import VALIDATED_ON
 from avvp_dist.training.dry_run import print_plan
 from avvp_dist.training.engine import ParameterGroup, parameter_groups
@@ -77,7 +78,8 @@ def open_pretraining(
     tags = _contamination(data, config.data.allow_contaminated)
     groundings = _groundings(data, config.data.grounding, config.data.visual_grounding)
     _check_contrast(groundings, config.objective)
-    return PretrainingTask(config, data, groundings, connect(), tags)
+    probed = open_unseen(config.data, data)
+    return PretrainingTask(config, data, groundings, connect(), tags, probed)
 
 
 class PretrainingTask:
@@ -87,6 +89,7 @@ class PretrainingTask:
         groundings: one for each shard set of `data`.
         ranks: ranks that train together; None: this process alone.
         contamination: tags that count clips of held-out videos.
+        probed: the clips of `data.probe`.
 
     Raises:
         ConfigError: for streams that cannot be hidden, or no held-out clips where they are needed.
@@ -102,6 +105,7 @@ class PretrainingTask:
         ("objectives", [f"train/{name}" for name in TERMS], "loss"),
         ("representations: spread", [f"val/spread_{name}" for name in MODALITIES], "std x sqrt(D)"),
         ("representations: rank", [f"val/rank_{name}" for name in MODALITIES], "effective rank"),
+        *PANELS,
     )
 
     def __init__(
@@ -111,6 +115,7 @@ class PretrainingTask:
         groundings: Sequence[Grounding],
         ranks: Ranks | None = None,
         contamination: Mapping[str, str] | None = None,
+        probed: ProbeSet | None = None,
     ) -> None:
         self.config, self.data = config, data
         self.ranks = ranks = ranks or single_rank()
@@ -148,6 +153,9 @@ class PretrainingTask:
             VALIDATED_ON + "grounding": self.grounding,
             VALIDATED_ON + "clips": digest([data.id(int(clip)) for clip in self.heldout]),
         }
+        self.probe = Probe(probed, config, ranks) if probed else None
+        if probed:
+            self.inputs[probed.shards.name] = probed.shards.digest
         self.lengths = data.lengths
         self.whole = bool((self.lengths == data.snippets).all())
         self.tokens = float(self.lengths.mean()) * len(self.encoder.groups)
@@ -192,22 +200,11 @@ class PretrainingTask:
         )
 
     def validate(self) -> dict[str, float]:
-        if not len(self.heldout):
-            return {}
-        clips = self.ranks.own_slice(self.heldout)
-        sampled = self.ranks.own_slice(vector_sample(len(self.heldout)))
-        count = self.ranks.passes(len(self.heldout), _CLIPS_AT_ONCE)
-        chunks = zip(np.array_split(clips, count), np.array_split(sampled, count), strict=True)
-        results = concatenated([self._judge(*chunk) for chunk in chunks])
-        if self.config.data.order == "block":  # the loader closes only the shards it opened
-            for part in self.data.sets:
-                part.release(range(len(part.shards)))
-        if not self.ranks.maximum([float(results.good.any())]).item():
-            raise DataError("no held-out clip can be read", remedy="Mend the shard sets")
-        return heldout_metrics(results, self.components[self.heldout], self.ranks)
+        heldout = self._judge_heldout() if len(self.heldout) else {}
+        return heldout | (self.probe.metrics(self.encoder) if self.probe else {})
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        return -metrics["val/loss"]
+        return -metrics["val/loss"] if len(self.heldout) else 0.0
 
     def export(
         self, state: Mapping[str, Tensor], step: int, metrics: Mapping[str, float]
@@ -233,6 +230,8 @@ class PretrainingTask:
         encoder, objective = self.config.encoder, self.config.objective
         layers, width, *_ = SIZES[encoder.size]
         yield "held out", f"{len(self.heldout):,} clips are validated on"
+        if self.probe:
+            yield "probe", str(self.probe.probed)
         yield "encoder", f"{encoder.size}, {layers} layers x {width}"
         if objective.label != objective.name:
             yield "objectives", " + ".join(f"{w:g} x {n}" for n, w in objective.weights().items())
@@ -262,6 +261,19 @@ class PretrainingTask:
         """Clips in a micro-batch of one rank."""
         trainer = self.config.trainer
         return trainer.batch_size // (self.ranks.size * trainer.gradient_accumulation)
+
+    def _judge_heldout(self) -> dict[str, float]:
+        clips = self.ranks.own_slice(self.heldout)
+        sampled = self.ranks.own_slice(vector_sample(len(self.heldout)))
+        count = self.ranks.passes(len(self.heldout), _CLIPS_AT_ONCE)
+        chunks = zip(np.array_split(clips, count), np.array_split(sampled, count), strict=True)
+        results = concatenated([self._judge(*chunk) for chunk in chunks])
+        if self.config.data.order == "block":  # the loader closes only the shards it opened
+            for part in self.data.sets:
+                part.release(range(len(part.shards)))
+        if not self.ranks.maximum([float(results.good.any())]).item():
+            raise DataError("no held-out clip can be read", remedy="Mend the shard sets")
+        return heldout_metrics(results, self.components[self.heldout], self.ranks)
 
     @torch.no_grad()
     def _judge(self, clips: NDArray[np.integer], sampled: NDArray[np.bool_]) -> HeldoutResults:

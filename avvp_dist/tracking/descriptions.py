@@ -176,7 +176,8 @@ def _tables(title: str, values: Mapping[str, float]) -> Iterator[str]:
                 ],
             )
             values = {k: v for k, v in values.items() if all(k not in row for row in names)}
-    rows = [[name, f"{value:.4g}"] for name, value in sorted(values.items())]
+    # Probes have many metrics, which would leave no room for the others.
+    rows = [[k, f"{v:.4g}"] for k, v in sorted(values.items()) if not k.startswith("val/probe_")]
     if rows:
         yield _table(["metric", title], rows[:_MAXIMUM_ROWS])
 

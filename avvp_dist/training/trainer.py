@@ -234,6 +234,7 @@ class Trainer:
         self.run.log(self.step, **metrics)
         if self.ranks.is_main:
             drawn = {name for _, names, _ in self.task.panels for name in names}
+            drawn -= {name for name in drawn if "probe" in name}  # they print lines of their own
             shown = ", ".join(f"{n} {value:.4g}" for n, value in metrics.items() if n in drawn)
             tqdm.write(f"epoch {self.step / self.steps_per_epoch:.3g}: {shown}")
         self.scored = self.step, self.task.score(metrics) if metrics else None

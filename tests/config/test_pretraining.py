@@ -63,3 +63,8 @@ def test_matching_needs_an_encoder_that_joins_the_modalities() -> None:
     fault = r"objective\.matching=0\.5, encoder\.joint=false: .* take encoder\.joint=true"
     with pytest.raises(ConfigError, match=fault):
         load(PretrainConfig, None, [*keys, "encoder.joint=false"])
+
+
+def test_annotations_without_the_clips_that_they_describe_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.probe_annotations: data\.probe is not given"):
+        load(PretrainConfig, None, [*KEYS, "data.probe_annotations=some/folder"])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from avvp_dist.commit import folder_digest
-from avvp_dist.config import ParserConfig
-from avvp_dist.models.export import build_parser, save_model
-from avvp_dist.models.specification import ParserSpec
+from avvp_dist.config import EncoderConfig, ObjectiveConfig, ParserConfig
+from avvp_dist.models.export import build_encoder, build_parser, save_model
+from avvp_dist.models.specification import EncoderSpec, ParserSpec
 from avvp_dist.packing.writing import write_shard_set
 from avvp_dist.shards.schema import Clip
 from avvp_dist.tracking.packaging import package
@@ -33,11 +33,18 @@ def after_the_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
     dims = {"audio": 8, "visual": 12}
     random = np.random.default_rng(0)
     clips = [
-        Clip(f"video{n}_0_10", {name: random.normal(size=(10, dim)) for name, dim in dims.items()})
+        Clip(
+            f"video{n}_0_10",
+            {name: random.normal(size=(10, dim)) for name, dim in dims.items()},
+            labels=(("Speech", "Dog")[n % 2],),
+        )
         for n in range(20)
     ]
-    for split in ("train", "test"):
+    for split in ("train", "val", "test"):
         write_shard_set(clips, folder / "runs" / "demo" / "shards" / split)
+    encoder = EncoderSpec(EncoderConfig("tiny"), ObjectiveConfig(), dims, 10, "", "", "")
+    state = build_encoder(encoder).state_dict()
+    save_model(folder / "runs" / "demo" / "pretrain" / "model", state, encoder)
     spec = ParserSpec(
         parser=ParserConfig(width=16),
         dims=dims,

@@ -53,6 +53,12 @@ def test_a_run_shows_its_data_its_model_its_scores_and_its_curves() -> None:
     )
 
 
+def test_probes_leave_room_for_the_other_metrics() -> None:
+    probes = {f"val/probe_raw_{n}": 0.5 for n in range(33)}
+    text = describe_run(run({**probes, "val/rank_visual": 9.0}), [])
+    assert "| val/rank_visual &nbsp; | 9 &nbsp; |" in text and "probe" not in text
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
