@@ -24,7 +24,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 @runtime_checkable
 class Conflicting(Protocol):
-    """A config or a section of it that has keys which may not go together."""
+    """A config, or a section of one, that has keys which may not go together."""
 
     def conflicts(self) -> list[str]:
         """Faults of such keys, each naming them and what to do."""

@@ -8,7 +8,7 @@ from avvp_dist.config.option import option, section
 from avvp_dist.config.parsers import AUDIO_ANNOTATIONS
 from avvp_dist.config.shards import LoaderConfig
 from avvp_dist.config.tracking import TrackingConfig
-from avvp_dist.config.trainer import OptimizerConfig, TrainerConfig
+from avvp_dist.config.trainer import OptimizerConfig, TrainerConfig, schedule_conflicts
 
 
 @dataclass
@@ -117,3 +117,7 @@ class FinetuneConfig:
     )
     trainer: TrainerConfig = section(TrainerConfig, epochs=40)
     tracking: TrackingConfig = section(TrackingConfig)
+
+    def conflicts(self) -> list[str]:
+        """Faults of keys of several sections that do not go together."""
+        return schedule_conflicts(self.optimizer, self.trainer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from avvp_dist.config.option import option, section
 from avvp_dist.config.shards import LoaderConfig
 from avvp_dist.config.tracking import TrackingConfig
-from avvp_dist.config.trainer import OptimizerConfig, TrainerConfig
+from avvp_dist.config.trainer import OptimizerConfig, TrainerConfig, schedule_conflicts
 
 SIZES: dict[str, tuple[int, int, int, int]] = {
     "tiny": (2, 128, 4, 512),
@@ -204,9 +204,15 @@ class PretrainConfig:
 
     def conflicts(self) -> list[str]:
         """Faults of keys of several sections that do not go together."""
+        faults = schedule_conflicts(self.optimizer, self.trainer)
         if self.objective.matching and not self.encoder.joint:
-            return [
+            faults.append(
                 f"objective.matching={self.objective.matching:g}, encoder.joint=false: audio and "
                 "vision that do not attend to each other cannot be matched; take encoder.joint=true"
-            ]
-        return []
+            )
+        if self.trainer.patience and not self.data.heldout:
+            faults.append(
+                f"trainer.patience={self.trainer.patience}, data.heldout=0: without held-out clips "
+                "there is no score to wait for"
+            )
+        return faults

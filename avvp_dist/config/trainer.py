@@ -18,11 +18,14 @@ class OptimizerConfig:
     warmup: float = option(0.05, "fraction of the steps with linear warm-up", minimum=0, maximum=1)
     schedule: str = option(
         "cosine",
-        "learning rate after warm-up: cosine to 0, constant, or a step down every few epochs",
+        "learning rate after warm-up: cosine to 0, constant, or a step down every `decay_every`",
         choices=("cosine", "constant", "step"),
     )
     decay: float = option(0.5, "factor of each step of schedule=step", minimum=0, maximum=1)
-    decay_every: int = option(5, "epochs between the steps of schedule=step", minimum=1)
+    decay_every: int = option(
+        5, "epochs or optimiser steps between the steps of schedule=step", minimum=1
+    )
+    decay_unit: str = option("epochs", "unit of decay_every", choices=("epochs", "steps"))
     max_grad_norm: float = option(
         1.0, "norm to which larger gradients are clipped; 0: no clipping", minimum=0
     )
@@ -33,8 +36,12 @@ class TrainerConfig:
     """Keys of the train loop, its engine and its checkpoints."""
 
     out: str = option("", "folder of checkpoints, exports, records and figures", required=True)
-    epochs: int = option(30, "passes over the clips", minimum=1)
-    max_steps: int = option(0, "steps after which training ends; 0: after the epochs", minimum=0)
+    epochs: int = option(
+        30, "passes over the clips; 0: as many as max_steps takes, the last one in part", minimum=0
+    )
+    max_steps: int = option(
+        0, "steps after which training ends at the latest; 0: after the epochs", minimum=0
+    )
     batch_size: int = option(64, "clips per step, over all ranks", minimum=1)
     gradient_accumulation: int = option(1, "micro-batches per step on each rank", minimum=1)
     precision: str = option(
@@ -66,6 +73,12 @@ class TrainerConfig:
         0,
         "steps between two validations; 0: one at the end of each epoch. The last step is "
         "validated in any case",
+        minimum=0,
+    )
+    patience: int = option(
+        0,
+        "validations in a row without a better score after which training ends; 0: it never ends "
+        "early",
         minimum=0,
     )
     checkpoint_every: int = option(
@@ -111,6 +124,15 @@ class TrainerConfig:
     def conflicts(self) -> list[str]:
         """Faults of keys that do not go together."""
         faults = []
+        if not (self.epochs or self.max_steps):
+            faults.append(
+                "trainer.epochs=0, trainer.max_steps=0: nothing ends the training; set one"
+            )
+        if self.patience and self.export == "last":
+            faults.append(
+                f"trainer.patience={self.patience}, trainer.export=last: the last models are those "
+                "that did not improve; take trainer.export=best"
+            )
         if self.compile and self.zero_stage == 3:
             faults.append(
                 "trainer.compile=true, trainer.zero_stage=3: stage 3 gathers the weights of each "
@@ -123,3 +145,18 @@ class TrainerConfig:
                 "bfloat16; take stage 0, 2 or 3"
             )
         return faults
+
+
+def schedule_conflicts(optimizer: OptimizerConfig, trainer: TrainerConfig) -> list[str]:
+    """Faults of a learning rate that falls by epochs in a training that counts steps.
+
+    Few clips make short epochs, so the learning rate would vanish long before the last step.
+    """
+    by_epochs = (optimizer.schedule, optimizer.decay_unit) == ("step", "epochs")
+    if trainer.epochs or not by_epochs:
+        return []
+    return [
+        "trainer.epochs=0, optimizer.schedule=step, optimizer.decay_unit=epochs: the training "
+        "counts steps; take optimizer.decay_unit=steps with a decay_every in steps, or another "
+        "schedule"
+    ]

@@ -7,7 +7,7 @@ import queue
 import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -105,7 +105,7 @@ class Loader:
 
     def prepared(
         self, first: int, end: int, prepare: Callable[[int, list[ClipBatch]], T]
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         """Results of `prepare` for each step and its micro-batches, in the thread that reads them.
 
         Raises:

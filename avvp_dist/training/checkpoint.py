@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -13,16 +14,20 @@ from safetensors.torch import load_file
 from avvp_dist.commit import MANIFEST, verify_folder
 from avvp_dist.config import TrainerConfig
 from avvp_dist.errors import CheckpointError, first_line
+from avvp_dist.loading.stream import ClipStream
 from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.tracking.records import read_series
 from avvp_dist.training.engine import Engine
 from avvp_dist.training.precision import stored_precision
+from avvp_dist.training.task import Task
 from avvp_dist.training.universal_checkpoint import convert_to_universal, restore
 
 CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints in a run's folder."""
 STATE, TRAINER, BUFFERS = "state", "trainer.json", "buffers.safetensors"
 """Names in a checkpoint: the folder of DeepSpeed's files, and our two files beside it."""
+_LATER = {"stale"}
+"""Fields of `TrainerState` that older checkpoints lack and that have a default for them."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class TrainerState:
     """Everything the order of clips depends on, by config key."""
     best: float = float("-inf")
     """Score of the best exported epoch."""
+    stale: int = 0
+    """Validations since the score was last improved."""
     skipped: int = 0
     """Steps without an update."""
     parameters: list[str] = field(default_factory=list)
@@ -71,9 +78,9 @@ class Checkpoint:
             CheckpointError: if another version saved it.
         """
         values = json.loads((self.folder / TRAINER).read_text())
-        names = [item.name for item in fields(TrainerState)]
-        if sorted(values) != sorted(names):
-            raise _other_version(self.folder, TRAINER, set(values) ^ set(names))
+        names = {item.name for item in fields(TrainerState)}
+        if differing := (values.keys() ^ names) - (_LATER - values.keys()):
+            raise _other_version(self.folder, TRAINER, differing)
         return TrainerState(**values)
 
 
@@ -140,6 +147,20 @@ def newest(out: Path, ranks: Ranks, *, set_aside: bool = True) -> Checkpoint | N
             shared=True,
         )
     return None
+
+
+def check_same(
+    state: TrainerState, stream: ClipStream, task: Task, parameters: Sequence[str]
+) -> None:
+    """Raise `CheckpointError` if a checkpoint belongs to other data, another order or model."""
+    stream.check_same(state.order, task.lineage)
+    if set(state.parameters) != set(parameters):
+        changed = set(state.parameters) ^ set(parameters)
+        raise CheckpointError(
+            f"the checkpoint belongs to another model: {', '.join(sorted(changed)[:5])}",
+            remedy="Put its config back, or train into another trainer.out",
+            shared=True,
+        )
 
 
 def load_checkpoint(

@@ -24,8 +24,8 @@ from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.runtime.launched import launched_rank
 from avvp_dist.runtime.ranks import single_rank
-from avvp_dist.training.checkpoint import check_unclaimed, latest_checkpoint
-from avvp_dist.training.engine import check_zero, parameter_names
+from avvp_dist.training.checkpoint import check_same, check_unclaimed, latest_checkpoint
+from avvp_dist.training.engine import check_zero, parameter_names, planned_steps
 from avvp_dist.training.footprint import (
     PlannedRanks,
     StepCost,
@@ -37,7 +37,7 @@ from avvp_dist.training.footprint import (
 )
 from avvp_dist.training.precision import autocasts, model_dtype
 from avvp_dist.training.task import ConfigT, OpenTask, StepInfo, Task, TrainingConfig
-from avvp_dist.training.trainer import check_same, stream_of, total_steps
+from avvp_dist.training.trainer import stream_of
 
 GPU_CLIPS = 128
 """Clips of a micro-batch below which the host takes longer to launch a step of the encoder `paper`
@@ -81,12 +81,15 @@ def _plan(task: Task, config: TrainingConfig, ranks: PlannedRanks) -> Rows:
     if autocasts(trainer):
         imitate_autocast(task.module)
     micro = trainer.batch_size // (ranks.size * trainer.gradient_accumulation)
-    steps = total_steps(stream, config)
+    steps = planned_steps(trainer, stream.steps_per_epoch)
+    early = ""
+    if trainer.patience:
+        early = f", fewer after {trainer.patience} validations without a better score"
     yield from _data_rows(task, stream, ranks.size)
     yield from task.plan()
     yield (
         "steps",
-        f"{stream.steps_per_epoch:,} an epoch, {steps:,} in all, "
+        f"{stream.steps_per_epoch:,} an epoch, {steps:,} in all{early}, "
         f"{round(config.optimizer.warmup * steps):,} of them warm up",
     )
     yield "start", start
@@ -129,6 +132,8 @@ def _start(task: Task, config: TrainingConfig, stream: ClipStream, ranks: Planne
     names = parameter_names(task.module, task.parameter_groups())
     check_same(checkpoint.state, stream, task, names)
     start = f"from {checkpoint.folder.name}"
+    if 0 < config.trainer.patience <= checkpoint.state.stale:
+        start += ", where it has stopped early"
     if not checkpoint.fits(config.trainer, ranks):
         start += (
             f", {checkpoint.world_size} ranks, ZeRO {checkpoint.zero_stage}, "

@@ -207,15 +207,25 @@ def parameter_names(module: nn.Module, groups: Sequence[ParameterGroup]) -> list
     return [names[parameter] for group in groups for parameter in group.params]
 
 
+def planned_steps(trainer: TrainerConfig, steps_per_epoch: int) -> int:
+    """Optimiser steps of the whole training: to the end of the epochs or `max_steps`."""
+    return min(filter(None, (trainer.epochs * steps_per_epoch, trainer.max_steps)))
+
+
 def lr_factor(optimizer: OptimizerConfig, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Learning rate of a step relative to its peak: linear warm-up, then the schedule."""
+    """Learning rate of a step relative to its peak: linear warm-up, then the schedule.
+
+    Args:
+        steps: planned steps. A training that stops early has had the schedule of the whole.
+    """
     warmup = round(optimizer.warmup * steps)
     if step < warmup:
         return (step + 1) / warmup
     if optimizer.schedule == "cosine":
         return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
     if optimizer.schedule == "step":
-        return optimizer.decay ** (step // steps_per_epoch // optimizer.decay_every)
+        unit = steps_per_epoch if optimizer.decay_unit == "epochs" else 1
+        return optimizer.decay ** (step // (unit * optimizer.decay_every))
     return 1.0
 
 

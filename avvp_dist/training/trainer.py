@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from avvp_dist.errors import CheckpointError, Preempted
+from avvp_dist.errors import Preempted
 from avvp_dist.loading.loader import ClipBatch, Loader
 from avvp_dist.loading.stream import ClipStream
 from avvp_dist.loading.transfer import Sent, Transfer, to_device
@@ -22,6 +23,7 @@ from avvp_dist.runtime.ranks import Ranks
 from avvp_dist.tracking.run import Run
 from avvp_dist.training.checkpoint import (
     TrainerState,
+    check_same,
     latest_checkpoint,
     load_checkpoint,
 )
@@ -32,6 +34,7 @@ from avvp_dist.training.engine import (
     lr_factor,
     make_engine,
     parameter_names,
+    planned_steps,
     update,
 )
 from avvp_dist.training.nonfinite import NonfiniteSteps
@@ -88,13 +91,14 @@ class Trainer:
         self.loader = Loader(task.data, self.stream, config.data, self.ranks.device)
         self.transfer = Transfer(self.ranks.device)
         self.steps_per_epoch = self.stream.steps_per_epoch
-        self.steps = total_steps(self.stream, config)
+        self.steps = self.end = planned_steps(self.config, self.steps_per_epoch)
+        """Planned steps, which schedules count, and the step after which training ends."""
         groups = task.parameter_groups()
         self.parameters = parameter_names(task.module, groups)
         self.frozen = frozen_weights(task.module)
         self.engine = make_engine(task.module, groups, self.optimizer, self.config, self.ranks)
         self.peaks = [group["lr"] for group in self.engine.optimizer.param_groups]
-        self.step, self.best = 0, float("-inf")
+        self.step, self.best, self.stale = 0, float("-inf"), 0
         self.scored: tuple[int, float | None] = (0, None)
         """Step that was validated last, and its score."""
         self.saver = CheckpointSaver(self.out, self.config, self.ranks, self._beat, self._saved)
@@ -111,11 +115,15 @@ class Trainer:
         if self.ranks.is_main:
             write_run_files(self.whole_config, self.run, self.ranks)
             announce_hashing(self.task.data, self.whole_config.data.verify)
-        with Preemption() as preemption, self._progress_bar() as bar, self.saver:
+        with (
+            Preemption() as preemption,
+            self._progress_bar() as bar,
+            self.saver,
+            closing(self.loader.prepared(self.step, self.end, self._prepare)) as batches,
+        ):
             loop = LoopState(preemption, self._throughput(), bar)
             if self.config.compile:  # after the FLOP count: under its counter nothing is compiled
                 compile_encoder(self.engine.module)
-            batches = self.loader.prepared(self.step, self.steps, self._prepare)
             for clips, sent in loop.throughput.waits(batches):
                 self.beat(self.step, "updating")
                 self._set_learning_rate()
@@ -131,6 +139,8 @@ class Trainer:
                 if self._due(self.config.validate_every):
                     self._validate(loop)
                 self._save_if_due(loop)
+                if self.step == self.end:
+                    break
         if self.ranks.is_main:
             print(self.out / "model")
             if self.run.draws_figures:
@@ -239,13 +249,26 @@ class Trainer:
             tqdm.write(f"epoch {self.step / self.steps_per_epoch:.3g}: {shown}")
         self.scored = self.step, self.task.score(metrics) if metrics else None
         score = float("-inf") if self.scored[1] is None else self.scored[1]
+        self.stale = 0 if score > self.best or not metrics else self.stale + 1
         best = self.config.export == "best" and score >= self.best
-        if best or (self.config.export == "last" and self.step == self.steps):
+        if best or (self.config.export == "last" and self.step == self.end):
             self.beat(self.step, "exporting")
             self._export(metrics)
         if best:
             self.best = score
+        self._end_if_stale()
         loop.throughput.restart()
+
+    def _end_if_stale(self) -> None:
+        """Let training end at this step if `patience` validations brought no better score."""
+        if self.step < self.steps and 0 < self.config.patience <= self.stale:
+            self.end = self.step
+            self.run.log(self.step, **{"train/early_stop_step": self.step})
+            if self.ranks.is_main:
+                tqdm.write(
+                    f"{self.out}: stopped early at step {self.step} of {self.steps}, after "
+                    f"{self.stale} validations without a better score"
+                )
 
     def _export(self, metrics: Mapping[str, float]) -> None:
         state = full_state(self.engine, self.frozen)
@@ -256,11 +279,11 @@ class Trainer:
     def _save_if_due(self, loop: LoopState) -> None:
         if self.saver.pending and not loop.writing:
             self._commit(loop)
-        stop = loop.stop and self.step < self.steps
+        stop = loop.stop and self.step < self.end
         if stop or loop.overdue or self._checkpoint_due():
             self._take_outcome(loop)
             self._save(loop)
-        if stop or self.step == self.steps:
+        if stop or self.step == self.end:
             self._commit(loop)
         if stop:
             reason = loop.preemption.asked or "a signal to another rank or trainer.max_minutes"
@@ -276,6 +299,7 @@ class Trainer:
             step=self.step,
             order={**self.stream.identity(), **self.task.lineage},
             best=self.best,
+            stale=self.stale,
             skipped=self.skips.total,
             parameters=self.parameters,
             run=self.run.key,
@@ -304,13 +328,15 @@ class Trainer:
         if checkpoint is not None:
             check_same(checkpoint.state, self.stream, self.task, self.parameters)
             state = load_checkpoint(self.engine, checkpoint, self.config, self.ranks)
-            self.step, self.best, self.skips.total = state.step, state.best, state.skipped
+            self.step, self.skips.total = state.step, state.skipped
+            self.best, self.stale = state.best, state.stale
         if self.ranks.is_main:
             start = f"resumed at step {self.step}" if checkpoint else "no checkpoint yet, starting"
             print(f"{self.out}: {start}")
+        self._end_if_stale()
 
     def _throughput(self) -> Throughput:
-        if self.step == self.steps:
+        if self.step == self.end:
             return Throughput(0.0, self.task.tokens, 1.0, self.ranks.size)
         clips = self.loader.read(self.step)[0]
         few = clips.first(4)
@@ -330,11 +356,11 @@ class Trainer:
 
     def _due(self, every: int) -> bool:
         """Whether this step ends a period of `every` steps (0: an epoch) or the training."""
-        return self.step % (every or self.steps_per_epoch) == 0 or self.step == self.steps
+        return self.step % (every or self.steps_per_epoch) == 0 or self.step == self.end
 
     def _checkpoint_due(self) -> bool:
         if self.config.checkpoint_minutes and not self.config.checkpoint_every:
-            return self.step == self.steps
+            return self.step == self.end
         return self._due(self.config.checkpoint_every)
 
 
@@ -354,26 +380,6 @@ def stream_of(task: Task, config: TrainingConfig, ranks: Ranks) -> ClipStream:
         world_size=ranks.size,
         gradient_accumulation=config.trainer.gradient_accumulation,
     )
-
-
-def total_steps(stream: ClipStream, config: TrainingConfig) -> int:
-    """Optimiser steps of the whole training."""
-    steps = config.trainer.epochs * stream.steps_per_epoch
-    return min(steps, config.trainer.max_steps) if config.trainer.max_steps else steps
-
-
-def check_same(
-    state: TrainerState, stream: ClipStream, task: Task, parameters: Sequence[str]
-) -> None:
-    """Raise `CheckpointError` if a checkpoint belongs to other data, another order or model."""
-    stream.check_same(state.order, task.lineage)
-    if set(state.parameters) != set(parameters):
-        changed = set(state.parameters) ^ set(parameters)
-        raise CheckpointError(
-            f"the checkpoint belongs to another model: {', '.join(sorted(changed)[:5])}",
-            remedy="Put its config back, or train into another trainer.out",
-            shared=True,
-        )
 
 
 def _seed(*parts: int) -> int:

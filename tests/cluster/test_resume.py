@@ -137,3 +137,16 @@ def test_a_peer_lost_while_saving_is_named_as_one(
     assert "error: another rank is gone or cannot be reached" in said[0]
     kept = [path.name for path in (job.out / "checkpoints").iterdir()]
     assert kept == ["step-00000002"]
+
+
+def test_a_killed_training_stops_early_at_the_same_step(
+    grounded: ShardSet, fork_ranks: Any, tmp_path: Path
+) -> None:
+    # Without a learning rate, the first validation is the best.
+    keys = ("optimizer.lr=0", "data.heldout=0.2", "trainer.export=best", "trainer.validate_every=1")
+    job = Job(fork_ranks, grounded, tmp_path, *keys, "trainer.patience=5")
+    job.start("1:update:5")
+    said = job.start()
+    assert f"{tmp_path}: resumed at step" in said
+    assert said.count("stopped early at step 6 of 16") == 1
+    assert read_series(tmp_path)["train/early_stop_step"] == {6: 6}

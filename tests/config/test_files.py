@@ -62,7 +62,7 @@ def test_a_missing_required_key_is_named(kind: Any) -> None:
         ("tracking.enabled=perhaps", "tracking.enabled=perhaps: "),
         ("trainer.epochs=null", "command line: trainer.epochs="),
         ("objective.name=mutli", "objective.name=mutli is not one of uni, cross, multi, did you "),
-        ("trainer.epochs=0", "trainer.epochs=0 is below 1"),
+        ("trainer.epochs=-1", "trainer.epochs=-1 is below 0"),
         ("data.heldout=0.6", "data.heldout=0.6 is above 0.5"),
         ("--resume", "--resume: overrides are KEY=VALUE"),
     ],

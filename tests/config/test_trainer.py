@@ -10,6 +10,7 @@ from avvp_dist.config.option import keys_of
 from avvp_dist.errors import ConfigError
 
 KEYS = ["data.shards=some/folder", "trainer.out=some/folder"]
+STEPS = ["trainer.epochs=0", "trainer.max_steps=7"]
 
 
 def test_both_trainings_have_the_same_keys_of_the_loop() -> None:
@@ -62,3 +63,28 @@ def test_keys_that_do_not_go_together_are_refused(overrides: tuple[str, ...], fa
         load(PretrainConfig, None, [*KEYS, *(one for one in overrides if one != left_out)])
     with pytest.raises(ConfigError, match=fault):
         load(PretrainConfig, None, [*KEYS, *overrides])
+
+
+def test_a_training_ends_by_epochs_or_by_steps() -> None:
+    made = load(PretrainConfig, None, [*KEYS, *STEPS]).trainer
+    assert (made.epochs, made.max_steps) == (0, 7)
+    with pytest.raises(ConfigError, match=r"trainer\.epochs=0, trainer\.max_steps=0: .* set one"):
+        load(PretrainConfig, None, [*KEYS, "trainer.epochs=0"])
+
+
+def test_a_training_that_counts_steps_has_no_schedule_in_epochs() -> None:
+    data = ["data.train=x", "data.val=x", "data.annotations=x", "trainer.out=x"]
+    load(FinetuneConfig, None, data)
+    with pytest.raises(ConfigError, match=r"optimizer\.decay_unit=epochs: the training counts st"):
+        load(FinetuneConfig, None, [*data, *STEPS])
+    for key in ("optimizer.decay_unit=steps", "optimizer.schedule=cosine"):
+        load(FinetuneConfig, None, [*data, *STEPS, key])
+
+
+def test_patience_needs_a_score_and_exports_the_best_model() -> None:
+    keys = [*KEYS, "trainer.patience=2"]
+    with pytest.raises(ConfigError, match=r"trainer\.patience=2, trainer\.export=last: "):
+        load(PretrainConfig, None, keys)
+    with pytest.raises(ConfigError, match=r"trainer\.patience=2, data\.heldout=0: "):
+        load(PretrainConfig, None, [*keys, "trainer.export=best", "data.heldout=0"])
+    load(PretrainConfig, None, [*keys, "trainer.export=best"])

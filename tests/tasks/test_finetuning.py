@@ -24,8 +24,21 @@ from avvp_dist.models.specification import EncoderSpec
 from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.shards.schema import LLP_CLASSES
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.tasks.finetuning import SELECT, ParsingTask, attach_encoder, find_encoder, finetune
-from avvp_dist.tracking.records import RegisterRecord, RunRecord, read_records, read_series
+from avvp_dist.tasks.finetuning import (
+    SELECT,
+    ParsingTask,
+    attach_encoder,
+    find_encoder,
+    finetune,
+    plan_finetuning,
+)
+from avvp_dist.tracking.records import (
+    EndRecord,
+    RegisterRecord,
+    RunRecord,
+    read_records,
+    read_series,
+)
 from avvp_dist.tracking.registry import Model
 from avvp_dist.tracking.run import stage_run
 
@@ -186,6 +199,41 @@ def test_the_best_or_the_last_epoch_is_exported(
     ]
     # The score is the exported epoch's, not the best.
     assert registered(tmp_path).tags[SELECT] == ("7" if export == "best" else "6")
+
+
+def test_training_ends_when_validations_bring_no_better_score(
+    packed: dict[str, ShardSet],
+    features: Path,
+    one_rank: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scores = iter([5.0, 7.0, 7.0, 6.0, 8.0, 7.0, 7.0, 8.0])  # an equal one is not better
+    monkeypatch.setattr(ParsingTask, "validate", lambda _: {SELECT: next(scores)})
+    config = short_config(packed, features, tmp_path)
+    config.optimizer.schedule, config.trainer.resume = "cosine", "auto"
+    config.trainer.epochs, config.trainer.max_steps, config.trainer.keep = 0, 9, 9
+    config.trainer.validate_every = config.trainer.checkpoint_every = 1
+    for patience, stop, best in ((2, 4, 3), (2, 4, 3), (3, 8, 8)):  # the second does nothing
+        config.trainer.patience = patience
+        finetune(config)
+        ended = f"{tmp_path}: stopped early at step {stop} of 9, after {patience} validations"
+        assert ended in capsys.readouterr().out
+        assert equal(
+            load_file(tmp_path / "model" / "model.safetensors"), weights_at(tmp_path, best)
+        )
+        assert (
+            json.loads(max(tmp_path.glob("checkpoints/*/trainer.json")).read_text())["step"] == stop
+        )
+    series = read_series(tmp_path)
+    assert series["train/early_stop_step"] == {4: 4, 8: 8}
+    whole = [(1 + np.cos(np.pi * step / 9)) / 2 for step in range(8)]
+    assert list(series["train/lr"].values()) == pytest.approx(config.optimizer.lr * np.array(whole))
+    ends = [one.status for one, _ in read_records(tmp_path) if isinstance(one, EndRecord)]
+    assert ends == ["FINISHED"] * 3
+    plan_finetuning(config, 1)
+    assert "from step-00000008, where it has stopped early" in capsys.readouterr().out
 
 
 def test_training_follows_refined_labels(

@@ -120,3 +120,14 @@ def test_a_state_of_another_version_is_named(tmp_path: Path) -> None:
     (found.folder / "trainer.json").write_text('{"step": 2, "seen": 4}')
     with pytest.raises(CheckpointError, match=r"another version: trainer\.json differs in best"):
         load_checkpoint(Engine(), found, TrainerConfig(out=str(tmp_path)), ALONE)
+
+
+def test_a_state_from_before_validations_were_counted_is_read(tmp_path: Path) -> None:
+    save(tmp_path, 2)
+    found = newest(tmp_path, ALONE)
+    assert found is not None
+    file = found.folder / "trainer.json"
+    values = json.loads(file.read_text())
+    del values["stale"]
+    file.write_text(json.dumps(values))
+    assert found.state == TrainerState(2, stale=0)

@@ -102,10 +102,12 @@ def test_a_damaged_checkpoint_is_named_and_left_where_it_is(
 
 def test_a_plan_for_64_ranks(dry: Dry, grounded: ShardSet, tmp_path: Path) -> None:
     keys = [f"data.shards={grounded.folder}", f"trainer.out={tmp_path}", *KEYS]
+    keys += ["trainer.export=best", "trainer.patience=2"]
     code, rows, err = dry(
         "pretrain", *keys, "--ranks", "64", "trainer.batch_size=64", "trainer.zero_stage=1"
     )
     assert (code, err) == (0, "")
+    assert ", fewer after 2 validations without a better score" in rows["steps"]
     assert rows["batch"] == "64 clips = 64 ranks x 1 micro-batches x 1"
     assert rows["if ranks are GPUs"] == (
         "1 clips at once leave them idle: set trainer.batch_size=8192 or more "

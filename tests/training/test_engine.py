@@ -23,6 +23,7 @@ from avvp_dist.training.engine import (
     lr_factor,
     make_engine,
     parameter_groups,
+    planned_steps,
     update,
 )
 from avvp_dist.training.precision import model_dtype
@@ -52,6 +53,22 @@ def test_steps_follow_epochs() -> None:
         0.5,
         0.25,
     ]
+
+
+def test_steps_of_the_learning_rate_may_be_optimiser_steps() -> None:
+    optimizer = OptimizerConfig(
+        schedule="step", warmup=0.0, decay=0.5, decay_every=20, decay_unit="steps"
+    )
+    factors = [lr_factor(optimizer, step, 100, steps_per_epoch=3) for step in (0, 19, 20, 59, 60)]
+    assert factors == [1.0, 1.0, 0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "steps"), [(4, 0, 28), (4, 30, 28), (4, 9, 9), (0, 30, 30)]
+)
+def test_epochs_or_steps_end_a_training(epochs: int, max_steps: int, steps: int) -> None:
+    trainer = TrainerConfig(epochs=epochs, max_steps=max_steps)
+    assert planned_steps(trainer, steps_per_epoch=7) == steps
 
 
 def test_biases_norms_and_frozen_parameters_do_not_decay() -> None:
