@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -353,8 +354,14 @@ def _environment() -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "world_size": str(launched_size()),
     }
+    if commit := _commit():
+        tags["git"] = tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+@cache
+def _commit() -> str:
+    """Git commit of the code when this process first asks for it; empty outside of a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     git = subprocess.run(command, capture_output=True, text=True, check=False)
-    if git.returncode == 0:
-        tags["git"] = tags["mlflow.source.git.commit"] = git.stdout.strip()
-    return tags
+    return git.stdout.strip() if git.returncode == 0 else ""

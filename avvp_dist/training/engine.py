@@ -258,6 +258,13 @@ def full_state(engine: Engine, frozen: Mapping[str, Tensor]) -> dict[str, Tensor
     return state | counters | dict(frozen)
 
 
+def release_engine(engine: Engine) -> None:
+    """Give up an engine and its precision, so that later work in this process has neither."""
+    engine.destroy()  # ZeRO's hooks in autograd refer to it where Python cannot see it
+    engine.__dict__.clear()  # its own functions refer to it too
+    torch.set_float32_matmul_precision("highest")
+
+
 def _extra_keys(path: str) -> dict[str, Any]:
     """Top-level keys of the file `trainer.deepspeed`."""
     if not path:

@@ -54,6 +54,7 @@ def run_training(stage: str, config: ConfigT, open_task: OpenTask[ConfigT]) -> N
             trainer.train()
             if config.tracking.register and task.ranks.is_main:
                 _register(run, task, trainer)
+            trainer.close()
 
 
 def _connect(config: TrainerConfig) -> Ranks:
@@ -81,8 +82,10 @@ def deterministic(wanted: bool) -> Iterator[None]:
             f"trainer.deterministic: {_WORKSPACE}={workspace} lets cuBLAS give other bits",
             remedy=f"Unset it, or set it to {' or '.join(_DETERMINISTIC)}",
         )
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    cudnn.deterministic, cudnn.benchmark = True, False
     try:
         yield
     except RuntimeError as error:
@@ -95,6 +98,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
         ) from error
     finally:
         torch.use_deterministic_algorithms(False)
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _register(run: Run, task: Task, trainer: Trainer) -> None:

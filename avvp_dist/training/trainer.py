@@ -35,6 +35,7 @@ from avvp_dist.training.engine import (
     make_engine,
     parameter_names,
     planned_steps,
+    release_engine,
     update,
 )
 from avvp_dist.training.nonfinite import NonfiniteSteps
@@ -145,6 +146,11 @@ class Trainer:
             print(self.out / "model")
             if self.run.draws_figures:
                 print(draw_curves(self.out, self.run, self.task.panels))
+
+    def close(self) -> None:
+        """Give up the engine, so that its memory is free now and not at a later collection."""
+        release_engine(self.engine)
+        del self.engine, self.saver  # the saver refers to this trainer
 
     def _prepare(
         self, step: int, clips: list[ClipBatch]

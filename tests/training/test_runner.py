@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +13,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avvp_dist.config import FinetuneConfig, PretrainConfig
 from avvp_dist.errors import CheckpointError, ClusterError, ConfigError, DataError
 from avvp_dist.runtime.lock import claim
-from avvp_dist.runtime.ranks import Ranks
+from avvp_dist.runtime.ranks import Ranks, connect
 from avvp_dist.shards.shard_set import ShardSet
-from avvp_dist.tasks.finetuning import open_finetuning
+from avvp_dist.tasks.finetuning import finetune, open_finetuning
 from avvp_dist.tasks.pretraining import PretrainingTask, open_pretraining
-from avvp_dist.tracking.records import RegisterRecord, read_records
+from avvp_dist.tracking.records import RegisterRecord, read_records, read_series
+from avvp_dist.training import trainer
+from avvp_dist.training.engine import make_engine
 from avvp_dist.training.runner import deterministic, run_training
 
 
@@ -120,6 +127,88 @@ def test_a_deterministic_pretraining_repeats_itself_bit_for_bit(
     assert not torch.are_deterministic_algorithms_enabled()
     assert {"bmm", "_fused_adamw_"} <= operations.names
     assert not operations.names & (NOT_DETERMINISTIC | {"cumsum of floats"})
+
+
+def finetuning(packed: dict[str, ShardSet], features: Path, out: Path) -> FinetuneConfig:
+    """Three steps with dropout, each of them validated."""
+    config = FinetuneConfig()
+    config.data.train, config.data.val = (str(packed[s].folder) for s in ("train", "val"))
+    config.data.annotations, config.trainer.out = str(features), str(out)
+    config.parser.width, config.optimizer.schedule = 32, "constant"
+    config.trainer.epochs, config.trainer.max_steps, config.trainer.batch_size = 0, 3, 48
+    config.trainer.validate_every = config.trainer.log_every = 1
+    config.tracking.enabled = config.tracking.figures = False
+    return config
+
+
+def learned(out: Path) -> tuple[bytes, dict[str, dict[int, float]]]:
+    """The exported weights, and the metrics that do not measure time."""
+    timed = ("second", "seconds", "rank", "mfu", "wait")
+    series = {n: v for n, v in read_series(out).items() if not n.endswith(timed)}
+    return (out / "model" / "model.safetensors").read_bytes(), series
+
+
+@pytest.mark.launch
+def test_trainings_in_one_process_equal_a_launched_one_bit_for_bit(
+    packed: dict[str, ShardSet], features: Path, one_rank: None, fork_ranks: Any, tmp_path: Path
+) -> None:
+    connect()  # a process chooses its number of threads when it first trains
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name in ("first", "second"):
+            finetune(finetuning(packed, features, tmp_path / name))
+    finally:
+        torch.set_num_threads(threads)
+    config = ("--config", str(tmp_path / "first" / "config.yaml"))
+    process = fork_ranks(
+        "launch/finetune.py", *config, f"trainer.out={tmp_path / 'launched'}", ranks=1
+    )
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    first, second, launched = (learned(tmp_path / n) for n in ("first", "second", "launched"))
+    assert {"train/loss", "train/grad_norm", "val/segment_type_av"} <= first[1].keys()
+    assert first == second == launched
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_training_leaves_nothing_in_its_process(
+    packed: dict[str, ShardSet],
+    features: Path,
+    one_rank: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: int,
+) -> None:
+    made, left = list[weakref.ref[object]](), list[tuple[int, int, int]]()
+
+    def noted(module: nn.Module, *others: Any) -> Any:
+        engine = make_engine(module, *others)
+        made.extend(map(weakref.ref, (engine, module, *module.parameters())))
+        return engine
+
+    def refused(*words: Any, **keys: Any) -> None:
+        raise AssertionError(f"{words} is started")
+
+    monkeypatch.setattr(trainer, "make_engine", noted)
+    monkeypatch.setattr(subprocess.Popen, "__init__", refused)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(5 if stage == 0 else 2):
+            config = finetuning(packed, features, tmp_path / str(number))
+            config.trainer.zero_stage, config.trainer.precision = stage, "tf32"
+            finetune(config)
+            if stage:
+                gc.collect()
+            assert made and not any(one() is not None for one in made)
+            tensors = sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+            files = len(list(Path("/proc/self/fd").iterdir()))
+            left.append((tensors, files, threading.active_count()))
+    finally:
+        gc.enable()
+    assert left[1:] == left[1:2] * (len(left) - 1)
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_deterministic_finetuning_has_all_its_operations(

@@ -67,7 +67,7 @@ def trainer_of(config: PretrainConfig, beat: Beat) -> Iterator[Trainer]:
         try:
             yield trainer
         finally:
-            trainer.engine.destroy()  # its hooks in autograd would keep it alive
+            trainer.close()
 
 
 def release() -> None:
