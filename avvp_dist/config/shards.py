@@ -112,8 +112,14 @@ class InspectConfig(ReadConfig):
 
 @dataclass
 class LoaderConfig(ReadConfig):
-    """Keys of the clip order and of reading ahead."""
+    """Keys of the clips of a training, their order, and reading ahead."""
 
+    clips: list[int] = option(
+        [], "number of training clips of each shard set; empty: all", minimum=1
+    )
+    subset: int = option(
+        0, "seed by which data.clips are chosen; with one seed, fewer are among more", minimum=0
+    )
     order: str = option(
         "global",
         "an epoch is a permutation of all clips, or of blocks of shards and of the clips within "

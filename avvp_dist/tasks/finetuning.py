@@ -20,6 +20,7 @@ from avvp_dist.errors import CheckpointError, DataError
 from avvp_dist.evaluation.scores import score
 from avvp_dist.loading.loader import ClipBatch
 from avvp_dist.loading.mixture import Mixture
+from avvp_dist.loading.subset import subset
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.export import build_parser, load_encoder, load_spec
 from avvp_dist.models.parsing_model import ParsingBatch, ParsingModel
@@ -140,7 +141,8 @@ class ParsingTask:
         self.train, self.attached = data.sets[0], attached
         check_parsable(self.train)
         check_parsable(val)
-        self.pools = data.pools()
+        everything = np.ones(len(data), bool)
+        self.pools = data.pools(subset(data, everything, config.data.clips, config.data.subset))
         self.weak = read_weak_labels(self.train, annotations.classes)
         self.kept = self._kept(config.data.refined_labels)
         self.val_clips, self.val_events = match_clips(val, annotations)

@@ -20,6 +20,7 @@ from avvp_dist.grounding.version import Grounding, ModalityGrounding
 from avvp_dist.loading.heldout import training_clips, validation_clips
 from avvp_dist.loading.loader import ClipBatch, read_clips
 from avvp_dist.loading.mixture import Mixture
+from avvp_dist.loading.subset import subset
 from avvp_dist.loading.transfer import to_device
 from avvp_dist.models.encoder import Encoder
 from avvp_dist.models.grounding_model import GroundingBatch, GroundingModel
@@ -144,7 +145,7 @@ class PretrainingTask:
                 autocast=autocasts(config.trainer),
             )
         trained = training_clips(data, config.data.heldout)
-        self.pools = data.pools(trained)
+        self.pools = data.pools(subset(data, trained, config.data.clips, config.data.subset))
         self.heldout = validation_clips(data, trained, config.data.heldout_clips)
         if config.trainer.export == "best" and not len(self.heldout):
             raise ConfigError("trainer.export=best needs held-out clips: data.heldout holds none")
