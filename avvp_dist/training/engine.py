@@ -35,6 +35,8 @@ _OURS = {
 }
 
 
+_LINEAR = nn.functional.linear
+"""The function that ZeRO stage 3 replaces, for the rest of the process, by one with other bits."""
 _GRAPHS = 2 * 3 * 3
 """Maximum number of graphs of a compiled encoder."""
 
@@ -69,6 +71,7 @@ def make_engine(
 
     adam = torch.optim.AdamW([{**vars(group)} for group in groups], lr=optimizer.lr, fused=True)
     set_product_precision(trainer)
+    nn.functional.linear = _LINEAR
     config = engine_config(optimizer, trainer, ranks.size)
     with _naming_the_key(trainer):
         engine, *_ = deepspeed.initialize(model=module, optimizer=adam, config=config)
@@ -259,10 +262,11 @@ def full_state(engine: Engine, frozen: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def release_engine(engine: Engine) -> None:
-    """Give up an engine and its precision, so that later work in this process has neither."""
+    """Give up an engine and what it changed, so that later work in this process has neither."""
     engine.destroy()  # ZeRO's hooks in autograd refer to it where Python cannot see it
     engine.__dict__.clear()  # its own functions refer to it too
     torch.set_float32_matmul_precision("highest")
+    nn.functional.linear = _LINEAR
 
 
 def _extra_keys(path: str) -> dict[str, Any]:

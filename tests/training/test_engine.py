@@ -24,6 +24,7 @@ from avvp_dist.training.engine import (
     make_engine,
     parameter_groups,
     planned_steps,
+    release_engine,
     update,
 )
 from avvp_dist.training.precision import model_dtype
@@ -172,6 +173,15 @@ def test_exports_hold_frozen_weights_and_float32_ones(
     trained = state["2.weight"]
     assert not torch.equal(trained, before["2.weight"])
     assert not torch.equal(trained, trained.bfloat16().float())  # not rounded
+
+
+@pytest.mark.launch
+def test_zero_3_leaves_linear_layers_as_they_were(one_rank: None) -> None:
+    before = nn.functional.linear
+    engine, *_ = stepped(3, "fp32")
+    assert nn.functional.linear is not before
+    release_engine(engine)
+    assert nn.functional.linear is before
 
 
 @pytest.mark.launch
