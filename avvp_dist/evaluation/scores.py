@@ -83,6 +83,14 @@ def score(predicted: Mask, truth: Mask) -> dict[str, float]:
     return _in_percent({key: float(np.mean(values)) for key, values in clip_scores.items()})
 
 
+def score_clips(predicted: Mask, truth: Mask) -> dict[str, Floats]:
+    """Compute what each clip adds to the official F-scores, in percent, `[N]`.
+
+    Their means over clips are those of `score`, but for rounding; keys, shapes and errors are too.
+    """
+    return _in_percent(_clip_scores(predicted, truth))
+
+
 def score_one_modality(predicted: Mask, truth: Mask) -> dict[str, float]:
     """Compute F in percent of events that are only heard or only seen; no official score.
 

@@ -25,6 +25,7 @@ from avvp_dist.evaluation.scores import (
     mean_per_class,
     runs,
     score,
+    score_clips,
     score_one_modality,
     score_per_class,
     similarity_counts,
@@ -109,6 +110,8 @@ def test_score_equals_the_loops(seed: int) -> None:
     truth[2], predicted[2] = False, True
     truth[3], predicted[3] = True, False
     assert score(predicted, truth) == score_by_loops(predicted, truth)
+    by_clip = {key: float(values.mean()) for key, values in score_clips(predicted, truth).items()}
+    assert by_clip == pytest.approx(score(predicted, truth))
 
 
 def timeline(*spans: tuple[int, int], snippets: int = 10) -> Mask:
