@@ -24,6 +24,7 @@ from avvp_dist.config import (
     GroundConfig,
     ImportConfig,
     InspectConfig,
+    LabelsStudyConfig,
     PackConfig,
     ParseConfig,
     ParseVideoConfig,
@@ -209,6 +210,13 @@ _TABLE = (
         "avvp_dist.studies.grounding:study",
         "Judge groundings by the parsers over encoders that are trained on them.",
         "avvp study-grounding shards=SHARDS annotations=DIR out=DIR",
+    ),
+    Stage(
+        "study-labels",
+        LabelsStudyConfig,
+        "avvp_dist.studies.labels:study_labels",
+        "Judge pretraining by parsers trained on few and many labelled clips.",
+        "avvp study-labels shards=SHARDS annotations=DIR out=DIR",
     ),
     Stage(
         "supervise",

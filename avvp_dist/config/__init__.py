@@ -7,6 +7,7 @@ A stage's config is a dataclass in the file of its subject. A new key is a new f
 
 from avvp_dist.config.experiments import (
     DemoConfig,
+    LabelsStudyConfig,
     StudyConfig,
     SweepConfig,
     TablesConfig,
@@ -33,6 +34,7 @@ from avvp_dist.config.parsers import (
 )
 from avvp_dist.config.parsing import ParseConfig, ParseVideoConfig
 from avvp_dist.config.pretraining import (
+    OBJECTIVES,
     SIZES,
     TERMS,
     EncoderConfig,
@@ -58,6 +60,7 @@ from avvp_dist.config.trainer import (
 )
 
 __all__ = [
+    "OBJECTIVES",
     "SIZES",
     "TERMS",
     "CalibrateConfig",
@@ -71,6 +74,7 @@ __all__ = [
     "GroundConfig",
     "ImportConfig",
     "InspectConfig",
+    "LabelsStudyConfig",
     "LinkConfig",
     "LoaderConfig",
     "MediaConfig",

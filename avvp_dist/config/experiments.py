@@ -88,3 +88,43 @@ class StudyConfig(SweepConfig):
     parser_config: str = option(
         "finetune/demo_pretrain_multi", "config of every parser: a file or a name"
     )
+
+
+@dataclass
+class LabelsStudyConfig(SweepConfig):
+    """Keys of `avvp study-labels`: parsers with and without pretraining, by number of labels."""
+
+    out: str = option("runs/labels", "folder of all results, on a disk that all nodes see")
+    labels: list[int] = option(
+        [120, 0], "numbers of labelled clips; 0: all of SHARDS/train", minimum=0
+    )
+    corpora: list[str] = option(
+        ["train"],
+        "shard sets of each pretraining, joined by +, with a fraction of their clips before a *, "
+        "as in 0.5*train+wide; names are folders in `shards`, or paths",
+    )
+    objectives: list[str] = option(
+        ["multi", "masked", "multi+masked"],
+        "objectives of each pretraining, joined by +, with a weight before a *, as in "
+        "multi+0.5*masked",
+    )
+    encoders: list[str] = option(
+        ["frozen", "tuned"],
+        "uses of each encoder: its features as they are, or trained with the parser",
+        choices=("frozen", "tuned"),
+    )
+    learning_rates: list[float] = option(
+        [3e-4, 1e-3, 3e-3],
+        "learning rates of the parsers, of which validation chooses one for each arm",
+        minimum=0,
+    )
+    seeds: int = option(10, "number of encoders, each with its labelled clips, per arm: 2 or more")
+    parsers: int = option(1, "number of parsers over each encoder", minimum=1)
+    tuning_seeds: int = option(
+        3, "number of seeds, of these, that try every learning rate", minimum=1
+    )
+    effect: float = option(
+        1.0, "difference in points for which the number of seeds is computed", minimum=1e-6
+    )
+    encoder_config: str = option("pretrain/study", "config of every encoder: a file or a name")
+    parser_config: str = option("finetune/few_labels", "config of every parser: a file or a name")

@@ -10,13 +10,17 @@ from typing import TypeVar
 from avvp_dist import __version__
 from avvp_dist.commit import digest, sha256
 from avvp_dist.config import (
+    CalibrateConfig,
     EvaluateConfig,
     FinetuneConfig,
+    GroundConfig,
     PretrainConfig,
     SweepConfig,
     TrackingConfig,
 )
 from avvp_dist.config.files import load
+from avvp_dist.grounding.summary import SUMMARY
+from avvp_dist.grounding.version import Grounding
 from avvp_dist.reproduction.jobs import Command
 from avvp_dist.shards.schema import HAN_EXTRACTOR
 from avvp_dist.shards.shard_set import ShardSet
@@ -32,6 +36,26 @@ TrainingConfig = TypeVar("TrainingConfig", PretrainConfig, FinetuneConfig)
 def open_splits(config: SweepConfig) -> Splits:
     """Open the shard sets train, val and test, in this order."""
     return {split: ShardSet(Path(config.shards) / split) for split in ("train", "val", "test")}
+
+
+def ensure_grounding(shards: ShardSet, tracking: TrackingConfig, grounding: str = "") -> Grounding:
+    """The grounding of a shard set; a set without one is calibrated and grounded.
+
+    Args:
+        grounding: its folder; empty: the only one beside the shards.
+    """
+    if (
+        not grounding
+        and not shards.remote
+        and not any(shards.folder.glob(f"grounding/*/{SUMMARY}"))
+    ):
+        from avvp_dist.grounding.calibrate import calibrate
+        from avvp_dist.grounding.job import ground
+
+        if not (shards.folder / "thresholds.yaml").is_file():
+            calibrate(CalibrateConfig(shards=shards.name, tracking=tracking))
+        ground(GroundConfig(shards=shards.name, tracking=tracking))
+    return Grounding(shards, grounding)
 
 
 def parent_run(experiment: str, out: Path, config: SweepConfig, shards: Splits) -> Run:

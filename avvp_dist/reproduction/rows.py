@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING
 from avvp_dist import __version__
 from avvp_dist.commit import digest
 from avvp_dist.config import (
-    CalibrateConfig,
     FinetuneConfig,
-    GroundConfig,
     PretrainConfig,
     RefineConfig,
     TablesConfig,
 )
 from avvp_dist.errors import ConfigError
-from avvp_dist.grounding.summary import SUMMARY
-from avvp_dist.grounding.version import Grounding
 from avvp_dist.reproduction.jobs import Command, Job
 from avvp_dist.reproduction.recipes import (
     UNTRAINED,
     Splits,
+    ensure_grounding,
     evaluation,
     nested,
     parser_keys,
@@ -101,13 +98,6 @@ def encoder_jobs(config: TablesConfig, out: Path, rows: dict[str, Row]) -> dict[
     if not names:
         return {}
     shards = ShardSet(config.pretraining or Path(config.shards) / "train")
-    if not any(shards.folder.glob(f"grounding/*/{SUMMARY}")):
-        from avvp_dist.grounding.calibrate import calibrate
-        from avvp_dist.grounding.job import ground
-
-        if not (shards.folder / "thresholds.yaml").is_file():
-            calibrate(CalibrateConfig(shards=str(shards.folder), tracking=config.tracking))
-        ground(GroundConfig(shards=str(shards.folder), tracking=config.tracking))
     jobs = {}
     for name in names:
         folder = out / "encoders" / name
@@ -119,7 +109,8 @@ def encoder_jobs(config: TablesConfig, out: Path, rows: dict[str, Row]) -> dict[
             f"data.shards={shards.name}",
         ]
         encoder = training("pretrain", PretrainConfig, files, keys, folder / "pretrain", config)
-        grounding = Grounding(shards, next(iter(encoder.config.data.grounding), ""))
+        given = next(iter(encoder.config.data.grounding), "")
+        grounding = ensure_grounding(shards, config.tracking, given)
         inputs = digest([__version__, shards.digest, grounding.version])
         jobs[name] = Job(f"encoder {name}", folder, inputs, (encoder,))
     return jobs

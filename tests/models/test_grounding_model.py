@@ -212,8 +212,8 @@ def test_autocast_multiplies_in_bfloat16_in_the_layers_alone() -> None:
 def test_grounding_alone_has_the_encoders_parameters_and_its_own_loss() -> None:
     model, batch = model_of(OWN), batch_of()
     assert {name.partition(".")[0] for name, _ in model.named_parameters()} == {"encoder"}
-    audio, visual = model.representations(batch)
-    expected, parts = grounding_loss(audio, visual, batch.components, OWN)
+    x = unit(*model.representations(batch))
+    expected, parts = grounding_loss(x, batch.components, OWN, lambda: pytest.fail("no negatives"))
     loss, found = model(batch)
     assert torch.equal(loss, expected) and found == parts
 

@@ -298,7 +298,7 @@ def test_a_failure_stops_its_own_job_and_those_that_need_it(
     fails = scoring("fails", tmp_path, [good, missing], *data)
     needs = scoring("needs", tmp_path, [good], *data, needs=fails)
     works = scoring("works", tmp_path, [good], *data)
-    failed = run_jobs([fails, needs, works], cpus=1, gpus=0)
+    failed = run_jobs([fails, needs, works], cpus=1, gpus=0, fresh=False)
     assert set(failed) == {"fails", "needs"}
     for error in failed.values():
         assert isinstance(error, CheckpointError)
