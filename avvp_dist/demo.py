@@ -226,7 +226,9 @@ def _report(config: DemoConfig, out: Path, seconds: float) -> None:
         rows.append([f"{ROWS[name]:22}", *cells])
     lines = [
         f"F-scores on the test split, segment level unless said; {data}; "
-        f"{'one seed' if config.seeds == 1 else several}",
+        f"{'one seed' if config.seeds == 1 else several}. Each parser is its best epoch on "
+        "validation. All rows have one short schedule, chosen for speed, so their differences say "
+        "little: `avvp study-labels` compares",
         "",
         *markdown_table([f"{'parser':22}", *COLUMNS], rows),
     ]
