@@ -39,7 +39,8 @@ def labels_figure(
             x = np.array(sorted(scores))
             means = np.array([np.mean(scores[n]) for n in x])
             deviations = np.array([np.std(scores[n], ddof=len(scores[n]) > 1) for n in x])
-            colour, line, marker = styles[name]
+            colour, dashed, marker = styles[name]
+            line = "--" if dashed else "-"
             axes.plot(x, means, color=colour, linestyle=line, marker=marker, markersize=5)
             axes.fill_between(
                 x, means - deviations, means + deviations, color=colour, alpha=0.1, linewidth=0
@@ -53,23 +54,31 @@ def labels_figure(
         plain_axes(axes)
     columns[0].set_ylabel("test segment Type@AV (%)")
     handles = [
-        Line2D([], [], color=colour, linestyle=line, marker=marker, markersize=5, label=name)
-        for name, (colour, line, marker) in styles.items()
+        Line2D(
+            [],
+            [],
+            color=colour,
+            linestyle="--" if dashed else "-",
+            marker=marker,
+            markersize=5,
+            label=name,
+        )
+        for name, (colour, dashed, marker) in styles.items()
     ]
-    figure.legend(handles=handles, frameon=False, loc="outside center right", fontsize=8)
+    figure.legend(handles=handles, frameon=False, loc="outside right center", fontsize=8)
     return save_figure(figure, path, title)
 
 
-def _styles(names: Sequence[str], controls: Collection[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, line style and marker of each name."""
+def _styles(names: Sequence[str], controls: Collection[str]) -> dict[str, tuple[str, bool, str]]:
+    """Colour of each name, whether its line is dashed, and its marker."""
     own, greys = itertools.cycle(zip(PALETTE, MARKERS, strict=True)), itertools.cycle(_GREYS)
     styles = {}
     for name in names:
         if name in controls:
-            styles[name] = (next(greys), "--", "x")
+            styles[name] = (next(greys), True, "x")
         else:
             colour, marker = next(own)
-            styles[name] = (colour, "-", marker)
+            styles[name] = (colour, False, marker)
     return styles
 
 
@@ -97,5 +106,5 @@ def corpus_figure(
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     plain_axes(axes)
-    figure.legend(frameon=False, loc="outside center right", fontsize=8)
+    figure.legend(frameon=False, loc="outside right center", fontsize=8)
     return save_figure(figure, path, title)
