@@ -33,6 +33,7 @@ from avvp_dist.reproduction.recipes import (
     parsing_digest,
     training,
 )
+from avvp_dist.runtime.cluster.tasks import ray_cluster
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.studies.arms import Arm, Corpus, Encoder, open_corpus, study_arms
 from avvp_dist.studies.labels_report import Report, SeedScores, write_report
@@ -94,7 +95,7 @@ def study_labels(config: LabelsStudyConfig) -> Path:
     jobs = trial_jobs(config, out, trials, shards, encoders)
     first = {t: job for t, job in jobs.items() if t.seed <= config.tuning_seeds}
     needed = [*encoders.values(), *first.values()]
-    with parent_run("study", out, config, shards) as run:
+    with parent_run("study", out, config, shards) as run, ray_cluster():  # one for both rounds
         failed = run_jobs(needed, config.cpus, config.gpus, fresh=False)
         rates = chosen_rates(first)
         final = {t: job for t, job in jobs.items() if rates.get((t.arm, t.labels)) == t.rate}

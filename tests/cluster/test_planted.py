@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avvp_dist.config import PackConfig, TrackingConfig
+from avvp_dist.config import CalibrateConfig, GroundConfig, PackConfig, TrackingConfig
+from avvp_dist.grounding.calibrate import calibrate
+from avvp_dist.grounding.job import ground
 from avvp_dist.packing.job import pack
 from tests.cluster.planted import write_planted
 from tests.studies.test_labels import Study
@@ -22,17 +24,19 @@ MARGIN = 10.0
 SEEDS, LABELS = 10, 40
 PARSER = (
     *("parser.width=32", "parser.fusion=none", "parser.skip=false", "parser.discriminator=false"),
-    *("trainer.max_steps=150", "trainer.validate_every=50", "trainer.batch_size=8"),
+    *("trainer.max_steps=100", "trainer.validate_every=50", "trainer.batch_size=8"),
 )
 
 
 @pytest.mark.launch
 def test_a_gain_that_is_there_is_seen(warm_workers: WarmWorkers, tmp_path: Path) -> None:
-    sizes = {"train": 600, "val": 60, "test": 120}
-    source = write_planted(tmp_path / "features", sizes)
+    sizes = {"train": 400, "val": 60, "test": 120}
+    source, quiet = write_planted(tmp_path / "features", sizes), TrackingConfig(enabled=False)
     for split in sizes:
-        quiet = TrackingConfig(enabled=False)
         pack(PackConfig(str(source), str(tmp_path / "shards" / split), split=split, tracking=quiet))
+    train = str(tmp_path / "shards" / "train")
+    calibrate(CalibrateConfig(shards=train, tracking=quiet))
+    ground(GroundConfig(shards=train, workers=1, tracking=quiet))
     study = Study(
         "tools/study_labels.py",
         tmp_path / "study",
@@ -45,10 +49,10 @@ def test_a_gain_that_is_there_is_seen(warm_workers: WarmWorkers, tmp_path: Path)
         f"labels=[{LABELS}]",
         "objectives=[masked]",
         "encoders=[frozen]",
-        "learning_rates=[1e-2]",
+        "learning_rates=[2e-2]",
         f"seeds={SEEDS}",
         "tuning_seeds=1",
-        "pretrain=[trainer.max_steps=100,trainer.batch_size=32,optimizer.lr=2e-3]",
+        "pretrain=[trainer.max_steps=80,trainer.batch_size=32,optimizer.lr=2e-3]",
         f"finetune=[{','.join(PARSER)}]",
     )
     scores = {
