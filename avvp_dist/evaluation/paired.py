@@ -34,10 +34,12 @@ class Difference:
     seeds: int
 
     def seeds_for(self, effect: float) -> int | None:
-        """Number of seeds by which 4 of 5 studies would find an effect of so many points.
+        """Number of seeds with which a two-sided test at 5 % finds `effect` with a power of 80 %.
 
-        Of a two-sided test at 5 %, by the normal approximation, on these clips. None if the
-        deviation is not known.
+        By the normal approximation, on these clips. None if the deviation is not known.
+
+        Args:
+            effect: difference in points.
         """
         if math.isnan(self.deviation):
             return None

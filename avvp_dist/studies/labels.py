@@ -113,7 +113,7 @@ def label_counts(config: LabelsStudyConfig, train: ShardSet) -> list[int]:
     """Numbers of labelled clips, ascending; 0 in the config means all that are trained on.
 
     Raises:
-        ConfigError: if there are not so many clips.
+        ConfigError: if a number exceeds the clips of the shard set.
     """
     usable = int((~train.excluded).sum())
     counts = sorted({count or usable for count in config.labels})

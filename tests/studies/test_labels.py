@@ -132,8 +132,10 @@ def test_a_wrong_study_is_refused_before_anything_is_made(
         shards=str(packed["train"].folder.parent),
         annotations=str(features),
         out=str(tmp_path / "out"),
-        **{"labels": [16], **keys},  # type: ignore[arg-type]  # values of several types
+        labels=[16],
     )
+    for key, value in keys.items():
+        setattr(config, key, value)
     config.tracking.enabled = False
     with pytest.raises(ConfigError, match=fault):
         study_labels(config)
