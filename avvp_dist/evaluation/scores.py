@@ -17,6 +17,10 @@ from avvp_dist.errors import DataError
 LEVELS = ("segment", "event")
 STREAM_SCORES = ("audio", "visual", "av", "type_av", "event_av")
 RULES = ("video", "modality")
+THRESHOLD = 0.5
+"""Probability at which the official evaluator decides an event."""
+SELECTION = "segment_type_av"
+"""Score of validation clips by which models and settings are chosen, as in the official codes."""
 _BINS = 2**16
 """Levels at which cosines are counted."""
 
@@ -33,7 +37,7 @@ def decide(
     modality_prob: NDArray[np.float32] | None = None,
     *,
     rule: str = "video",
-    threshold: Threshold = 0.5,
+    threshold: Threshold = THRESHOLD,
 ) -> Mask:
     """Decide which events occur in which snippets, bool `[N, T, 2, C]`.
 

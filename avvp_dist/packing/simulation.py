@@ -74,7 +74,7 @@ def simulate(config: SimulateConfig) -> Path:
         path = out / f"features_{split}.npz"
         _write_features(path, corpus[split], rng, prototypes, config.noise)
     if not given:
-        _write_annotations(out, corpus)
+        write_annotations(out, corpus)
     return out
 
 
@@ -146,7 +146,8 @@ def _features(
     return features
 
 
-def _write_annotations(out: Path, corpus: dict[str, Clips]) -> None:
+def write_annotations(out: Path, corpus: dict[str, Clips]) -> None:
+    """Write the `AVVP_*.csv` of each split: weak labels, and the events of val and test."""
     for split, clips in corpus.items():
         rows = [
             [clip, ",".join(LLP_CLASSES[c] for c in np.flatnonzero(events.any((0, 1))))]

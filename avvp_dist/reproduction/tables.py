@@ -14,14 +14,12 @@ from avvp_dist.evaluation.parsing_figures import (
     event_counts,
 )
 from avvp_dist.evaluation.predictions import Predictions
-from avvp_dist.evaluation.scores import Mask, mean_per_class, summarise
+from avvp_dist.evaluation.scores import THRESHOLD, Mask, mean_per_class, summarise
 from avvp_dist.reproduction.jobs import Job, raise_if_failed, run_jobs
 from avvp_dist.reproduction.paper_tables import TableRow, markdown, write_table
 from avvp_dist.reproduction.recipes import described_features, open_splits, parent_run
 from avvp_dist.reproduction.rows import ROWS, Row, chosen_rows, encoder_jobs, row_jobs
 from avvp_dist.tracking.run import Run
-
-THRESHOLD = 0.5
 
 Jobs = dict[tuple[str, int], Job]
 

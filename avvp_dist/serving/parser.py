@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avvp_dist.evaluation.events import MODALITIES
 from avvp_dist.evaluation.predictions import Predictions
+from avvp_dist.evaluation.scores import THRESHOLD
 from avvp_dist.models.export import load_parser
 from avvp_dist.models.parser import probabilities
 from avvp_dist.models.specification import Spec
@@ -22,7 +23,7 @@ from avvp_dist.serving.batches import Outputs
 from avvp_dist.serving.model import ServedModel
 from avvp_dist.serving.requests import ClipRequest
 
-DECISION = Decision("video", 0.5)
+DECISION = Decision("video", THRESHOLD)
 
 
 class ServedParser(ServedModel):

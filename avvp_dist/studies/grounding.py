@@ -24,6 +24,7 @@ from avvp_dist.config import (
 )
 from avvp_dist.errors import AvvpError, ConfigError
 from avvp_dist.evaluation.figures import seeds_figure
+from avvp_dist.evaluation.scores import SELECTION
 from avvp_dist.grounding.summary import GroundingSummary
 from avvp_dist.reproduction.jobs import Command, Job, raise_if_failed, run_here, run_jobs, scores
 from avvp_dist.reproduction.recipes import (
@@ -319,7 +320,7 @@ def _write(run: Run, config: StudyConfig, out: Path, rows: list[StudyRow], shard
         run.artifact(out / name)
     print(f"\n{text}\n{out / 'study.md'}\n{out / 'study.csv'}")
     panels = {
-        split: {row.name: row.values(f"{split}/segment_type_av") for row in ordered(rows)}
+        split: {row.name: row.values(f"{split}/{SELECTION}") for row in ordered(rows)}
         for split in ("val", "test")
     }
     controls = [row.name for row in rows if row.control]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES
+from avvp_dist.evaluation.scores import LEVELS, SELECTION, STREAM_SCORES
 from avvp_dist.reproduction.table_format import (
     MISSING,
     decimals,
@@ -17,15 +17,12 @@ from avvp_dist.reproduction.table_format import (
     write_csv,
 )
 
-CHOICE = "val/segment_type_av"
-"""Score by which a point is chosen."""
-
 _SCORES = {
-    "val Type@AV": CHOICE,
+    "val Type@AV": f"val/{SELECTION}",
     "test A": "test/segment_audio",
     "V": "test/segment_visual",
     "AV": "test/segment_av",
-    "Type@AV": "test/segment_type_av",
+    "Type@AV": f"test/{SELECTION}",
     "Event@AV": "test/segment_event_av",
     "event-level Type@AV": "test/event_type_av",
 }
@@ -71,7 +68,7 @@ def ordered(rows: Sequence[StudyRow]) -> list[StudyRow]:
     """Rows with the best on validation first, unfinished points after them, controls last."""
 
     def place(row: StudyRow) -> tuple[bool, float]:
-        return row.control, -float(np.mean(row.values(CHOICE))) if row.seeds else 0.0
+        return row.control, -float(np.mean(row.values(f"val/{SELECTION}"))) if row.seeds else 0.0
 
     return sorted(rows, key=place)
 

@@ -21,7 +21,7 @@ from avvp_dist.config import FinetuneConfig, LabelsStudyConfig, PretrainConfig
 from avvp_dist.config.files import load
 from avvp_dist.errors import ConfigError
 from avvp_dist.evaluation.predictions import Predictions
-from avvp_dist.evaluation.scores import score_clips
+from avvp_dist.evaluation.scores import SELECTION, THRESHOLD, score_clips
 from avvp_dist.reproduction.jobs import Command, Job, raise_if_failed, run_jobs, scores
 from avvp_dist.reproduction.recipes import (
     Splits,
@@ -36,15 +36,12 @@ from avvp_dist.reproduction.recipes import (
 from avvp_dist.runtime.cluster.tasks import ray_cluster
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.studies.arms import Arm, Corpus, Encoder, open_corpus, study_arms
-from avvp_dist.studies.labels_report import Report, SeedScores, write_report
+from avvp_dist.studies.labels_report import PointScores, Report, write_report
 from avvp_dist.tracking.records import read_series
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-CHOICE = "val/segment_type_av"
-"""Score by which a learning rate is chosen."""
-THRESHOLD = 0.5
 PROBE = "val/probe_"
 
 
@@ -206,8 +203,11 @@ def chosen_rates(tried: Mapping[Trial, Job]) -> dict[tuple[Arm, int], float]:
         rates = found.setdefault((trial.arm, trial.labels), {})
         values = rates.setdefault(trial.rate, [])
         if job.is_finished:
-            _, name = CHOICE.split("/")
-            named = [v for key, v in scores(job).items() if re.fullmatch(rf"val/\d+/{name}", key)]
+            named = [
+                value
+                for key, value in scores(job).items()
+                if re.fullmatch(rf"val/\d+/{SELECTION}", key)
+            ]
             values.append(float(np.mean(named)))
     chosen = {}
     for point, rates in found.items():
@@ -220,7 +220,7 @@ def chosen_rates(tried: Mapping[Trial, Job]) -> dict[tuple[Arm, int], float]:
 
 def _scores(
     config: LabelsStudyConfig, final: Jobs, shards: Splits
-) -> dict[tuple[Arm, int], SeedScores]:
+) -> dict[tuple[Arm, int], PointScores]:
     """Scores of the finished parsers of each point, by seed."""
     truths = {
         split: read_annotations(
@@ -231,7 +231,7 @@ def _scores(
         )
         for split in ("val", "test")
     }
-    found: dict[tuple[Arm, int], SeedScores] = {}
+    found: dict[tuple[Arm, int], PointScores] = {}
     for trial, job in final.items():
         if job.is_finished:
             found.setdefault((trial.arm, trial.labels), {})[trial.seed] = {

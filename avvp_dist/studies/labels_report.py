@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avvp_dist.commit import staged
 from avvp_dist.config import LabelsStudyConfig
 from avvp_dist.evaluation.paired import Difference, paired_difference, power_law
-from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES
+from avvp_dist.evaluation.scores import LEVELS, SELECTION, STREAM_SCORES
 from avvp_dist.reproduction.recipes import Splits, described_features
 from avvp_dist.reproduction.table_format import (
     MISSING,
@@ -27,18 +27,16 @@ from avvp_dist.studies.labels_figures import corpus_figure, labels_figure
 from avvp_dist.tracking.run import Run
 
 Floats = NDArray[np.float64]
-SeedScores = dict[int, dict[str, dict[str, Floats]]]
+PointScores = dict[int, dict[str, dict[str, Floats]]]
 """Score of each clip in percent, `[clips]`, by seed, split and key of `score`."""
 Point = tuple[Arm, int]
 """An arm and its number of labelled clips."""
 
-MAIN = "segment_type_av"
-"""Score that arms are compared by."""
 _COLUMNS = {
     "A": "segment_audio",
     "V": "segment_visual",
     "AV": "segment_av",
-    "Type@AV": MAIN,
+    "Type@AV": SELECTION,
     "Event@AV": "segment_event_av",
 }
 _KEYS = [f"{level}_{stream}" for level in LEVELS for stream in STREAM_SCORES]
@@ -65,7 +63,7 @@ class Report:
     """Numbers of labelled clips, ascending."""
     rates: Mapping[Point, float]
     """Learning rate that validation chose."""
-    scores: Mapping[Point, SeedScores]
+    scores: Mapping[Point, PointScores]
     probes: Mapping[str, Mapping[str, Sequence[float]]]
     """Figures of the probe by encoder and name, one for each seed."""
 
@@ -74,7 +72,7 @@ class Report:
         """Words that say which features the numbers belong to."""
         return described_features(self.shards["test"])
 
-    def values(self, point: Point, split: str, key: str = MAIN) -> list[float]:
+    def values(self, point: Point, split: str, key: str = SELECTION) -> list[float]:
         """One score of every finished seed, in percent."""
         seeds = self.scores.get(point, {})
         return [float(seeds[seed][split][key].mean()) for seed in sorted(seeds)]
@@ -101,7 +99,7 @@ class Report:
         if not seeds:
             return None
         return paired_difference(
-            *(np.stack([one[seed][split][MAIN] for seed in seeds]) for one in (ours, theirs))
+            *(np.stack([one[seed][split][SELECTION] for seed in seeds]) for one in (ours, theirs))
         )
 
     def _validated(self, arm: Arm, labels: int) -> float:
@@ -182,7 +180,10 @@ def growing(report: Report) -> Iterator[tuple[str, list[int], Floats, int]]:
         if len(sizes) > 1 and seeds:
             clips = sorted(sizes)
             scores = [
-                [report.scores[sizes[n], labels][s]["test"][MAIN].mean() for s in sorted(seeds)]
+                [
+                    report.scores[sizes[n], labels][s]["test"][SELECTION].mean()
+                    for s in sorted(seeds)
+                ]
                 for n in clips
             ]
             yield name, clips, np.array(scores), labels

@@ -17,7 +17,7 @@ from avvp_dist.commit import sha256, verify_folder, write_json
 from avvp_dist.config import DecontaminateConfig, FinetuneConfig
 from avvp_dist.decontamination.leakage import count_leaked, report_leakage
 from avvp_dist.errors import CheckpointError, DataError
-from avvp_dist.evaluation.scores import score
+from avvp_dist.evaluation.scores import SELECTION, THRESHOLD, score
 from avvp_dist.loading.loader import ClipBatch
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.loading.subset import subset
@@ -38,8 +38,6 @@ from avvp_dist.training.precision import autocasts, model_dtype
 from avvp_dist.training.runner import run_training
 from avvp_dist.training.task import Panels, StepInfo
 
-SELECT = "val/segment_type_av"
-"""The metric whose best epoch is exported, as in the official codes."""
 _CLIPS_AT_ONCE = 64
 """Validation clips in a forward pass."""
 
@@ -189,12 +187,12 @@ class ParsingTask:
         own = ranks.own_slice(self.val_clips)
         passes = ranks.passes(len(self.val_clips), _CLIPS_AT_ONCE)
         predictions = predict(self.parser, self.val, own, ranks.device, self.dtype, passes=passes)
-        decided = ranks.interleave(predictions.decided("video", 0.5))
+        decided = ranks.interleave(predictions.decided("video", THRESHOLD))
         scores = score(decided, self.val_events) if ranks.is_main else {}
         return ranks.broadcast_object({f"val/{name}": value for name, value in scores.items()})
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        return metrics[SELECT]
+        return metrics[f"val/{SELECTION}"]
 
     def export(
         self, state: Mapping[str, Tensor], step: int, metrics: Mapping[str, float]

@@ -9,13 +9,14 @@ from pathlib import Path
 from avvp_dist.config import PromoteConfig
 from avvp_dist.config.removed import RENAMED_METRICS
 from avvp_dist.errors import CheckpointError, ConfigError
+from avvp_dist.evaluation.scores import SELECTION
 from avvp_dist.tracking.registry import ModelVersion, Registry, fetch, registry_errors
 
 CHAMPION = "champion"
 VALIDATED_ON = "validated_on."
 """Prefix of the tags that name the data a version's metrics were measured on."""
 
-_METRICS = {"avvp-encoder": "val/auc", "avvp-parser": "val/segment_type_av"}
+_METRICS = {"avvp-encoder": "val/auc", "avvp-parser": f"val/{SELECTION}"}
 
 
 def promote(config: PromoteConfig) -> bool:

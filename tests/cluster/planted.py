@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avvp_dist.packing.simulation import _write_annotations
+from avvp_dist.packing.simulation import write_annotations
 from avvp_dist.shards.schema import LLP_CLASSES
 
 SNIPPETS, CLASSES = 10, 8
@@ -48,5 +48,5 @@ def write_planted(
             **{name: stream.astype(np.float16) for name, stream in streams.items()},
         )
         corpus[split] = list(zip(ids, events, strict=True))
-    _write_annotations(out, corpus)
+    write_annotations(out, corpus)
     return out

@@ -56,7 +56,8 @@ def test_a_gain_that_is_there_is_seen(warm_workers: WarmWorkers, tmp_path: Path)
         f"finetune=[{','.join(PARSER)}]",
     )
     scores = {
-        (row["arm"], int(row["seed"])): float(row["test/segment_type_av"]) for row in study.csv()
+        (row["arm"], int(row["seed"])): float(row["test/segment_type_av"])
+        for row in study.rows("study.csv")
     }
     gains = [
         scores["masked, train, frozen", seed] - scores["random, frozen", seed]

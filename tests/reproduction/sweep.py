@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -49,6 +50,11 @@ class Sweep:
                 os.killpg(process.pid, signal.SIGKILL)
         assert process.returncode == code, err
         return err
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """The rows of a csv file in its folder."""
+        with (self.out / name).open(newline="") as file:
+            return list(csv.DictReader(file))
 
     def runs(self) -> dict[str, Any]:
         """The runs of its experiment by name; none is there twice."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import re
@@ -78,8 +77,7 @@ class Reproduction(Sweep):
 
     def csv(self) -> dict[tuple[str, str], dict[str, str]]:
         """The rows of tables.csv by method and `segment_audio` or alike."""
-        with (self.out / "tables.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = self.rows("tables.csv")
         found = {(row["method"], f"{row['level']}_{row['score']}"): row for row in rows}
         assert len(found) == len(rows)
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shutil
 from pathlib import Path
@@ -46,10 +45,6 @@ class Study(Sweep):
     ):
         shards = packed["train"].folder.parent
         super().__init__("tools/study_grounding.py", folder / "study", shards, features, variables)
-
-    def csv(self) -> list[dict[str, str]]:
-        with (self.out / "study.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
 
     def markdown(self) -> dict[str, list[str]]:
         """The cells of every row, by point."""
@@ -100,7 +95,7 @@ def test_the_table_has_the_point_and_then_every_control(made: Study) -> None:
 
 @pytest.mark.launch
 def test_the_runs_say_what_the_csv_says(made: Study) -> None:
-    runs, rows = made.runs(), made.csv()
+    runs, rows = made.runs(), made.rows("study.csv")
     names = {f"{row['point']}, seed {row['seed']}" for row in rows}
     assert names == {f"{name}, seed {seed}" for name in (POINT, *CONTROLS) for seed in (1, 2)}
     groundings = {f"grounding {name}" for name in ("or-0.05-components", "clip", "snippet")}

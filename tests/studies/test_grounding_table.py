@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES
+from avvp_dist.evaluation.scores import LEVELS, SELECTION, STREAM_SCORES
 from avvp_dist.studies.grounding_table import (
-    CHOICE,
     SeedScores,
     StudyRow,
     markdown,
@@ -15,6 +14,7 @@ from avvp_dist.studies.grounding_table import (
     write_table,
 )
 
+CHOICE = f"val/{SELECTION}"
 KEYS = [f"{s}/{level}_{x}" for s in ("val", "test") for level in LEVELS for x in STREAM_SCORES]
 
 

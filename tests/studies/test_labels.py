@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -33,10 +32,6 @@ TINY = [
 class Study(Sweep):
     """`tools/study_labels.py`."""
 
-    def csv(self) -> list[dict[str, str]]:
-        with (self.out / "study.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
-
     def made(self) -> dict[str, int]:
         """When each exported model was last written."""
         return {str(path): path.stat().st_mtime_ns for path in self.out.rglob("*.safetensors")}
@@ -62,7 +57,7 @@ def made(
 
 @pytest.mark.launch
 def test_every_arm_is_scored_at_every_number_of_labels(made: Study) -> None:
-    rows = made.csv()
+    rows = made.rows("study.csv")
     assert {(row["arm"], row["labels"], row["seed"]) for row in rows} == {
         (arm, labels, seed) for arm in ARMS for labels in ("16", "96") for seed in ("1", "2")
     }
@@ -75,7 +70,7 @@ def test_every_arm_is_scored_at_every_number_of_labels(made: Study) -> None:
 
 @pytest.mark.launch
 def test_one_seed_tries_every_rate_and_the_others_the_chosen_one(made: Study) -> None:
-    chosen = {(row["arm"], row["labels"]): row["lr"] for row in made.csv()}
+    chosen = {(row["arm"], row["labels"]): row["lr"] for row in made.rows("study.csv")}
     tried = [path.name for path in (made.out / "parsers").iterdir()]
     assert len(tried) == len(chosen) * (2 + 1)
     for (arm, labels), rate in chosen.items():
@@ -87,7 +82,7 @@ def test_one_seed_tries_every_rate_and_the_others_the_chosen_one(made: Study) ->
 
 @pytest.mark.launch
 def test_its_runs_are_the_points_of_the_table(made: Study) -> None:
-    runs, rows = made.runs(), made.csv()
+    runs, rows = made.runs(), made.rows("study.csv")
     assert set(runs) == {"study", *(f"{row['arm']}, {row['labels']} labels" for row in rows)}
     for row in rows:
         run = runs[f"{row['arm']}, {row['labels']} labels"].data

@@ -13,8 +13,8 @@ from avvp_dist.evaluation.scores import LEVELS, STREAM_SCORES
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.studies.arms import RANDOM, Arm, Corpus, Encoder
 from avvp_dist.studies.labels_report import (
+    PointScores,
     Report,
-    SeedScores,
     _tables,
     _write_csv,
     conclusion,
@@ -32,7 +32,7 @@ SMALL, LARGE = (Arm(Encoder("multi", corpus)) for corpus in CORPORA)
 SEEDS = 6
 
 
-def scores(gain: float, val: float | None = None, seed: int = 0) -> SeedScores:
+def scores(gain: float, val: float | None = None, seed: int = 0) -> PointScores:
     """Scores of 40 clips around 60 + gain, with noise of their own; `val` counts on validation."""
     noise = np.random.default_rng(seed).normal(0, 1, (SEEDS, 2, 40))
     gains = {"val": gain if val is None else val, "test": gain}
@@ -45,7 +45,7 @@ def scores(gain: float, val: float | None = None, seed: int = 0) -> SeedScores:
     }
 
 
-def report(packed: dict[str, ShardSet], found: dict[Arm, SeedScores]) -> Report:
+def report(packed: dict[str, ShardSet], found: dict[Arm, PointScores]) -> Report:
     arms = [PLAIN, FROZEN, TUNED, SMALL, LARGE]
     points = {(arm, 120): seeds for arm, seeds in found.items()}
     return Report(

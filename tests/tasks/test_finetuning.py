@@ -18,6 +18,7 @@ from avvp_dist.annotations.refined import save_refined
 from avvp_dist.config import CalibrateConfig, EncoderConfig, FinetuneConfig, ObjectiveConfig
 from avvp_dist.errors import CheckpointError, DataError, StorageError
 from avvp_dist.evaluation.predictions import Predictions, report
+from avvp_dist.evaluation.scores import SELECTION
 from avvp_dist.loading.mixture import Mixture
 from avvp_dist.models.export import build_encoder, load_parser, save_model
 from avvp_dist.models.specification import EncoderSpec
@@ -25,7 +26,6 @@ from avvp_dist.runtime.ranks import single_rank
 from avvp_dist.shards.schema import LLP_CLASSES
 from avvp_dist.shards.shard_set import ShardSet
 from avvp_dist.tasks.finetuning import (
-    SELECT,
     ParsingTask,
     attach_encoder,
     find_encoder,
@@ -41,6 +41,8 @@ from avvp_dist.tracking.records import (
 )
 from avvp_dist.tracking.registry import Model
 from avvp_dist.tracking.run import stage_run
+
+CHOICE = f"val/{SELECTION}"
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +190,7 @@ def test_the_best_or_the_last_epoch_is_exported(
     epoch: int,
 ) -> None:
     scores = iter([5.0, 7.0, 7.0, 6.0])  # of equal ones the later is taken
-    monkeypatch.setattr(ParsingTask, "validate", lambda _: {SELECT: next(scores)})
+    monkeypatch.setattr(ParsingTask, "validate", lambda _: {CHOICE: next(scores)})
     config = short_config(packed, features, tmp_path)
     config.trainer.epochs = config.trainer.keep = 4
     config.trainer.export = export
@@ -198,7 +200,7 @@ def test_the_best_or_the_last_epoch_is_exported(
         n == epoch for n in range(1, 5)
     ]
     # The score is the exported epoch's, not the best.
-    assert registered(tmp_path).tags[SELECT] == ("7" if export == "best" else "6")
+    assert registered(tmp_path).tags[CHOICE] == ("7" if export == "best" else "6")
 
 
 def test_training_ends_when_validations_bring_no_better_score(
@@ -210,7 +212,7 @@ def test_training_ends_when_validations_bring_no_better_score(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     scores = iter([5.0, 7.0, 7.0, 6.0, 8.0, 7.0, 7.0, 8.0])  # an equal one is not better
-    monkeypatch.setattr(ParsingTask, "validate", lambda _: {SELECT: next(scores)})
+    monkeypatch.setattr(ParsingTask, "validate", lambda _: {CHOICE: next(scores)})
     config = short_config(packed, features, tmp_path)
     config.optimizer.schedule, config.trainer.resume = "cosine", "auto"
     config.trainer.epochs, config.trainer.max_steps, config.trainer.keep = 0, 9, 9
@@ -317,7 +319,7 @@ def test_a_resumed_run_may_export_another_epoch(
     tmp_path: Path,
 ) -> None:
     scores = iter([0.1, 50.0, 0.5, 0.3, 0.2])
-    monkeypatch.setattr(ParsingTask, "validate", lambda _: {SELECT: next(scores)})
+    monkeypatch.setattr(ParsingTask, "validate", lambda _: {CHOICE: next(scores)})
     # "best" knows of the epochs since it was asked for.
     for epochs, export, expected in ((2, "last", 2), (4, "best", 3), (5, "last", 5)):
         config = short_config(packed, features, tmp_path)
