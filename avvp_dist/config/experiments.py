@@ -114,7 +114,7 @@ class LabelsStudyConfig(SweepConfig):
         choices=("frozen", "tuned"),
     )
     learning_rates: list[float] = option(
-        [3e-4, 1e-3, 3e-3],
+        [5e-4, 1e-3, 2e-3],
         "learning rates of the parsers, of which validation chooses one for each arm",
         minimum=0,
     )
