@@ -135,12 +135,13 @@ def messages(weights: Weights, trainer: TrainerConfig, ranks: int) -> dict[str, 
 
 
 def exchanged(pool: int, snippets: int, width: int, features: int, ranks: int) -> dict[str, float]:
-    """Bytes that one rank sends so that all have the same negatives, in a micro-batch.
+    """Bytes that one rank sends for the negatives of the grounding loss, in a micro-batch.
 
     Three ring collectives: an all-gather of both `representations` in float32, one of the `traits`,
     and in the backward pass a reduce-scatter of the `gradients` of the representations. Traits are
     the features that groundings compare in float16, which snippets are real in 1 byte, the clips'
     numbers and those of their sets in 8. Each rank lends the same number of rows, rounded up.
+    Masked feature modelling and matching gather the pool's features besides.
 
     Args:
         pool: clips that all are compared with.
