@@ -142,6 +142,11 @@ def conclusion(report: Report) -> Iterator[str]:
             f"test clips it differs from the better random control, `{baseline.name}`, by "
             f"{_interval(found)} points. {verdict}."
         )
+    if (tested := len(report.counts)) > 1:
+        yield (
+            f"- Each interval is for one comparison. All {tested} hold at once in "
+            f"{max(0, 100 - 5 * tested)} % of studies, or more."
+        )
     yield (f"- Other rows are looked at, not tested: one of {len(report.arms)} may lead by chance.")
     yield from _extrapolations(report)
     yield f"- {report.features}."
