@@ -293,11 +293,13 @@ def _write_csv(path: Path, report: Report) -> None:
 
 def _figures(out: Path, report: Report) -> Iterator[Path]:
     panels: dict[str, dict[str, dict[int, list[float]]]] = {}
+    one_corpus = len(set(report.config.corpora)) == 1  # which need not stand in every name
     for use in report.config.encoders:
         for arm in report.arms:
             scores = {n: v for n in report.counts if (v := report.values((arm, n), "test"))}
             if scores and (arm.encoder is None or arm.tuned == (use == "tuned")):
-                name = arm.encoder.name if arm.encoder else arm.name
+                encoder = arm.encoder
+                name = (encoder.objective if one_corpus else encoder.name) if encoder else arm.name
                 panels.setdefault(f"encoders {use}", {})[name] = scores
     if panels:
         yield labels_figure(out / "labels.png", panels, (PLAIN, RANDOM), report.features)
