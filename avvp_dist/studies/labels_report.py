@@ -125,12 +125,14 @@ def conclusion(report: Report) -> Iterator[str]:
     """Sentences that say what is shown, and what is not."""
     yield "**What is shown**"
     yield ""
+    intervals = 0
     for labels in report.counts:
         arm, baseline = report.chosen(labels), report.baseline(labels)
         found = report.difference(arm, baseline, labels, "test") if arm else None
         if arm is None or baseline is None or found is None:
             yield f"- {labels:,} labels: nothing, as too few parsers are finished."
             continue
+        intervals += 1
         if found.low > 0:
             verdict = "So pretraining helps here"
         elif found.high < 0:
@@ -142,10 +144,10 @@ def conclusion(report: Report) -> Iterator[str]:
             f"test clips it differs from the better random control, `{baseline.name}`, by "
             f"{_interval(found)} points. {verdict}."
         )
-    if (tested := len(report.counts)) > 1:
+    if intervals > 1:
         yield (
-            f"- Each interval is for one comparison. All {tested} hold at once in "
-            f"{max(0, 100 - 5 * tested)} % of studies, or more."
+            f"- Each interval is for one comparison. All {intervals} hold at once in "
+            f"{max(0, 100 - 5 * intervals)} % of studies, or more."
         )
     yield (f"- Other rows are looked at, not tested: one of {len(report.arms)} may lead by chance.")
     yield from _extrapolations(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_without_a_gain_none_is_claimed(packed: dict[str, ShardSet]) -> None:
     same[SMALL], same[LARGE] = scores(-3, val=1, seed=9), scores(-3, val=0, seed=8)
     (claim, *_) = [line for line in conclusion(report(packed, same)) if "labels: of the" in line]
     assert "So pretraining harms here" in claim
+
+
+def test_several_intervals_are_said_to_hold_less_often_at_once(
+    packed: dict[str, ShardSet],
+) -> None:
+    found = report(packed, {FROZEN: scores(0), SMALL: scores(1, seed=1)})
+    assert not any("hold at once" in line for line in conclusion(found))
+    more = {(arm, n): seeds for (arm, _), seeds in found.scores.items() for n in (120, 500)}
+    several = replace(found, counts=[120, 500, 900], scores=more)  # none of 900 is finished
+    (line,) = [line for line in conclusion(several) if "hold at once" in line]
+    assert "All 2 hold at once in 90 % of studies" in line
 
 
 def test_only_seeds_that_both_arms_have_are_compared(packed: dict[str, ShardSet]) -> None:
